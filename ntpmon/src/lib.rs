@@ -1,0 +1,9 @@
+//! ntpmon: every NTP packet of a host, paired, timed and remembered.
+//!
+//! The way of the data, which is also the order of the modules:
+//! a frame at a NIC or in a capture file ([`capture`]) becomes an event, events become exchanges
+//! ([`ntp`]), and the command line ([`cli`]) shows them. No stage knows the one after it.
+
+pub mod capture;
+pub mod cli;
+pub mod ntp;
