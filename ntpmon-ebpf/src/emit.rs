@@ -1,5 +1,7 @@
 //! The body behind every entry point: parse first, take the time, reserve last.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     EbpfContext, Global,
     helpers::bpf_ktime_get_ns,
@@ -56,8 +58,11 @@ pub fn observe<C: EbpfContext, P: Packet>(
     } else {
         Link::Ethernet
     };
-    let mut event = Event::EMPTY;
-    let counter = match parse::parse(packet, link, outer_tag, settings, &mut event) {
+    let mut event = MaybeUninit::<Event>::uninit();
+    // SAFETY: integers only, of which the parser reads none and, unless it fails, writes all that
+    // are not written below. Zeroing them would cost every packet that is not NTP.
+    let event = unsafe { event.assume_init_mut() };
+    let counter = match parse::parse(packet, link, outer_tag, settings, event) {
         Ok(()) => {
             event.interface = interface;
             event.direction = direction as u8;
@@ -67,7 +72,7 @@ pub fn observe<C: EbpfContext, P: Packet>(
                 context,
                 "ntp {} bytes, mode {}", event.payload_length, event.ntp.0[0] & 7
             );
-            emit(&event)
+            emit(event)
         }
         Err(reason) => reason,
     };

@@ -4,6 +4,8 @@
 
 #![no_std]
 #![no_main]
+// For one line in packet.rs. The build has to allow unstable features in any case: it compiles core.
+#![feature(asm_experimental_arch)]
 
 mod emit;
 mod packet;

@@ -6,8 +6,11 @@ use aya_ebpf::{
     helpers::bpf_skb_load_bytes,
     programs::{TcContext, XdpContext},
 };
-use core::mem::MaybeUninit;
-use ntpmon_common::{Packet, parse::MAX_OFFSET};
+use core::{arch::asm, mem::MaybeUninit};
+use ntpmon_common::{
+    Packet,
+    parse::{MAX_OFFSET, Step},
+};
 
 /// Reads directly where the verifier can see that the bytes are there.
 ///
@@ -17,7 +20,14 @@ use ntpmon_common::{Packet, parse::MAX_OFFSET};
 #[inline(always)]
 fn direct<T: Copy>(data: usize, data_end: usize, offset: usize) -> Option<T> {
     let start = data + offset;
-    if start + size_of::<T>() > data_end {
+    let mut end = start;
+    // Written out, because for a single byte the compiler would compare `start >= data_end`, from
+    // which the verifier learns nothing.
+    // SAFETY: adds a constant to a register.
+    unsafe {
+        asm!("{end} += {size}", end = inout(reg) end, size = const size_of::<T>(), options(pure, nomem, nostack));
+    }
+    if end > data_end {
         return None;
     }
     // SAFETY: within the packet, by the comparison that the verifier checks.
@@ -64,30 +74,74 @@ impl Packet for Skb {
         }
         direct(self.data, self.data_end, offset).or_else(|| self.load(offset))
     }
+
+    #[inline(always)]
+    fn read_into<T: Copy>(&self, offset: usize, target: &mut T) -> Option<()> {
+        if offset > MAX_OFFSET {
+            return None;
+        }
+        if let Some(value) = direct(self.data, self.data_end, offset) {
+            *target = value;
+            return Some(());
+        }
+        self.load_into(offset, target)
+    }
+
+    #[inline(always)]
+    fn take(&self, step: Step, offset: usize, argument: u32) -> u64 {
+        skb_step(self.skb, step as u32, offset, argument)
+    }
+}
+
+/// [`Packet::take`] as a function that is verified for itself: it must be visible outside, and may
+/// get only the context and numbers.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn skb_step(skb: *mut __sk_buff, step: u32, offset: usize, argument: u32) -> u64 {
+    let packet = Skb::new(&TcContext::new(skb));
+    run_step(&packet, step, offset, argument)
+}
+
+#[inline(always)]
+fn run_step<P: Packet>(packet: &P, step: u32, offset: usize, argument: u32) -> u64 {
+    const EXTENSION_HEADERS: u32 = Step::ExtensionHeaders as u32;
+    const TUNNEL: u32 = Step::Tunnel as u32;
+    let step = match step {
+        EXTENSION_HEADERS => Step::ExtensionHeaders,
+        TUNNEL => Step::Tunnel,
+        _ => Step::Trailer,
+    };
+    step.run(packet, offset, argument)
 }
 
 impl Skb {
     /// For what lies outside the linear area; refused by the kernel past the packet's end.
     #[inline(always)]
     fn load<T: Copy>(&self, offset: usize) -> Option<T> {
+        let mut value = MaybeUninit::<T>::uninit();
+        self.load_into(offset, value.as_mut_ptr())?;
+        // SAFETY: the helper has written all of it; the parser reads only integers.
+        Some(unsafe { value.assume_init() })
+    }
+
+    #[inline(always)]
+    fn load_into<T: Copy>(&self, offset: usize, target: *mut T) -> Option<()> {
         // Nothing lies outside: spare the call, which costs more than the whole parse.
         // SAFETY: the context that the kernel gave.
         let length = unsafe { (*self.skb).len } as usize;
         if offset + size_of::<T>() > length {
             return None;
         }
-        let mut value = MaybeUninit::<T>::uninit();
         // SAFETY: the destination is as long as the helper is told.
         let failed = unsafe {
             bpf_skb_load_bytes(
                 self.skb.cast(),
                 offset as u32,
-                value.as_mut_ptr().cast(),
+                target.cast(),
                 size_of::<T>() as u32,
             )
         };
-        // SAFETY: on success the helper has written all of it; the parser reads only integers.
-        (failed == 0).then(|| unsafe { value.assume_init() })
+        (failed == 0).then_some(())
     }
 }
 
@@ -123,4 +177,17 @@ impl Packet for XdpFrame {
         }
         direct(self.data, self.data_end, offset)
     }
+
+    #[inline(always)]
+    fn take(&self, step: Step, offset: usize, argument: u32) -> u64 {
+        xdp_step(self.context, step as u32, offset, argument)
+    }
+}
+
+/// As [`skb_step`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn xdp_step(context: *mut xdp_md, step: u32, offset: usize, argument: u32) -> u64 {
+    let packet = XdpFrame::new(&XdpContext::new(context));
+    run_step(&packet, step, offset, argument)
 }
