@@ -15,8 +15,8 @@ pub trait Packet: Sized {
     /// begins beyond [`MAX_OFFSET`].
     fn read<T: Copy>(&self, offset: usize) -> Option<T>;
 
-    /// As [`Packet::read`], but what stood in `target` may be lost even if nothing was read. The
-    /// kernel's stack has no room for copies of anything large.
+    /// As [`Packet::read`], but writes to where the value belongs, which is ill defined if nothing
+    /// was read: copies of anything large are dear in the kernel.
     #[inline(always)]
     fn read_into<T: Copy>(&self, offset: usize, target: &mut T) -> Option<()> {
         *target = self.read(offset)?;
@@ -83,8 +83,8 @@ const VXLAN_PORT: u16 = 4789;
 const HEADER_LENGTH: u16 = size_of::<NtpHeader>() as u16;
 
 /// Parses a whole frame into `event`; time, interface and direction are left to the caller, and
-/// what stands in the event when there is an error means nothing. `outer_tag` is the VLAN id that the kernel holds beside the
-/// frame, 0 if none.
+/// what stands in the event when there is an error means nothing. `outer_tag` is the VLAN id that
+/// the kernel holds beside the frame, 0 if none.
 ///
 /// # Errors
 /// The reason why the packet is not an NTP packet that can be reported.
@@ -96,11 +96,25 @@ pub fn parse<P: Packet>(
     settings: Settings<'_>,
     event: &mut Event,
 ) -> Result<(), Skip> {
+    find(packet, link, outer_tag, settings)?.write(packet, event)
+}
+
+/// The first half of [`parse`]: everything that can fail.
+///
+/// # Errors
+/// The reason why the packet is not an NTP packet that can be reported.
+#[inline(always)]
+pub fn find<P: Packet>(
+    packet: &P,
+    link: Link,
+    outer_tag: u16,
+    settings: Settings<'_>,
+) -> Result<Found, Skip> {
     let (ethertype, offset) = match link {
         Link::Ethernet => (read_u16(packet, 12)?, 14),
         Link::Ip => (ip_ethertype(packet, 0)?, 0),
     };
-    parse_network(packet, ethertype, offset, outer_tag, settings, event)
+    find_network(packet, ethertype, offset, outer_tag, settings)
 }
 
 /// As [`parse`], from the network layer on: for link layers that only capture files have.
@@ -110,13 +124,24 @@ pub fn parse<P: Packet>(
 #[inline(always)]
 pub fn parse_network<P: Packet>(
     packet: &P,
-    mut ethertype: u16,
-    mut offset: usize,
+    ethertype: u16,
+    offset: usize,
     outer_tag: u16,
     settings: Settings<'_>,
     event: &mut Event,
 ) -> Result<(), Skip> {
-    let mut found = Found {
+    find_network(packet, ethertype, offset, outer_tag, settings)?.write(packet, event)
+}
+
+#[inline(always)]
+fn find_network<P: Packet>(
+    packet: &P,
+    mut ethertype: u16,
+    mut offset: usize,
+    outer_tag: u16,
+    settings: Settings<'_>,
+) -> Result<Found, Skip> {
+    let mut layers = Layers {
         vlan: [outer_tag, 0],
         flags: 0,
         ttl: 0,
@@ -124,11 +149,11 @@ pub fn parse_network<P: Packet>(
     };
     let mut tunnels = 0;
     loop {
-        (ethertype, offset) = skip_tags(packet, ethertype, offset, tunnels > 0, &mut found.vlan)?;
-        found.network = offset;
+        (ethertype, offset) = skip_tags(packet, ethertype, offset, tunnels > 0, &mut layers.vlan)?;
+        layers.network = offset;
         let transport = match ethertype {
-            ETHERTYPE_IPV4 => ipv4(packet, &mut found)?,
-            ETHERTYPE_IPV6 => ipv6(packet, &mut found)?,
+            ETHERTYPE_IPV4 => ipv4(packet, &mut layers)?,
+            ETHERTYPE_IPV6 => ipv6(packet, &mut layers)?,
             _ => return Err(Skip::NotIp),
         };
         if transport.protocol == IPPROTO_UDP {
@@ -136,7 +161,7 @@ pub fn parse_network<P: Packet>(
             if settings.ports.contains(udp.source_port)
                 || settings.ports.contains(udp.destination_port)
             {
-                return ntp(packet, &found, &udp, transport.offset + 8, event);
+                return ntp(packet, layers, udp, transport.offset + 8);
             }
             if !(settings.decapsulate && udp.destination_port == VXLAN_PORT) {
                 return Err(Skip::OtherPort);
@@ -151,18 +176,30 @@ pub fn parse_network<P: Packet>(
             return Err(Skip::TunnelDepth);
         }
         (ethertype, offset) = (inner.detail, inner.value as usize);
-        found.flags = flags::TUNNELLED;
+        layers.flags = flags::TUNNELLED;
     }
 }
 
-/// What is known of a packet before it is known to be NTP: the event is filled in at once, when it
-/// is, because most packets are not.
-struct Found {
+/// What the headers below UDP say.
+#[derive(Clone, Copy)]
+struct Layers {
     vlan: [u16; 2],
     flags: u8,
     ttl: u8,
     /// Where the IP header begins that carries the UDP header.
     network: usize,
+}
+
+/// A packet that is NTP and will become an event.
+#[derive(Clone, Copy)]
+pub struct Found {
+    layers: Layers,
+    udp: Udp,
+    /// Where the NTP header begins.
+    payload: usize,
+    /// The first byte of the NTP header.
+    first: u8,
+    trailer: Outcome,
 }
 
 /// A part of the parser that few packets need, see [`Packet::take`].
@@ -205,6 +242,7 @@ impl Step {
 
 /// What a [`Step`] found, small enough to come back in one register: from bit 0 the reason to skip
 /// the packet (0 for none), from bit 8 the detail, from bit 32 the value.
+#[derive(Clone, Copy)]
 struct Outcome {
     /// Where to go on, or the key id.
     value: u32,
@@ -300,8 +338,8 @@ struct Transport {
 }
 
 #[inline(always)]
-fn ipv4<P: Packet>(packet: &P, found: &mut Found) -> Result<Transport, Skip> {
-    let offset = found.network;
+fn ipv4<P: Packet>(packet: &P, layers: &mut Layers) -> Result<Transport, Skip> {
+    let offset = layers.network;
     let version_and_length: u8 = read(packet, offset)?;
     let header_length = usize::from(version_and_length & 0x0f) * 4;
     if version_and_length >> 4 != 4 || header_length < 20 {
@@ -317,9 +355,9 @@ fn ipv4<P: Packet>(packet: &P, found: &mut Found) -> Result<Transport, Skip> {
         return Err(Skip::Fragment);
     }
     if fragment & 0x2000 != 0 {
-        found.flags |= flags::FIRST_FRAGMENT;
+        layers.flags |= flags::FIRST_FRAGMENT;
     }
-    found.ttl = ttl;
+    layers.ttl = ttl;
     Ok(Transport {
         protocol,
         offset: offset + header_length,
@@ -327,8 +365,8 @@ fn ipv4<P: Packet>(packet: &P, found: &mut Found) -> Result<Transport, Skip> {
 }
 
 #[inline(always)]
-fn ipv6<P: Packet>(packet: &P, found: &mut Found) -> Result<Transport, Skip> {
-    let offset = found.network;
+fn ipv6<P: Packet>(packet: &P, layers: &mut Layers) -> Result<Transport, Skip> {
+    let offset = layers.network;
     if read::<P, u8>(packet, offset)? >> 4 != 6 {
         return Err(Skip::Malformed);
     }
@@ -339,13 +377,13 @@ fn ipv6<P: Packet>(packet: &P, found: &mut Found) -> Result<Transport, Skip> {
         let last = Outcome::of(step)?;
         position = last.value as usize;
         protocol = last.detail as u8;
-        found.flags |= (last.detail >> 8) as u8;
+        layers.flags |= (last.detail >> 8) as u8;
     }
     if !leads_on(protocol) {
         return Err(Skip::NotUdp);
     }
-    found.flags |= flags::IPV6;
-    found.ttl = hop_limit;
+    layers.flags |= flags::IPV6;
+    layers.ttl = hop_limit;
     Ok(Transport {
         protocol,
         offset: position,
@@ -406,6 +444,7 @@ const fn is_extension_header(protocol: u8) -> bool {
     matches!(protocol, 0 | 43 | 44 | 51 | 60 | 135 | 139 | 140)
 }
 
+#[derive(Clone, Copy)]
 struct Udp {
     source_port: u16,
     destination_port: u16,
@@ -466,13 +505,7 @@ fn gre<P: Packet>(packet: &P, offset: usize) -> Result<(u16, usize), Skip> {
 }
 
 #[inline(always)]
-fn ntp<P: Packet>(
-    packet: &P,
-    found: &Found,
-    udp: &Udp,
-    offset: usize,
-    event: &mut Event,
-) -> Result<(), Skip> {
+fn ntp<P: Packet>(packet: &P, layers: Layers, udp: Udp, payload: usize) -> Result<Found, Skip> {
     if udp.length < 8 {
         return Err(Skip::Malformed);
     }
@@ -480,71 +513,110 @@ fn ntp<P: Packet>(
     if length < 8 {
         return Err(Skip::ShortPayload);
     }
-    let first: u8 = read(packet, offset)?;
+    let first: u8 = read(packet, payload)?;
     let version = first >> 3 & 7;
     let mode = first & 7;
     if !matches!(version, 1..=5) {
         return Err(Skip::BadVersion);
     }
-    if length >= HEADER_LENGTH {
-        packet
-            .read_into(offset, &mut event.ntp)
-            .ok_or(Skip::Truncated)?;
-    } else {
-        short(packet, offset, length, mode, &mut event.ntp)?;
-    }
+    let needed = match mode {
+        _ if length >= HEADER_LENGTH => HEADER_LENGTH,
+        // Control messages have a header of 12 bytes, private ones of 8. Amplifiers are probed
+        // with nothing more than that.
+        6 if length >= 12 => 12,
+        7 => 8,
+        _ => return Err(Skip::ShortPayload),
+    };
+    read::<P, u8>(packet, payload + usize::from(needed) - 1)?;
     let trailer = if length > HEADER_LENGTH && mode < 6 {
         let argument = u32::from(version) << 16 | u32::from(length);
-        Outcome::of(packet.take(Step::Trailer, offset, argument))?
+        Outcome::of(packet.take(Step::Trailer, payload, argument))?
     } else {
         Outcome {
             value: 0,
             detail: 0,
         }
     };
-    let [authentication, extensions] = trailer.detail.to_le_bytes();
-    if found.flags & flags::IPV6 == 0 {
-        let [source, destination] = read(packet, found.network + 12)?;
-        event.source = mapped(source);
-        event.destination = mapped(destination);
-    } else {
-        let [source, destination] = read(packet, found.network + 8)?;
-        event.source = address(source);
-        event.destination = address(destination);
-    }
-    event.source_port = udp.source_port;
-    event.destination_port = udp.destination_port;
-    event.payload_length = length;
-    event.vlan = found.vlan;
-    event.flags = found.flags;
-    event.ttl = found.ttl;
-    event.authentication = authentication;
-    event.extensions = extensions;
-    event.kind = 0;
-    event.key_id = trailer.value;
-    Ok(())
+    Ok(Found {
+        layers,
+        udp,
+        payload,
+        first,
+        trailer,
+    })
 }
 
-/// Control messages have a header of 12 bytes, private ones of 8. Amplifiers are probed with
-/// nothing more than that.
-#[inline(always)]
-fn short<P: Packet>(
-    packet: &P,
-    offset: usize,
-    length: u16,
-    mode: u8,
-    header: &mut NtpHeader,
-) -> Result<(), Skip> {
-    let start: u64 = read(packet, offset)?;
-    let rest: u32 = match mode {
-        6 if length >= 12 => read(packet, offset + 8)?,
-        7 => 0,
-        _ => return Err(Skip::ShortPayload),
-    };
-    header.0 = [0; 48];
-    header.0[..8].copy_from_slice(&start.to_ne_bytes());
-    header.0[8..12].copy_from_slice(&rest.to_ne_bytes());
-    Ok(())
+impl Found {
+    /// The NTP mode, 0 to 7.
+    #[inline(always)]
+    #[must_use]
+    pub const fn mode(&self) -> u8 {
+        self.first & 7
+    }
+
+    /// Length of the UDP payload.
+    #[inline(always)]
+    #[must_use]
+    pub const fn payload_length(&self) -> u16 {
+        self.udp.length - 8
+    }
+
+    /// The same number for both directions of a flow, different for most flows.
+    #[inline(always)]
+    pub fn flow_hash<P: Packet>(&self, packet: &P) -> u8 {
+        // Of the addresses the last four bytes: all of IPv4, the part that varies of IPv6.
+        let (source, destination) = if self.layers.flags & flags::IPV6 == 0 {
+            (self.layers.network + 12, self.layers.network + 16)
+        } else {
+            (self.layers.network + 20, self.layers.network + 36)
+        };
+        let source: u32 = packet.read(source).unwrap_or(0);
+        let destination: u32 = packet.read(destination).unwrap_or(0);
+        let ports = u32::from(self.udp.source_port ^ self.udp.destination_port);
+        let hash = (source ^ destination ^ ports).wrapping_mul(0x9e37_79b1);
+        (hash >> 24) as u8
+    }
+
+    /// The second half of [`parse`]: fills in `event`, but for time, interface and direction.
+    ///
+    /// # Errors
+    /// None, if it is the packet that this was found in.
+    #[inline(always)]
+    pub fn write<P: Packet>(&self, packet: &P, event: &mut Event) -> Result<(), Skip> {
+        let layers = &self.layers;
+        if layers.flags & flags::IPV6 == 0 {
+            let [source, destination] = read(packet, layers.network + 12)?;
+            event.source = mapped(source);
+            event.destination = mapped(destination);
+        } else {
+            let [source, destination] = read(packet, layers.network + 8)?;
+            event.source = address(source);
+            event.destination = address(destination);
+        }
+        event.source_port = self.udp.source_port;
+        event.destination_port = self.udp.destination_port;
+        event.payload_length = self.payload_length();
+        event.vlan = layers.vlan;
+        event.flags = layers.flags;
+        event.ttl = layers.ttl;
+        [event.authentication, event.extensions] = self.trailer.detail.to_le_bytes();
+        event.kind = 0;
+        event.key_id = self.trailer.value;
+        if self.payload_length() >= HEADER_LENGTH {
+            return packet
+                .read_into(self.payload, &mut event.ntp)
+                .ok_or(Skip::Truncated);
+        }
+        let start: u64 = read(packet, self.payload)?;
+        let rest: u32 = match self.mode() {
+            6 => read(packet, self.payload + 8)?,
+            _ => 0,
+        };
+        event.ntp = NtpHeader([0; 48]);
+        event.ntp.0[..8].copy_from_slice(&start.to_ne_bytes());
+        event.ntp.0[8..12].copy_from_slice(&rest.to_ne_bytes());
+        Ok(())
+    }
 }
 
 #[inline(always)]

@@ -1,7 +1,5 @@
 //! The body behind every entry point: parse first, take the time, reserve last.
 
-use core::mem::MaybeUninit;
-
 use aya_ebpf::{
     EbpfContext, Global,
     helpers::bpf_ktime_get_ns,
@@ -11,7 +9,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use ntpmon_common::{
     Counter, Counters, Direction, Event, Packet,
-    parse::{self, Settings},
+    parse::{self, Found, Settings},
     settings::{Link, PortSet},
 };
 
@@ -58,30 +56,26 @@ pub fn observe<C: EbpfContext, P: Packet>(
     } else {
         Link::Ethernet
     };
-    let mut event = MaybeUninit::<Event>::uninit();
-    // SAFETY: integers only, of which the parser reads none and, unless it fails, writes all that
-    // are not written below. Zeroing them would cost every packet that is not NTP.
-    let event = unsafe { event.assume_init_mut() };
-    let counter = match parse::parse(packet, link, outer_tag, settings, event) {
-        Ok(()) => {
-            event.interface = interface;
-            event.direction = direction as u8;
+    let counter = match parse::find(packet, link, outer_tag, settings) {
+        Ok(found) => {
             // SAFETY: a helper without arguments.
-            event.time = unsafe { bpf_ktime_get_ns() };
-            debug!(
-                context,
-                "ntp {} bytes, mode {}", event.payload_length, event.ntp.0[0] & 7
-            );
-            emit(event)
+            let time = unsafe { bpf_ktime_get_ns() };
+            debug!(context, "ntp {} bytes, mode {}", found.payload_length(), found.mode());
+            emit(&found, packet, |event| {
+                event.time = time;
+                event.interface = interface;
+                event.direction = direction as u8;
+            })
         }
         Err(reason) => reason,
     };
     count(counter);
 }
 
+/// Writes the event where it will be read: a copy of it on the stack would cost as much as the parse.
 #[inline(always)]
-fn emit(event: &Event) -> Counter {
-    let ring = match ring_of(event) & RING_MASK.load() {
+fn emit<P: Packet>(found: &Found, packet: &P, complete: impl FnOnce(&mut Event)) -> Counter {
+    let ring = match ring_of(found, packet) & RING_MASK.load() {
         0 => &RING_0,
         1 => &RING_1,
         2 => &RING_2,
@@ -90,24 +84,25 @@ fn emit(event: &Event) -> Counter {
     let Some(mut record) = ring.reserve::<Event>(0) else {
         return Counter::RingFull;
     };
-    record.write(*event);
+    // SAFETY: integers only, of which `write` and `complete` read none and write all.
+    let event = unsafe { record.assume_init_mut() };
+    if let Err(reason) = found.write(packet, event) {
+        // Cannot be: the packet is the one that it was found in. The verifier does not know.
+        record.discard(0);
+        return reason;
+    }
+    complete(event);
     record.submit(0);
     Counter::Emitted
 }
 
 /// The same ring for both directions of a flow, so that a pair never crosses threads.
 #[inline(always)]
-fn ring_of(event: &Event) -> u8 {
+fn ring_of<P: Packet>(found: &Found, packet: &P) -> u8 {
     if RING_MASK.load() == 0 {
         return 0;
     }
-    let ports = event.source_port ^ event.destination_port;
-    let mut hash = ports as u8 ^ (ports >> 8) as u8;
-    // The last four bytes: all of an IPv4 address, the part that varies of an IPv6 one.
-    for index in 12..16 {
-        hash ^= event.source[index] ^ event.destination[index];
-    }
-    hash ^ hash >> 4 ^ hash >> 2
+    found.flow_hash(packet)
 }
 
 #[inline(always)]

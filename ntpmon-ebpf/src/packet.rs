@@ -6,7 +6,7 @@ use aya_ebpf::{
     helpers::bpf_skb_load_bytes,
     programs::{TcContext, XdpContext},
 };
-use core::{arch::asm, mem::MaybeUninit};
+use core::{arch::asm, mem::MaybeUninit, ptr};
 use ntpmon_common::{
     Packet,
     parse::{MAX_OFFSET, Step},
@@ -19,6 +19,14 @@ use ntpmon_common::{
 /// hardware. The verifier refuses it on the others.
 #[inline(always)]
 fn direct<T: Copy>(data: usize, data_end: usize, offset: usize) -> Option<T> {
+    let start = within::<T>(data, data_end, offset)?;
+    // SAFETY: within the packet, by the comparison that the verifier checks.
+    Some(unsafe { (start as *const T).read() })
+}
+
+/// The address of a `T` that lies wholly in the linear area.
+#[inline(always)]
+fn within<T>(data: usize, data_end: usize, offset: usize) -> Option<usize> {
     let start = data + offset;
     let mut end = start;
     // Written out, because for a single byte the compiler would compare `start >= data_end`, from
@@ -27,11 +35,22 @@ fn direct<T: Copy>(data: usize, data_end: usize, offset: usize) -> Option<T> {
     unsafe {
         asm!("{end} += {size}", end = inout(reg) end, size = const size_of::<T>(), options(pure, nomem, nostack));
     }
-    if end > data_end {
-        return None;
+    (end <= data_end).then_some(start)
+}
+
+/// As [`direct`], for what is large: word by word, where the compiler would call a function that
+/// copies byte by byte.
+#[inline(always)]
+fn direct_into<T: Copy>(data: usize, data_end: usize, offset: usize, target: &mut T) -> Option<()> {
+    const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() == 8) };
+    let words = size_of::<T>() / 8;
+    let start = within::<T>(data, data_end, offset)? as *const u64;
+    let target = ptr::from_mut(target).cast::<u64>();
+    for word in 0..words {
+        // SAFETY: both sides are as long as T. Volatile, or the loop would become that call.
+        unsafe { target.add(word).write_volatile(start.add(word).read()) };
     }
-    // SAFETY: within the packet, by the comparison that the verifier checks.
-    Some(unsafe { (start as *const T).read() })
+    Some(())
 }
 
 /// A packet at TC.
@@ -80,11 +99,8 @@ impl Packet for Skb {
         if offset > MAX_OFFSET {
             return None;
         }
-        if let Some(value) = direct(self.data, self.data_end, offset) {
-            *target = value;
-            return Some(());
-        }
-        self.load_into(offset, target)
+        direct_into(self.data, self.data_end, offset, target)
+            .or_else(|| self.load_into(offset, target))
     }
 
     #[inline(always)]
@@ -176,6 +192,14 @@ impl Packet for XdpFrame {
             return None;
         }
         direct(self.data, self.data_end, offset)
+    }
+
+    #[inline(always)]
+    fn read_into<T: Copy>(&self, offset: usize, target: &mut T) -> Option<()> {
+        if offset > MAX_OFFSET {
+            return None;
+        }
+        direct_into(self.data, self.data_end, offset, target)
     }
 
     #[inline(always)]
