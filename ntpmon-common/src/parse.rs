@@ -96,10 +96,11 @@ pub fn parse<P: Packet>(
     settings: Settings<'_>,
     event: &mut Event,
 ) -> Result<(), Skip> {
-    find(packet, link, outer_tag, settings)?.write(packet, event)
+    find(packet, link, || outer_tag, settings)?.write(packet, event)
 }
 
-/// The first half of [`parse`]: everything that can fail.
+/// The first half of [`parse`]: everything that can fail. The tag is asked for only when it is
+/// needed, because the kernel has to look for it.
 ///
 /// # Errors
 /// The reason why the packet is not an NTP packet that can be reported.
@@ -107,7 +108,7 @@ pub fn parse<P: Packet>(
 pub fn find<P: Packet>(
     packet: &P,
     link: Link,
-    outer_tag: u16,
+    outer_tag: impl Fn() -> u16,
     settings: Settings<'_>,
 ) -> Result<Found, Skip> {
     let (ethertype, offset) = match link {
@@ -130,7 +131,7 @@ pub fn parse_network<P: Packet>(
     settings: Settings<'_>,
     event: &mut Event,
 ) -> Result<(), Skip> {
-    find_network(packet, ethertype, offset, outer_tag, settings)?.write(packet, event)
+    find_network(packet, ethertype, offset, || outer_tag, settings)?.write(packet, event)
 }
 
 #[inline(always)]
@@ -138,18 +139,31 @@ fn find_network<P: Packet>(
     packet: &P,
     mut ethertype: u16,
     mut offset: usize,
-    outer_tag: u16,
+    outer_tag: impl Fn() -> u16,
     settings: Settings<'_>,
 ) -> Result<Found, Skip> {
     let mut layers = Layers {
-        vlan: [outer_tag, 0],
+        vlan: [0; 2],
         flags: 0,
         ttl: 0,
         network: 0,
     };
     let mut tunnels = 0;
     loop {
-        (ethertype, offset) = skip_tags(packet, ethertype, offset, tunnels > 0, &mut layers.vlan)?;
+        if is_tag(ethertype) {
+            let outer = if tunnels == 0 { outer_tag() } else { 0 };
+            let argument = u32::from(outer) << 16 | u32::from(ethertype);
+            let tags = Outcome::of(packet.take(Step::Tags, offset, argument))?;
+            ethertype = tags.detail;
+            offset += 4 * (tags.value >> 24) as usize;
+            // The ids of the outermost frame are the ones that an operator can act on.
+            if tunnels == 0 {
+                layers.vlan = [
+                    tags.value as u16 & 0x0fff,
+                    (tags.value >> 12) as u16 & 0x0fff,
+                ];
+            }
+        }
         layers.network = offset;
         let transport = match ethertype {
             ETHERTYPE_IPV4 => ipv4(packet, &mut layers)?,
@@ -161,6 +175,9 @@ fn find_network<P: Packet>(
             if settings.ports.contains(udp.source_port)
                 || settings.ports.contains(udp.destination_port)
             {
+                if layers.vlan[0] == 0 {
+                    layers.vlan[0] = outer_tag();
+                }
                 return ntp(packet, layers, udp, transport.offset + 8);
             }
             if !(settings.decapsulate && udp.destination_port == VXLAN_PORT) {
@@ -213,6 +230,9 @@ pub enum Step {
     /// Looks at what follows the NTP header at `offset`; the argument is the length of the UDP
     /// payload and, above it, the NTP version.
     Trailer = 2,
+    /// Looks through the VLAN tags at `offset`; the argument is the ethertype that says that there
+    /// is one and, above it, the id of the tag beside the frame.
+    Tags = 3,
 }
 
 impl Step {
@@ -226,6 +246,7 @@ impl Step {
         let outcome = match self {
             Self::ExtensionHeaders => extension_headers(packet, offset, argument as u8),
             Self::Tunnel => tunnel(packet, offset, argument as u8),
+            Self::Tags => tags(packet, offset, argument as u16, (argument >> 16) as u16),
             Self::Trailer => Ok(trailer(
                 packet,
                 offset,
@@ -244,7 +265,8 @@ impl Step {
 /// the packet (0 for none), from bit 8 the detail, from bit 32 the value.
 #[derive(Clone, Copy)]
 struct Outcome {
-    /// Where to go on, or the key id.
+    /// Where to go on; or the key id; or the outer VLAN id, the inner one and the number of tags
+    /// that lie in the frame, from bits 0, 12 and 24.
     value: u32,
     /// The ethertype; or the protocol and, above it, flags; or the authentication and, above it,
     /// the number of extension fields.
@@ -257,6 +279,7 @@ impl Outcome {
         const NOT_UDP: u8 = Skip::NotUdp as u8;
         const OTHER_PORT: u8 = Skip::OtherPort as u8;
         const FRAGMENT: u8 = Skip::Fragment as u8;
+        const VLAN_DEPTH: u8 = Skip::VlanDepth as u8;
         const EXTENSION_HEADER_DEPTH: u8 = Skip::ExtensionHeaderDepth as u8;
         match word as u8 {
             0 => Ok(Self {
@@ -266,6 +289,7 @@ impl Outcome {
             NOT_UDP => Err(Skip::NotUdp),
             OTHER_PORT => Err(Skip::OtherPort),
             FRAGMENT => Err(Skip::Fragment),
+            VLAN_DEPTH => Err(Skip::VlanDepth),
             EXTENSION_HEADER_DEPTH => Err(Skip::ExtensionHeaderDepth),
             _ => Err(Skip::Truncated),
         }
@@ -298,38 +322,30 @@ const fn is_tag(ethertype: u16) -> bool {
 }
 
 #[inline(always)]
-fn skip_tags<P: Packet>(
+fn tags<P: Packet>(
     packet: &P,
-    mut ethertype: u16,
     mut offset: usize,
-    tunnelled: bool,
-    vlan: &mut [u16; 2],
-) -> Result<(u16, usize), Skip> {
-    let mut seen = usize::from(!tunnelled && vlan[0] != 0);
-    for _ in 0..MAX_TAGS {
-        if !is_tag(ethertype) {
-            break;
-        }
-        if seen == MAX_TAGS {
+    mut ethertype: u16,
+    outer: u16,
+) -> Result<Outcome, Skip> {
+    let mut ids = u32::from(outer & 0x0fff);
+    let mut seen = u32::from(ids != 0);
+    let mut tags = 0;
+    while is_tag(ethertype) {
+        if seen == MAX_TAGS as u32 {
             return Err(Skip::VlanDepth);
         }
         let id = read_u16(packet, offset)? & 0x0fff;
         ethertype = read_u16(packet, offset + 2)?;
         offset += 4;
-        // The ids of the outer frame are the ones that an operator can act on.
-        if !tunnelled {
-            if seen == 0 {
-                vlan[0] = id;
-            } else {
-                vlan[1] = id;
-            }
-        }
+        ids |= u32::from(id) << (12 * seen);
         seen += 1;
+        tags += 1;
     }
-    if is_tag(ethertype) {
-        return Err(Skip::VlanDepth);
-    }
-    Ok((ethertype, offset))
+    Ok(Outcome {
+        value: tags << 24 | ids,
+        detail: ethertype,
+    })
 }
 
 struct Transport {

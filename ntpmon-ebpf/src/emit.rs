@@ -43,8 +43,8 @@ static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 pub fn observe<C: EbpfContext, P: Packet>(
     context: &C,
     packet: &P,
-    outer_tag: u16,
-    interface: u32,
+    outer_tag: impl Fn() -> u16,
+    interface: impl Fn() -> u32,
     direction: Direction,
 ) {
     let settings = Settings {
@@ -60,10 +60,15 @@ pub fn observe<C: EbpfContext, P: Packet>(
         Ok(found) => {
             // SAFETY: a helper without arguments.
             let time = unsafe { bpf_ktime_get_ns() };
-            debug!(context, "ntp {} bytes, mode {}", found.payload_length(), found.mode());
+            debug!(
+                context,
+                "ntp {} bytes, mode {}",
+                found.payload_length(),
+                found.mode()
+            );
             emit(&found, packet, |event| {
                 event.time = time;
-                event.interface = interface;
+                event.interface = interface();
                 event.direction = direction as u8;
             })
         }

@@ -122,9 +122,11 @@ extern "C" fn skb_step(skb: *mut __sk_buff, step: u32, offset: usize, argument: 
 fn run_step<P: Packet>(packet: &P, step: u32, offset: usize, argument: u32) -> u64 {
     const EXTENSION_HEADERS: u32 = Step::ExtensionHeaders as u32;
     const TUNNEL: u32 = Step::Tunnel as u32;
+    const TAGS: u32 = Step::Tags as u32;
     let step = match step {
         EXTENSION_HEADERS => Step::ExtensionHeaders,
         TUNNEL => Step::Tunnel,
+        TAGS => Step::Tags,
         _ => Step::Trailer,
     };
     step.run(packet, offset, argument)
