@@ -361,12 +361,12 @@ fn ipv4<P: Packet>(packet: &P, layers: &mut Layers) -> Result<Transport, Skip> {
     if version_and_length >> 4 != 4 || header_length < 20 {
         return Err(Skip::Malformed);
     }
-    let [ttl, protocol]: [u8; 2] = read(packet, offset + 8)?;
-    // Decided before anything else is read: most packets leave here.
+    // Fragment offset, TTL and protocol in one: most packets leave here.
+    let word = u32::from_be(read(packet, offset + 6)?);
+    let (fragment, ttl, protocol) = (word >> 16, (word >> 8) as u8, word as u8);
     if !leads_on(protocol) {
         return Err(Skip::NotUdp);
     }
-    let fragment = read_u16(packet, offset + 6)?;
     if fragment & 0x1fff != 0 {
         return Err(Skip::Fragment);
     }
@@ -469,11 +469,11 @@ struct Udp {
 
 #[inline(always)]
 fn read_udp<P: Packet>(packet: &P, offset: usize) -> Result<Udp, Skip> {
-    let [source_port, destination_port, length]: [u16; 3] = read(packet, offset)?;
+    let header = u64::from_be(read(packet, offset)?);
     Ok(Udp {
-        source_port: u16::from_be(source_port),
-        destination_port: u16::from_be(destination_port),
-        length: u16::from_be(length),
+        source_port: (header >> 48) as u16,
+        destination_port: (header >> 32) as u16,
+        length: (header >> 16) as u16,
     })
 }
 
