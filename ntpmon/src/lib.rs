@@ -6,4 +6,6 @@
 
 pub mod capture;
 pub mod cli;
+pub mod netlink;
 pub mod ntp;
+pub mod privileges;

@@ -1,0 +1,1 @@
+//! What the reader of capture files is held to.
