@@ -174,17 +174,12 @@ fn timings(pair: &Pair<'_>, response: &Stamped, role: Option<Role>) -> Timings {
     timings.client_to_server_latency = t1.map(|t1| t2.since(t1));
     if let (true, Some(t3), Some(round_trip)) = (is_client, t3, timings.total_process_time) {
         // T4 on the clock of T1, should the clock have been stepped in between.
-        let t4 = Timestamp::from_unix_nanoseconds(
-            request.unix.saturating_add(round_trip.cast_signed()),
-        );
+        let t4 =
+            Timestamp::from_unix_nanoseconds(request.unix.saturating_add(round_trip.cast_signed()));
         let there = t2.since(captured_t1).0;
         let back = t3.since(t4).0;
-        timings.offset = Some(Span(
-            ((i128::from(there) + i128::from(back)) / 2) as i64,
-        ));
-        timings.delay = Some(Span(
-            t4.since(captured_t1).0.saturating_sub(t3.since(t2).0),
-        ));
+        timings.offset = Some(Span(((i128::from(there) + i128::from(back)) / 2) as i64));
+        timings.delay = Some(Span(t4.since(captured_t1).0.saturating_sub(t3.since(t2).0)));
     }
     timings
 }

@@ -1,7 +1,12 @@
 //! `cargo xtask bench`: the figures of ntpmon beside its peers, measured in one run on this machine.
 //! Each part has a file of its own; this one picks them and prints what they return.
 
+mod consume;
+mod frame;
+mod generator;
 mod kernel;
+mod live;
+mod network;
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
@@ -15,16 +20,24 @@ struct Arguments {
     /// Print one JSON object instead of tables.
     #[arg(long)]
     json: bool,
+    /// What `live` starts to watch an interface; not for people.
+    #[arg(long, hide = true)]
+    consume: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
     /// The kernel programs, in nanoseconds a packet.
     Kernel,
+    /// A veth pair under load: CPU a packet, losses, the highest rate without any.
+    Live,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if let Some(interface) = arguments.consume {
+        return consume::run(&interface);
+    }
     let mut report = Map::new();
     let wanted = |part| arguments.part.is_none_or(|only| only == part);
     if wanted(Part::Kernel) {
@@ -33,6 +46,14 @@ fn main() -> Result<()> {
             kernel::print(&figures);
         }
         report.insert("kernel".to_owned(), kernel::json(&figures));
+    }
+    // Last, as it leaves this network namespace.
+    if wanted(Part::Live) {
+        let figures = live::measure()?;
+        if !arguments.json {
+            live::print(&figures);
+        }
+        report.insert("live".to_owned(), live::json(&figures));
     }
     if arguments.json {
         println!("{}", Value::Object(report));
