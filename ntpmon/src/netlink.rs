@@ -64,6 +64,20 @@ pub fn interfaces() -> Result<Vec<Interface>> {
     Ok(interfaces)
 }
 
+/// An interface by its name.
+///
+/// # Errors
+/// When there is none: names those that there are.
+pub fn find<'a>(interfaces: &'a [Interface], name: &str) -> Result<&'a Interface> {
+    interfaces
+        .iter()
+        .find(|interface| interface.name == name)
+        .with_context(|| {
+            let known: Vec<&str> = interfaces.iter().map(|known| known.name.as_str()).collect();
+            format!("no interface {name}; there are: {}", known.join(", "))
+        })
+}
+
 fn interface_of(link: &LinkMessage) -> Option<Interface> {
     let mut interface = Interface {
         name: String::new(),
