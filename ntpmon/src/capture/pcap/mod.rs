@@ -3,10 +3,10 @@
 //! makes events of them with the parser that runs in the kernel too. It knows nothing of pairing,
 //! and needs no privileges.
 //!
-//! The formats are read by hand, not by a crate. `pcap-parser` collects the options of each
-//! pcapng block in a `Vec`, leaves sections, interfaces and clock resolutions to its caller, and
-//! ends a file that was cut off without saying where; `pcap-file` allocates for each packet. What
-//! they would save is less than what this module does on top of them.
+//! The formats are read by hand. `pcap-parser` would be fast enough, but allocates for a block with
+//! options, wants the file's header in the first read (a pipe may give less), and leaves sections,
+//! interfaces, clocks, bounds and the place of a fault to its caller, which is most of what stands
+//! here. `pcap-file` takes the stamps of pcapng for nanoseconds whatever the interface says.
 
 mod classic;
 mod input;
@@ -84,7 +84,7 @@ struct Found {
     data: Range<usize>,
 }
 
-/// Why there is no frame. [`Reader`] knows the file's name and the frame's number, and words it.
+/// Why there is no frame. [`Reader`] knows the file's name and the frame's number, and puts it into words.
 #[derive(Debug)]
 enum Fault {
     /// The file ends before something that it announced.
@@ -142,7 +142,7 @@ impl Reader {
                 },
                 hexadecimal(&start)
             )),
-            Err(Start::Fault(fault)) => Err(word(&name, "its header", 0, fault)),
+            Err(Start::Fault(fault)) => Err(in_words(&name, "its header", 0, fault)),
         }
     }
 
@@ -209,7 +209,7 @@ impl Reader {
             Err(fault) => {
                 self.finished = true;
                 let place = format!("packet {}", self.frames + 1);
-                Err(word(&self.name, &place, self.window.offset(), fault))
+                Err(in_words(&self.name, &place, self.window.offset(), fault))
             }
         }
     }
@@ -246,7 +246,7 @@ impl From<Fault> for Start {
 
 /// `offset` counts unpacked bytes: a packed file's own would tell nobody anything.
 #[cold]
-fn word(name: &str, place: &str, offset: u64, fault: Fault) -> anyhow::Error {
+fn in_words(name: &str, place: &str, offset: u64, fault: Fault) -> anyhow::Error {
     match fault {
         Fault::CutOff { expected, present } => anyhow!(
             "{name} is cut off in {place}: {expected} bytes were expected at offset {offset}, \
