@@ -142,7 +142,7 @@ impl Reader {
                 },
                 hexadecimal(&start)
             )),
-            Err(Start::Fault(fault)) => Err(in_words(&name, "its header", 0, fault)),
+            Err(Start::Fault(fault)) => Err(in_words(&name, None, 0, fault)),
         }
     }
 
@@ -208,8 +208,8 @@ impl Reader {
             }
             Err(fault) => {
                 self.finished = true;
-                let place = format!("packet {}", self.frames + 1);
-                Err(in_words(&self.name, &place, self.window.offset(), fault))
+                let packet = Some(self.frames + 1);
+                Err(in_words(&self.name, packet, self.window.offset(), fault))
             }
         }
     }
@@ -244,9 +244,10 @@ impl From<Fault> for Start {
     }
 }
 
-/// `offset` counts unpacked bytes: a packed file's own would tell nobody anything.
+/// Without a packet the place is the file's header. `offset` counts unpacked bytes: a packed file's own would tell nobody anything.
 #[cold]
-fn in_words(name: &str, place: &str, offset: u64, fault: Fault) -> anyhow::Error {
+fn in_words(name: &str, packet: Option<u64>, offset: u64, fault: Fault) -> anyhow::Error {
+    let place = packet.map_or("its header".to_owned(), |number| format!("packet {number}"));
     match fault {
         Fault::CutOff { expected, present } => anyhow!(
             "{name} is cut off in {place}: {expected} bytes were expected at offset {offset}, \
@@ -258,7 +259,13 @@ fn in_words(name: &str, place: &str, offset: u64, fault: Fault) -> anyhow::Error
             "{name} is cut off in {place}: the compressed data ends early, after {offset} \
              bytes unpacked"
         ),
-        Fault::Read(error) => anyhow::Error::new(error).context(format!("cannot read {name}")),
+        Fault::Read(error) => {
+            let what = match packet {
+                Some(number) => format!("cannot read packet {number} of {name}"),
+                None => format!("cannot read {name}"),
+            };
+            anyhow::Error::new(error).context(what)
+        }
     }
 }
 

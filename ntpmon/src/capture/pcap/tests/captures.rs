@@ -2,7 +2,10 @@
 //! time, both lengths, interface and link type of each of their frames were compared with what
 //! tshark says; what stands here is enough to notice a change.
 
-use std::{env, path::PathBuf};
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
 
 use super::made::drain;
 use crate::capture::pcap::Reader;
@@ -38,14 +41,22 @@ const EXPECTED: &[(&str, usize, u64, u64)] = &[
     ("zeek/ntpmode67.pcap", 9, 1_558_603_188_282_844_000, 1_558_603_219_996_399_000),
 ];
 
+/// Where no folder is named there is nothing to compare; one that is named must be there.
+fn captures() -> Option<PathBuf> {
+    let folder = env::var_os("NTPMON_CAPTURES")?;
+    // Tests run in the folder of their crate, and people name paths from the workspace's.
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    Some(workspace.join(folder))
+}
+
 #[test]
 fn real_captures_have_the_frames_that_tshark_sees() {
-    // Where no folder is named there are no captures to speak of; one that is named must be there.
-    let Some(folder) = env::var_os("NTPMON_CAPTURES").map(PathBuf::from) else {
+    let Some(folder) = captures() else {
         return;
     };
     for &(path, count, first, last) in EXPECTED {
-        let mut reader = Reader::open(&folder.join(path)).unwrap();
+        let mut reader = Reader::open(&folder.join(path))
+            .unwrap_or_else(|error| panic!("NTPMON_CAPTURES: {error:#}"));
         let (frames, error) = drain(&mut reader);
         assert_eq!(error, None, "{path}");
         assert_eq!(frames.len(), count, "{path}");
@@ -62,7 +73,7 @@ fn real_captures_have_the_frames_that_tshark_sees() {
 
 #[test]
 fn interfaces_of_a_real_capture_keep_their_names() {
-    let Some(folder) = env::var_os("NTPMON_CAPTURES").map(PathBuf::from) else {
+    let Some(folder) = captures() else {
         return;
     };
     let path = folder.join("pcapplusplus/many_interfaces-1.pcapng");

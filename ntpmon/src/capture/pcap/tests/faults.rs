@@ -123,6 +123,21 @@ fn a_packed_file_cut_off_anywhere_is_reported() {
 }
 
 #[test]
+fn a_packed_file_that_fails_its_checksum_is_reported() {
+    let (file, _) = classic(Order::Little, NANOSECONDS);
+    let mut packed = gzip(&file);
+    let checksum = packed.len() - 8;
+    packed[checksum] ^= 1;
+    let (frames, error) = read_all(&packed);
+    assert_eq!(frames, read_well(&file));
+    let error = error.unwrap();
+    assert!(
+        error.starts_with("cannot read packet 6 of made: "),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_cut_off_file_is_told_by_place_and_expectation() {
     let (file, ends) = classic(Order::Little, NANOSECONDS);
     let (frames, error) = read_all(&file[..ends[1] + 20]);
