@@ -35,30 +35,22 @@ fn main() -> ExitCode {
 fn object() -> Result<PathBuf, String> {
     let out = PathBuf::from(variable("OUT_DIR")?);
     let root = PathBuf::from(variable("CARGO_MANIFEST_DIR")?).join("..");
-    println!("cargo::rerun-if-env-changed={OBJECT_OVERRIDE}");
-    for input in [
-        "Cargo.toml",
-        "ntpmon/build.rs",
-        "ntpmon-common/Cargo.toml",
-        "ntpmon-common/src",
-        "ntpmon-ebpf/Cargo.lock",
-        "ntpmon-ebpf/Cargo.toml",
-        "ntpmon-ebpf/src",
-        "xtask/src/toolchain.rs",
-    ] {
-        println!("cargo::rerun-if-changed={}", root.join(input).display());
-    }
-
     let built = match env::var_os(OBJECT_OVERRIDE) {
-        Some(path) => {
-            println!("cargo::rerun-if-changed={}", Path::new(&path).display());
-            PathBuf::from(path)
-        }
+        Some(path) => PathBuf::from(path),
         None => compile(&root, &out)?,
     };
     let object = out.join("ntpmon.o");
     fs::copy(&built, &object)
         .map_err(|error| format!("cannot copy the kernel object {}: {error}", built.display()))?;
+
+    // Said last: cargo shows all of this when a build fails, and repeats a failed build anyway.
+    println!("cargo::rerun-if-env-changed={OBJECT_OVERRIDE}");
+    if env::var_os(OBJECT_OVERRIDE).is_some() {
+        println!("cargo::rerun-if-changed={}", built.display());
+    }
+    for input in toolchain::INPUTS {
+        println!("cargo::rerun-if-changed={}", root.join(input).display());
+    }
     Ok(object)
 }
 

@@ -7,7 +7,7 @@ use crate::{
     toolchain::{Found, OLDEST_RUSTC, Origin, Tools},
 };
 use anyhow::{Context as _, Result, bail};
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
 const LINKER_VERSION: &str = "0.13.0";
 
@@ -154,7 +154,9 @@ fn perform(step: Step) -> Result<()> {
             );
             // Without rustup's servers in reach this must not keep anyone waiting.
             process::run_within(
-                std::process::Command::new("rustup").args(["component", "add", "rust-src"]),
+                Command::new("rustup")
+                    .args(["component", "add", "rust-src"])
+                    .env("RUST_BACKTRACE", "0"),
                 Duration::from_secs(60),
             )
         }

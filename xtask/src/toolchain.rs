@@ -20,6 +20,18 @@ pub(crate) const OLDEST_RUSTC: (u32, u32) = (1, 95);
 /// Little endian only: no big-endian machine was ever tried.
 const TARGET: &str = "bpfel-unknown-none";
 
+/// What the kernel programs are made from, beside the tools: a build script that compiles them has
+/// to run again when one of these changes. Paths from the project's directory.
+pub(crate) const INPUTS: [&str; 7] = [
+    "Cargo.toml",
+    "ntpmon-common/Cargo.toml",
+    "ntpmon-common/src",
+    "ntpmon-ebpf/Cargo.lock",
+    "ntpmon-ebpf/Cargo.toml",
+    "ntpmon-ebpf/src",
+    "xtask/src/toolchain.rs",
+];
+
 /// Where distributions put their compiler.
 const DISTRIBUTION_RUSTC: &str = "/usr/bin/rustc";
 
@@ -139,7 +151,8 @@ impl Found {
         }
     }
 
-    /// The first compiler that is complete and for which there is a linker.
+    /// The first compiler that is complete and for which there is a linker. What is ready wins over
+    /// what could be made ready: nothing is installed where something works.
     #[must_use]
     pub(crate) fn choose(&self) -> Option<Tools> {
         self.complete_compilers().find_map(|compiler| {
