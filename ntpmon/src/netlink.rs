@@ -64,6 +64,20 @@ pub fn interfaces() -> Result<Vec<Interface>> {
     Ok(interfaces)
 }
 
+/// An interface by its name.
+///
+/// # Errors
+/// When there is none: names those that there are.
+pub fn find<'a>(interfaces: &'a [Interface], name: &str) -> Result<&'a Interface> {
+    interfaces
+        .iter()
+        .find(|interface| interface.name == name)
+        .with_context(|| {
+            let known: Vec<&str> = interfaces.iter().map(|known| known.name.as_str()).collect();
+            format!("no interface {name}; there are: {}", known.join(", "))
+        })
+}
+
 fn interface_of(link: &LinkMessage) -> Option<Interface> {
     let mut interface = Interface {
         name: String::new(),
@@ -317,8 +331,7 @@ impl Changes {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // Too many changes for the socket's buffer: there are more, and we were told.
-                Err(error)
-                    if error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => {}
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => {}
                 Err(error) => {
                     tracing::warn!(%error, "reading changes of interfaces");
                     return;

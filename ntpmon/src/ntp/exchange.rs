@@ -4,7 +4,7 @@
 //! client received. The offset is ((T2−T1)+(T3−T4))/2: positive when the server is ahead of this
 //! host. The delay is (T4−T1)−(T3−T2).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use ntpmon_common::{Authentication, Mode, Span, Timestamp};
 
@@ -78,55 +78,43 @@ pub struct Timings {
 
 /// A pair with what follows from it.
 #[derive(Clone, Copy, Debug)]
-pub struct Exchange<'a> {
-    /// The packets.
-    pub pair: Pair<'a>,
+pub struct Exchange {
+    /// Counts the requests that asked something new, from 0, in the order they came.
+    pub sequence: u64,
+    /// Who asked.
+    pub request: Stamped,
+    /// What was answered, if anything.
+    pub response: Option<Stamped>,
+    /// The response names the request in the way of RFC 9769.
+    pub interleaved: bool,
+    /// Retransmissions of the request.
+    pub duplicates: u32,
+    /// What is known of the client's clock.
+    pub client_clock: ClientClock,
     /// What this host is to it, where that is known.
     pub role: Option<Role>,
     /// Its times.
     pub timings: Timings,
 }
 
-impl<'a> Exchange<'a> {
-    /// Works out what a pair says.
-    #[must_use]
-    pub fn new(pair: Pair<'a>, addresses: &LocalAddresses) -> Self {
-        let event = &pair.request.event;
-        let role = addresses.role(&event.source, &event.destination);
-        let timings = pair
-            .response
-            .map(|response| timings(&pair, response, role))
-            .unwrap_or_default();
-        Self {
-            pair,
-            role,
-            timings,
-        }
-    }
-
+impl Exchange {
     /// The packet that describes the exchange: the response where there is one.
     #[must_use]
-    pub const fn described_by(&self) -> &'a Stamped {
-        match self.pair.response {
+    pub const fn described_by(&self) -> &Stamped {
+        match &self.response {
             Some(response) => response,
-            None => self.pair.request,
+            None => &self.request,
         }
     }
 
     /// The kiss code of the response, if it is one.
     #[must_use]
     pub fn kiss_code(&self) -> Option<[u8; 4]> {
-        let ntp = &self.pair.response?.event.ntp;
+        let ntp = &self.response.as_ref()?.event.ntp;
         if ntp.version() == 5 {
             return None;
         }
         kiss_code(ntp)
-    }
-
-    /// Whether the response may be taken as a sample of the server's time.
-    #[must_use]
-    pub fn is_time_sample(&self) -> bool {
-        self.pair.response.is_some_and(is_time_sample)
     }
 
     /// What vouches for the describing packet.
@@ -135,6 +123,87 @@ impl<'a> Exchange<'a> {
         Authentication::from_byte(self.described_by().event.authentication)
     }
 }
+
+/// Makes exchanges of pairs. It remembers, for the servers that this host asks in interleaved
+/// mode, the times of the last exchange: the response's transmit time belongs to that one.
+#[derive(Debug, Default)]
+pub struct Timekeeper {
+    last: HashMap<Server, Last, foldhash::fast::RandomState>,
+}
+
+/// Servers that this host asks; more are not remembered at once.
+const SERVERS: usize = 4096;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Server {
+    client: [u8; 16],
+    server: [u8; 16],
+    interface: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    t1: Timestamp,
+    t2: Timestamp,
+    t4: Timestamp,
+    unix: i64,
+}
+
+impl Timekeeper {
+    /// Works out what a pair says.
+    pub fn exchange(&mut self, pair: Pair<'_>, addresses: &LocalAddresses) -> Exchange {
+        let event = &pair.request.event;
+        let role = addresses.role(&event.source, &event.destination);
+        let mut timings = pair
+            .response
+            .map(|response| timings(&pair, response, role))
+            .unwrap_or_default();
+        if let (Some(Role::Client), Some(response), Some(round_trip)) =
+            (role, pair.response, timings.total_process_time)
+            && is_time_sample(response)
+        {
+            let server = Server {
+                client: event.source,
+                server: event.destination,
+                interface: event.interface,
+            };
+            let ntp = &response.event.ntp;
+            if pair.interleaved
+                && ntp.version() < 5
+                && let Some(last) = self.last.get(&server)
+                && pair.request.unix - last.unix < INTERLEAVED_LIFETIME
+            {
+                let (offset, delay) = offset_and_delay(last.t1, last.t2, ntp.transmit(), last.t4);
+                timings.offset = Some(offset);
+                timings.delay = Some(delay);
+            }
+            if self.last.len() >= SERVERS && !self.last.contains_key(&server) {
+                self.last.clear();
+            }
+            let unix = pair.request.unix;
+            let last = Last {
+                t1: Timestamp::from_unix_nanoseconds(unix),
+                t2: ntp.receive(),
+                t4: Timestamp::from_unix_nanoseconds(unix.saturating_add_unsigned(round_trip)),
+                unix,
+            };
+            self.last.insert(server, last);
+        }
+        Exchange {
+            sequence: pair.sequence,
+            request: *pair.request,
+            response: pair.response.copied(),
+            interleaved: pair.interleaved,
+            duplicates: pair.duplicates,
+            client_clock: pair.client_clock,
+            role,
+            timings,
+        }
+    }
+}
+
+/// An older exchange than this (in nanoseconds) is not the one that a response speaks of.
+const INTERLEAVED_LIFETIME: i64 = 2100 * 1_000_000_000;
 
 /// A response of a synchronised server that carries both of its times.
 fn is_time_sample(response: &Stamped) -> bool {
@@ -174,14 +243,26 @@ fn timings(pair: &Pair<'_>, response: &Stamped, role: Option<Role>) -> Timings {
     timings.client_to_server_latency = t1.map(|t1| t2.since(t1));
     if let (true, Some(t3), Some(round_trip)) = (is_client, t3, timings.total_process_time) {
         // T4 on the clock of T1, should the clock have been stepped in between.
-        let t4 =
-            Timestamp::from_unix_nanoseconds(request.unix.saturating_add(round_trip.cast_signed()));
-        let there = t2.since(captured_t1).0;
-        let back = t3.since(t4).0;
-        timings.offset = Some(Span(((i128::from(there) + i128::from(back)) / 2) as i64));
-        timings.delay = Some(Span(t4.since(captured_t1).0.saturating_sub(t3.since(t2).0)));
+        let t4 = request.unix.saturating_add_unsigned(round_trip);
+        let t4 = Timestamp::from_unix_nanoseconds(t4);
+        let (offset, delay) = offset_and_delay(captured_t1, t2, t3, t4);
+        timings.offset = Some(offset);
+        timings.delay = Some(delay);
     }
     timings
+}
+
+fn offset_and_delay(
+    t1: Timestamp,
+    t2: Timestamp,
+    t3: Timestamp,
+    t4: Timestamp,
+) -> (Span, Span) {
+    let (there, back) = (t2.since(t1).0, t3.since(t4).0);
+    // The mean without overflow, whatever the distance of the clocks.
+    let offset = ((i128::from(there) + i128::from(back)) / 2) as i64;
+    let delay = t4.since(t1).0.wrapping_sub(t3.since(t2).0);
+    (Span(offset), Span(delay))
 }
 
 /// T1 as the client wrote it, when it can be believed. An interleaved request carries the time of

@@ -1,5 +1,8 @@
 //! The bytes of a capture file, unpacked, in one buffer that is used again and again. Frames are
 //! borrowed from it, so nothing is allocated or copied for a packet.
+//!
+//! Gzip goes through zlib-rs, which is pure Rust and fast. Zstd
+//! goes through the C library: the decoder in pure Rust, ruzstd, takes three times as long.
 
 use std::{
     io::{self, BufReader, Cursor, ErrorKind, Read},

@@ -3,10 +3,10 @@
 //! makes events of them with the parser that runs in the kernel too. It knows nothing of pairing,
 //! and needs no privileges.
 //!
-//! The formats are read by hand, not by a crate. `pcap-parser` collects the options of each
-//! pcapng block in a `Vec`, leaves sections, interfaces and clock resolutions to its caller, and
-//! ends a file that was cut off without saying where; `pcap-file` allocates for each packet. What
-//! they would save is less than what this module does on top of them.
+//! The formats are read by hand. `pcap-parser` would be fast enough, but allocates for a block with
+//! options, wants the file's header in the first read (a pipe may give less), and leaves sections,
+//! interfaces, clocks, bounds and the place of a fault to its caller, which is most of what stands
+//! here. `pcap-file` takes the stamps of pcapng for nanoseconds whatever the interface says.
 
 mod classic;
 mod input;
@@ -84,7 +84,7 @@ struct Found {
     data: Range<usize>,
 }
 
-/// Why there is no frame. [`Reader`] knows the file's name and the frame's number, and words it.
+/// Why there is no frame. [`Reader`] knows the file's name and the frame's number, and puts it into words.
 #[derive(Debug)]
 enum Fault {
     /// The file ends before something that it announced.
@@ -142,7 +142,7 @@ impl Reader {
                 },
                 hexadecimal(&start)
             )),
-            Err(Start::Fault(fault)) => Err(word(&name, "its header", 0, fault)),
+            Err(Start::Fault(fault)) => Err(in_words(&name, None, 0, fault)),
         }
     }
 
@@ -208,8 +208,8 @@ impl Reader {
             }
             Err(fault) => {
                 self.finished = true;
-                let place = format!("packet {}", self.frames + 1);
-                Err(word(&self.name, &place, self.window.offset(), fault))
+                let packet = Some(self.frames + 1);
+                Err(in_words(&self.name, packet, self.window.offset(), fault))
             }
         }
     }
@@ -244,9 +244,10 @@ impl From<Fault> for Start {
     }
 }
 
-/// `offset` counts unpacked bytes: a packed file's own would tell nobody anything.
+/// Without a packet the place is the file's header. `offset` counts unpacked bytes: a packed file's own would tell nobody anything.
 #[cold]
-fn word(name: &str, place: &str, offset: u64, fault: Fault) -> anyhow::Error {
+fn in_words(name: &str, packet: Option<u64>, offset: u64, fault: Fault) -> anyhow::Error {
+    let place = packet.map_or("its header".to_owned(), |number| format!("packet {number}"));
     match fault {
         Fault::CutOff { expected, present } => anyhow!(
             "{name} is cut off in {place}: {expected} bytes were expected at offset {offset}, \
@@ -258,7 +259,13 @@ fn word(name: &str, place: &str, offset: u64, fault: Fault) -> anyhow::Error {
             "{name} is cut off in {place}: the compressed data ends early, after {offset} \
              bytes unpacked"
         ),
-        Fault::Read(error) => anyhow::Error::new(error).context(format!("cannot read {name}")),
+        Fault::Read(error) => {
+            let what = match packet {
+                Some(number) => format!("cannot read packet {number} of {name}"),
+                None => format!("cannot read {name}"),
+            };
+            anyhow::Error::new(error).context(what)
+        }
     }
 }
 

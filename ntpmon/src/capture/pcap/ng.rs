@@ -300,8 +300,10 @@ impl Clock {
         } else if exponent <= 9 {
             Unit::Nanoseconds(10_u64.pow(9 - exponent))
         } else {
-            // Beyond the largest power no stamp reaches one nanosecond.
-            Unit::Fraction(10_u64.checked_pow(exponent - 9).unwrap_or(u64::MAX))
+            // Where the divisor has no room in 64 bits, no stamp reaches a nanosecond.
+            10_u64
+                .checked_pow(exponent - 9)
+                .map_or(Unit::Nanoseconds(0), Unit::Fraction)
         };
     }
 

@@ -1,1 +1,0 @@
-//! What the reader of capture files is held to.
