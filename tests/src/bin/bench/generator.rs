@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use aya::{Ebpf, EbpfLoader, TestRun, TestRunAttrs, TestRunOptions, programs::Xdp};
 use ntpmon_tests::programs::load_program;
 
-use crate::{frame::ntp_request, object};
+use crate::{OBJECT, frame::ntp_request};
 
 /// Frames come in blocks of so many requests and their responses.
 pub(crate) const BLOCK: u64 = 128;
@@ -35,7 +35,7 @@ impl Generator {
     pub(crate) fn new(interface: u32, clients: u32) -> Result<Self> {
         let mut object = EbpfLoader::new()
             .override_global("CLIENTS", &clients, true)
-            .load(&object("bench")?)
+            .load(OBJECT)
             .context("load the generator")?;
         load_program(&mut object, "generate")?;
         let frame = ntp_request();

@@ -8,8 +8,8 @@ use ntpmon_tests::programs::{self, Program, Programs, Settings};
 use serde_json::{Value, json};
 
 use crate::{
+    OBJECT,
     frame::{ntp_request, packet},
-    object,
 };
 
 /// Of each figure so many are taken, in turn with the others, and the median counts.
@@ -33,8 +33,8 @@ pub(crate) fn measure() -> Result<Vec<Figures>> {
         ring_bytes: RING_BYTES,
         ..Settings::default()
     };
-    let mut programs = Programs::load(&object("ntpmon")?, &settings)?;
-    let mut empty = Ebpf::load(&object("bench")?).context("load the benchmark's programs")?;
+    let mut programs = Programs::load(&settings)?;
+    let mut empty = Ebpf::load(OBJECT).context("load the benchmark's programs")?;
     let kinds = [
         ("tc", "empty_tc", Program::TcIngress),
         ("xdp", "empty_xdp", Program::XdpIngress),

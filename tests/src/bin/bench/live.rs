@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::programs::loaded_programs;
 use serde_json::{Value, json};
 
-use crate::{consume::Consumed, generator::Generator, network};
+use crate::{generator::Generator, network, ntpmon};
 
 /// The rate and the time of the measurement at a steady load.
 const STEADY_RATE: u64 = 200_000;
@@ -193,12 +193,20 @@ impl Watcher {
         }
     }
 
+    /// What it says when it watches.
+    const fn announcement(self) -> &'static str {
+        match self {
+            Self::Ntpmon => "watching",
+            Self::Tcpdump => "listening",
+        }
+    }
+
     /// Starts it on the second CPU and waits until it watches.
     fn start(self) -> Result<Process> {
         let mut command = match self {
             Self::Ntpmon => {
-                let mut command = Command::new(std::env::current_exe()?);
-                command.args(["--consume", WATCHED]);
+                let mut command = Command::new(ntpmon()?);
+                command.args(["watch", "--summary", "-i", WATCHED]);
                 command
             }
             Self::Tcpdump => {
@@ -222,7 +230,7 @@ impl Watcher {
         let stderr = process.0.stderr.as_mut().context("no standard error")?;
         let mut line = String::new();
         let mut lines = BufReader::with_capacity(1, stderr);
-        while !line.contains("listening") {
+        while !line.contains(self.announcement()) {
             line.clear();
             if lines.read_line(&mut line)? == 0 {
                 bail!("{} ended before it watched", self.name());
@@ -242,14 +250,7 @@ impl Watcher {
                     .context("no standard output")?
                     .read_to_string(&mut output)?;
                 process.0.wait()?;
-                let consumed = Consumed::parse(&output)?;
-                let mut e = String::new();
-                if let Some(mut x) = stderr {
-                    let _ = x.read_to_string(&mut e);
-                }
-                eprintln!("{e} {output}");
-                consumed.check()?;
-                Ok(consumed.events)
+                paired(&serde_json::from_str(&output).context("read the totals")?)
             }
             Self::Tcpdump => {
                 stderr
@@ -264,6 +265,22 @@ impl Watcher {
             }
         }
     }
+}
+
+/// How many packets ntpmon took out of its ring; every one of them has to have been paired.
+fn paired(totals: &Value) -> Result<u64> {
+    let number = |name: &str| {
+        totals[name]
+            .as_u64()
+            .with_context(|| format!("the totals have no {name}: {totals}"))
+    };
+    let taken = number("ntp_packets")? - number("lost")?;
+    let paired = 2 * number("answered")?;
+    ensure!(
+        number("lost")? > 0 || paired == taken,
+        "nothing was lost, but of {taken} packets only {paired} were paired: {totals}"
+    );
+    Ok(taken)
 }
 
 /// Whether a program is there to be compared with.

@@ -1,14 +1,15 @@
 //! `cargo xtask bench`: the figures of ntpmon beside its peers, measured in one run on this machine.
 //! Each part has a file of its own; this one picks them and prints what they return.
 
-mod consume;
 mod frame;
 mod generator;
 mod kernel;
 mod live;
 mod network;
 
-use anyhow::{Context, Result};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 use serde_json::{Map, Value};
 
@@ -20,9 +21,6 @@ struct Arguments {
     /// Print one JSON object instead of tables.
     #[arg(long)]
     json: bool,
-    /// What `live` starts to watch an interface; not for people.
-    #[arg(long, hide = true)]
-    consume: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -35,9 +33,6 @@ enum Part {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    if let Some(interface) = arguments.consume {
-        return consume::run(&interface);
-    }
     let mut report = Map::new();
     let wanted = |part| arguments.part.is_none_or(|only| only == part);
     if wanted(Part::Kernel) {
@@ -61,8 +56,18 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The bytes of one of the kernel's objects.
-fn object(name: &str) -> Result<Vec<u8>> {
-    let directory = std::env::var("NTPMON_EBPF_OBJECT").context("NTPMON_EBPF_OBJECT")?;
-    std::fs::read(format!("{directory}/{name}")).with_context(|| format!("read the object {name}"))
+/// The benchmark's own programs in the kernel, as built beside this binary.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NTPMON_BENCH_OBJECT"));
+
+/// The daemon that was built beside this program.
+fn ntpmon() -> Result<PathBuf> {
+    let path = std::env::current_exe()
+        .context("find this program")?
+        .with_file_name("ntpmon");
+    ensure!(
+        path.exists(),
+        "{} is not built: run `cargo xtask bench`",
+        path.display()
+    );
+    Ok(path)
 }

@@ -5,7 +5,6 @@ use std::{
     fs, io, mem,
     os::unix::process::CommandExt,
     process::{Child, Command},
-    ptr,
     time::Duration,
 };
 
@@ -140,38 +139,6 @@ pub(crate) fn interrupt(child: &Child) -> Result<()> {
     let process = i32::try_from(child.id())?;
     // SAFETY: a child that has not been waited for, so the number is still its own.
     check(unsafe { libc::kill(process, libc::SIGINT) }).context("interrupt a child")
-}
-
-/// The wish to end, as something to wait for.
-pub(crate) struct Interrupt(libc::sigset_t);
-
-impl Interrupt {
-    /// To be called before there are other threads, as they inherit it.
-    pub(crate) fn block() -> Result<Self> {
-        // SAFETY: sets of signals on the stack.
-        unsafe {
-            let mut set = mem::zeroed();
-            libc::sigemptyset(&raw mut set);
-            libc::sigaddset(&raw mut set, libc::SIGINT);
-            check(libc::sigprocmask(
-                libc::SIG_BLOCK,
-                &raw const set,
-                ptr::null_mut(),
-            ))
-            .context("block SIGINT")?;
-            Ok(Self(set))
-        }
-    }
-
-    /// Returns when the signal comes.
-    pub(crate) fn wait(&self) -> Result<()> {
-        let mut signal = 0;
-        // SAFETY: a set made above, a place for the signal's number.
-        match unsafe { libc::sigwait(&raw const self.0, &raw mut signal) } {
-            0 => Ok(()),
-            error => Err(io::Error::from_raw_os_error(error)).context("wait for SIGINT"),
-        }
-    }
 }
 
 fn check(result: i32) -> io::Result<()> {
