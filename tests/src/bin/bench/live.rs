@@ -3,7 +3,6 @@
 //! run on the first CPU, whoever watches on the second.
 
 use std::{
-    ffi::OsStr,
     io::{BufRead, BufReader, Read},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -13,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::programs::loaded_programs;
 use serde_json::{Value, json};
 
-use crate::{generator::Generator, network, ntpmon};
+use crate::{generator::Generator, installed, network, ntpmon};
 
 /// The rate and the time of the measurement at a steady load.
 const STEADY_RATE: u64 = 200_000;
@@ -290,16 +289,6 @@ fn paired(totals: &Value) -> Result<u64> {
         "nothing was lost, but of {taken} packets only {paired} were paired: {totals}"
     );
     Ok(taken)
-}
-
-/// Whether a program is there to be compared with.
-pub(crate) fn installed(program: impl AsRef<OsStr>) -> bool {
-    Command::new(program)
-        .arg("--version")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok()
 }
 
 pub(crate) fn print(figures: &[Figures]) {

@@ -116,8 +116,10 @@ pub(crate) fn cpu_time(process: u32) -> Result<Duration> {
 /// Puts this process, and those that it starts from now on, before all others: what else the
 /// machine does would be measured with it.
 pub(crate) fn raise_priority() -> Result<()> {
-    // SAFETY: numbers only.
-    check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) }).context("raise the priority")
+    let parameters = libc::sched_param { sched_priority: 1 };
+    // SAFETY: a structure on the stack.
+    check(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) })
+        .context("become a real-time process")
 }
 
 /// Keeps this thread, and those that it starts from now on, on one CPU.
