@@ -147,10 +147,11 @@ impl Vm {
         for folder in ["dev", "proc", "sys", "tmp", "run", "var", "modules"] {
             fs::create_dir_all(root.join(folder))?;
         }
-        install(&root, Path::new(BUSYBOX), BUSYBOX)
-            .context("the guest needs Debian's package busybox-static")?;
-        let shell = (Path::new(SHELL), "/usr/bin/sh");
-        for (file, place) in files.iter().chain([&shell]) {
+        let own = [
+            (Path::new(BUSYBOX), BUSYBOX),
+            (Path::new(SHELL), "/usr/bin/sh"),
+        ];
+        for (file, place) in own.iter().chain(files) {
             install(&root, file, place)?;
             for library in shared_libraries(file)? {
                 let place = library.to_string_lossy();
@@ -440,7 +441,8 @@ fn install(root: &Path, file: &Path, place: &str) -> anyhow::Result<()> {
     if let Some(folder) = target.parent() {
         fs::create_dir_all(folder)?;
     }
-    fs::copy(file, &target).with_context(|| format!("copying {} for the guest", file.display()))?;
+    fs::copy(file, &target)
+        .with_context(|| format!("copying {} for the guest", file.display()))?;
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Loads the kernel programs from an object file and attaches them in one named way, without a
+//! Loads ntpmon's kernel programs and attaches them in one named way, without a
 //! fallback, so that a test can say what a kernel accepts and what it refuses. What the daemon
 //! makes of a refusal is the daemon's; this shows the kernel's own answer.
 
@@ -16,13 +16,14 @@ use aya::{
         tc::{self, NlOptions, TcAttachOptions},
     },
 };
+use ntpmon::capture::OBJECT;
 use ntpmon_common::{
     Counter, Counters,
     settings::{MAX_RINGS, PortSet, globals},
 };
 
 const USAGE: &str =
-    "usage: vm-probe plain|full OBJECT INTERFACE tcx|clsact|xdp-driver|xdp-generic COMMAND...
+    "usage: vm-probe plain|full INTERFACE tcx|clsact|xdp-driver|xdp-generic COMMAND...
 plain: as few settings as possible; full: tunnels and four rings, the most that the verifier ever sees";
 
 const RINGS: [&str; MAX_RINGS] = ["RING_0", "RING_1", "RING_2", "RING_3"];
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
 
 /// Attaches, runs the command, and reports what then is in the ring and in the counters.
 fn run(arguments: &[String]) -> anyhow::Result<serde_json::Value> {
-    let [settings, object, interface, mode, program, rest @ ..] = arguments else {
+    let [settings, interface, mode, program, rest @ ..] = arguments else {
         bail!(USAGE);
     };
     let (decapsulate, ring_mask): (u8, u8) = match settings.as_str() {
@@ -64,8 +65,8 @@ fn run(arguments: &[String]) -> anyhow::Result<serde_json::Value> {
         .override_global(globals::LINK, &0_u8, true)
         .override_global(globals::DECAPSULATE, &decapsulate, true)
         .override_global(globals::RING_MASK, &ring_mask, true)
-        .load_file(object)
-        .with_context(|| format!("loading the object {object}"))?;
+        .load(OBJECT)
+        .context("loading the kernel object")?;
     attach(&mut kernel_side, interface, mode)?;
     let verified = kernel_side.programs().filter_map(|(name, program)| {
         let count = program.info().ok()?.verified_instruction_count()?;
