@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use ntpmon_common::{Counter, Counters, Event, parse, settings::PortSet};
 
@@ -23,7 +23,7 @@ use crate::{
     ntp::{
         Stamped,
         exchange::{Exchange, LocalAddresses, Timekeeper},
-        pair::{self, Outcome, Pairer, Pair},
+        pair::{self, Outcome, Pairer},
     },
 };
 
@@ -208,7 +208,6 @@ impl Replayer {
             };
             pairer.observe(&packet, &mut |outcome: Outcome<'_>| {
                 if let (Outcome::Exchange(pair), Ok(())) = (outcome, &printed) {
-                    let pair: Pair<'_> = pair;
                     printed = on_exchange(timekeeper.exchange(pair, addresses), interfaces);
                 }
             });

@@ -34,7 +34,7 @@ use crate::{
     ntp::{
         Stamped,
         clock::UtcOffset,
-        exchange::{Exchange, Timekeeper},
+        exchange::{Exchange, LocalAddresses, Timekeeper},
         pair::{self, Outcome, Pairer, Totals},
     },
 };
@@ -97,7 +97,8 @@ impl Watch {
         // Before anything is attached: a Ctrl-C from here on ends in order.
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
-        let changes = AsyncFd::new(Changes::new()?)?;
+        // SAFETY: the socket inside is the same, and open, until `changes` is dropped.
+        let changes = unsafe { AsyncFd::register(Changes::new()?) }?;
         let all = netlink::interfaces()?;
         let chosen = self.choose(&all)?;
         for (one, other) in overlaps(&all, &chosen) {
@@ -307,14 +308,11 @@ const BATCHES: usize = 128;
 
 /// Takes the events of one ring.
 struct Consumer {
-    interface: Arc<str>,
     pairer: Pairer,
-    timekeeper: Timekeeper,
     utc: UtcOffset,
     shared: Shared,
     totals: Arc<Mutex<Totals>>,
-    output: Option<SyncSender<Batch>>,
-    batch: Vec<Exchange>,
+    sink: Sink,
 }
 
 impl Consumer {
@@ -325,38 +323,48 @@ impl Consumer {
         output: Option<SyncSender<Batch>>,
     ) -> Self {
         Self {
-            interface: interface.name.as_str().into(),
             pairer: Pairer::new(settings),
-            timekeeper: Timekeeper::default(),
             utc: UtcOffset::now(),
             totals: shared.new_totals(),
+            sink: Sink {
+                interface: interface.name.as_str().into(),
+                timekeeper: Timekeeper::default(),
+                addresses: shared.addresses.current(),
+                output,
+                batch: Vec::new(),
+                unprinted: Arc::clone(&shared.unprinted),
+            },
             shared: shared.clone(),
-            output,
-            batch: Vec::new(),
         }
     }
 
     fn into_closure(mut self) -> impl FnMut(Drained<'_>) + Send + 'static {
-        let mut addresses = self.shared.addresses.current();
-        move |drained| match drained {
+        move |drained| self.take(drained)
+    }
+
+    fn take(&mut self, drained: Drained<'_>) {
+        let Self {
+            pairer, utc, sink, ..
+        } = self;
+        match drained {
             Drained::Begin => {
-                addresses = self.shared.addresses.current();
+                sink.addresses = self.shared.addresses.current();
                 self.look_at_clock();
             }
             Drained::Event(event) => {
                 let packet = Stamped {
                     event: *event,
-                    unix: self.utc.unix(event.time),
+                    unix: utc.unix(event.time),
                     frame: 0,
                 };
-                self.observe(|pairer, sink| pairer.observe(&packet, sink), &addresses);
+                pairer.observe(&packet, &mut |outcome| sink.take(outcome));
             }
             Drained::End { now } => {
-                self.observe(|pairer, sink| pairer.advance(now, sink), &addresses);
+                pairer.advance(now, &mut |outcome| sink.take(outcome));
                 self.publish();
             }
             Drained::Finished => {
-                self.observe(|pairer, sink| pairer.flush(sink), &addresses);
+                pairer.flush(&mut |outcome| sink.take(outcome));
                 self.publish();
             }
         }
@@ -377,59 +385,53 @@ impl Consumer {
         }
     }
 
-    fn observe(
-        &mut self,
-        work: impl FnOnce(&mut Pairer, &mut dyn FnMut(Outcome<'_>)),
-        addresses: &crate::ntp::exchange::LocalAddresses,
-    ) {
-        let Self {
-            interface,
-            pairer,
-            timekeeper,
-            shared,
-            output,
-            batch,
-            ..
-        } = self;
-        work(pairer, &mut |outcome| {
-            let Outcome::Exchange(pair) = outcome else {
-                return;
-            };
-            let exchange = timekeeper.exchange(pair, addresses);
-            if let Some(output) = output {
-                batch.push(exchange);
-                if batch.len() >= BATCH {
-                    send(output, interface, batch, &shared.unprinted);
-                }
-            }
-        });
-    }
-
     fn publish(&mut self) {
-        if let Some(output) = &self.output
-            && !self.batch.is_empty()
-        {
-            send(output, &self.interface, &mut self.batch, &self.shared.unprinted);
-        }
+        self.sink.send();
         *lock(&self.totals) = *self.pairer.totals();
     }
 }
 
-fn send(
-    output: &SyncSender<Batch>,
-    interface: &Arc<str>,
-    batch: &mut Vec<Exchange>,
-    unprinted: &AtomicU64,
-) {
-    let exchanges = std::mem::take(batch);
-    let batch = Batch {
-        interface: Arc::clone(interface),
-        exchanges,
-    };
-    if let Err(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) =
-        output.try_send(batch)
-    {
-        unprinted.fetch_add(batch.exchanges.len() as u64, Ordering::Relaxed);
+/// Where the exchanges of one ring go.
+struct Sink {
+    interface: Arc<str>,
+    timekeeper: Timekeeper,
+    addresses: Arc<LocalAddresses>,
+    output: Option<SyncSender<Batch>>,
+    batch: Vec<Exchange>,
+    unprinted: Arc<AtomicU64>,
+}
+
+impl Sink {
+    fn take(&mut self, outcome: Outcome<'_>) {
+        let Outcome::Exchange(pair) = outcome else {
+            return;
+        };
+        let exchange = self.timekeeper.exchange(pair, &self.addresses);
+        if self.output.is_some() {
+            self.batch.push(exchange);
+            if self.batch.len() >= BATCH {
+                self.send();
+            }
+        }
+    }
+
+    fn send(&mut self) {
+        let Some(output) = &self.output else {
+            return;
+        };
+        if self.batch.is_empty() {
+            return;
+        }
+        let batch = Batch {
+            interface: Arc::clone(&self.interface),
+            exchanges: std::mem::take(&mut self.batch),
+        };
+        if let Err(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) =
+            output.try_send(batch)
+        {
+            self.unprinted
+                .fetch_add(batch.exchanges.len() as u64, Ordering::Relaxed);
+        }
     }
 }
 

@@ -44,11 +44,9 @@ impl Default for Settings {
     }
 }
 
-/// A response that no request was seen for waits this long (in nanoseconds) for it: queues of a
-/// NIC, and captures of them, can swap the two.
-const HOLD: u64 = 100_000_000;
-/// Such responses at most, in each of two generations.
-const HOLD_BOUND: usize = 1 << 15;
+/// Responses that no request was seen for, at most, in each of two generations. They wait as long
+/// as a request does: queues of a NIC, and captures of them, can swap the two.
+const HELD_BOUND: usize = 1 << 15;
 /// Symmetric associations at most, each direction its own.
 const SYMMETRIC_BOUND: usize = 1 << 16;
 /// A peer that was not answered for this long (in nanoseconds) is let go of.
@@ -207,6 +205,8 @@ struct Pending {
     /// Reported as unanswered: a response that comes now is late, whatever its own time says.
     given_up: bool,
     interleaved: bool,
+    /// An answer of a passive peer: it asks as well, but may never be meant to.
+    passive: bool,
     client_clock: ClientClock,
 }
 
@@ -262,6 +262,7 @@ impl Pending {
         match (&self.response, self.answered) {
             (Some(response), _) => sink(Outcome::Exchange(self.pair(Some(response)))),
             (None, true) => {}
+            (None, false) if self.passive => {}
             (None, false) => {
                 self.given_up = true;
                 totals.unanswered += 1;
@@ -277,7 +278,7 @@ impl Pairer {
     pub fn new(settings: Settings) -> Self {
         Self {
             pending: Table::new(settings.pending_bound, settings.timeout),
-            held: Table::new(HOLD_BOUND, HOLD),
+            held: Table::new(HELD_BOUND, settings.timeout),
             symmetric: HashMap::default(),
             symmetric_swept: 0,
             clocks: ClientClocks::new(settings.client_bound),
@@ -338,14 +339,15 @@ impl Pairer {
             ..
         } = self;
         let now = *now;
+        let timeout = settings.timeout;
         // What is let go of early counts only where it was still waiting.
         let unanswered_before = totals.unanswered;
         let mut due_unanswered = 0;
         let early = pending.expire(
             now,
-            |request| request.seen.saturating_add(settings.timeout) < now,
+            |request| request.seen.saturating_add(timeout) < now,
             |request| {
-                if !request.answered && request.seen.saturating_add(settings.timeout) < now {
+                if !request.answered && request.seen.saturating_add(timeout) < now {
                     due_unanswered += 1;
                 }
                 request.let_go(totals, sink);
@@ -356,7 +358,7 @@ impl Pairer {
         }
         held.expire(
             now,
-            |response| response.seen.saturating_add(HOLD) < now,
+            |response| response.seen.saturating_add(timeout) < now,
             |response| {
                 if !response.paired {
                     totals.unsolicited += 1;
@@ -428,6 +430,7 @@ impl Pairer {
             answered: false,
             given_up: false,
             interleaved: false,
+            passive: false,
             client_clock,
         };
         if let Some((response, interleaved)) = self.take_held(&pending.request) {
@@ -457,6 +460,7 @@ impl Pairer {
             return None;
         }
         let now = self.now;
+        let timeout = self.settings.timeout;
         let values = [request.event.ntp.asks_with(), request.event.ntp.receive()];
         for (value, interleaved) in values.into_iter().zip([false, true]) {
             if value.is_zero() || (interleaved && request.event.ntp.version() == 5) {
@@ -465,7 +469,7 @@ impl Pairer {
             let hash = flow::asking_hash(&request.event, value);
             let held = self.held.find(hash, |held| {
                 !held.paired
-                    && held.seen.saturating_add(HOLD) >= now
+                    && held.seen.saturating_add(timeout) >= now
                     && held.response.event.ntp.origin() == value
                     && flow::is_reverse(&request.event, &held.response.event)
             });
@@ -570,7 +574,7 @@ impl Pairer {
     /// A packet between peers answers the other side's last one, and asks.
     fn peer(&mut self, packet: &Stamped, sink: &mut impl FnMut(Outcome<'_>)) {
         self.totals.symmetric += 1;
-        self.answer_peer(packet, sink);
+        let answers = self.answer_peer(packet, sink);
         let value = packet.event.ntp.asks_with();
         let key = FlowKey::of(&packet.event);
         if let Some(last) = self.symmetric.get_mut(&key) {
@@ -585,16 +589,19 @@ impl Pairer {
             self.let_go_of_peers(u64::MAX, sink);
             self.totals.evicted += self.totals.unanswered - before;
         }
+        // A passive peer's answer becomes a question only when it is answered.
+        let passive = answers && packet.event.ntp.mode() == Mode::SymmetricPassive;
         let pending = Pending {
             request: *packet,
             response: None,
             seen: self.now,
-            sequence: self.next_sequence(),
+            sequence: if passive { 0 } else { self.next_sequence() },
             rival_until: 0,
             duplicates: 0,
             answered: false,
             given_up: false,
             interleaved: false,
+            passive,
             client_clock: ClientClock::Unknown,
         };
         self.symmetric.insert(key, pending);
@@ -614,6 +621,10 @@ impl Pairer {
         }
         asked.answered = true;
         asked.interleaved = !basic;
+        if asked.passive {
+            asked.sequence = self.totals.exchanges;
+            self.totals.exchanges += 1;
+        }
         sink(Outcome::Exchange(asked.pair(Some(packet))));
         self.totals.answered += 1;
         true

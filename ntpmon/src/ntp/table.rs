@@ -175,7 +175,15 @@ impl<T> Table<T> {
         if self.previous.sweep(&due, &mut let_go) {
             self.current.sweep(&due, &mut let_go);
         }
-        if full || now.saturating_sub(self.current.started) > self.lifetime {
+        let over = |generation: &Generation<T>, lifetimes: u64| {
+            now.saturating_sub(generation.started) > self.lifetime.saturating_mul(lifetimes)
+        };
+        let turn = if self.current.entries.is_empty() {
+            over(&self.previous, 2)
+        } else {
+            over(&self.current, 1)
+        };
+        if full || turn {
             early = self.previous.entries.len() - self.previous.swept;
             self.previous.sweep(&|_| true, &mut let_go);
             self.previous.clear();
@@ -229,6 +237,19 @@ mod tests {
         assert_eq!(gone, early);
         table.flush(|_| gone += 1);
         assert_eq!(gone, 1000);
+    }
+
+    #[test]
+    fn pauses_do_not_let_entries_go_before_they_are_due() {
+        let mut table = Table::new(100, 10);
+        let mut gone = 0;
+        for now in [0, 1, 12, 13, 24, 100, 101, 130, 131, 141, 142] {
+            let early = table.expire(now, |entry: &(u32, u64)| entry.1 + 10 < now, |_| gone += 1);
+            assert_eq!(early, 0, "at {now}");
+            table.insert(now, (0, now), [1], |_| true);
+        }
+        table.flush(|_| gone += 1);
+        assert_eq!(gone, 11);
     }
 
     #[test]
