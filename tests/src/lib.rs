@@ -1,4 +1,4 @@
 //! What the system tests share.
 
-pub mod vm;
 pub mod programs;
+pub mod vm;

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    env,
     fs::{self, File},
     io,
     os::unix::fs::PermissionsExt as _,
@@ -72,21 +73,20 @@ impl Vm {
         })
     }
 
-    /// Boots, runs `script` with this machine's shell, powers off. Each of `files` is a file of
-    /// this machine and its path in the guest; a program's shared libraries come along. A program
-    /// in `/usr/bin` comes before busybox's of the same name.
+    /// Boots, runs `script` with this machine's shell, powers off. In the guest, `programs` of this
+    /// machine come before busybox's of the same names; their shared libraries come along.
     ///
     /// # Errors
     /// When the guest has not powered off by itself within `deadline`, or ended without the
     /// script having ended: the error carries the console.
     pub fn run(
         &self,
-        files: &[(&Path, &str)],
+        programs: &[&Path],
         script: &str,
         deadline: Duration,
     ) -> anyhow::Result<Output> {
         let scratch = Scratch::new(&self.directory)?;
-        let initramfs = self.initramfs(&scratch.0, files, script)?;
+        let initramfs = self.initramfs(&scratch.0, programs, script)?;
         let console = scratch.0.join("console");
         let stdout = scratch.0.join("stdout");
         let qemu_errors = scratch.0.join("qemu");
@@ -140,23 +140,21 @@ impl Vm {
     fn initramfs(
         &self,
         scratch: &Path,
-        files: &[(&Path, &str)],
+        programs: &[&Path],
         script: &str,
     ) -> anyhow::Result<PathBuf> {
         let root = scratch.join("root");
         for folder in ["dev", "proc", "sys", "tmp", "run", "var", "modules"] {
             fs::create_dir_all(root.join(folder))?;
         }
-        let own = [
-            (Path::new(BUSYBOX), BUSYBOX),
-            (Path::new(SHELL), "/usr/bin/sh"),
-        ];
-        for (file, place) in own.iter().chain(files) {
-            install(&root, file, place)?;
-            for library in shared_libraries(file)? {
-                let place = library.to_string_lossy();
-                install(&root, &library, &place)?;
-            }
+        install(&root, Path::new(BUSYBOX), Path::new(BUSYBOX))?;
+        install(&root, Path::new(SHELL), Path::new("/usr/bin/sh"))?;
+        for program in programs {
+            install(
+                &root,
+                program,
+                &Path::new("/usr/bin").join(file_name(program)),
+            )?;
         }
         let mut load = String::new();
         for module in &self.modules {
@@ -175,7 +173,10 @@ impl Vm {
             .stdout(File::create(&archive)?)
             .stderr(Stdio::null())
             .status()?;
-        ensure!(status.success(), "packing the initramfs: cpio ended with {status}");
+        ensure!(
+            status.success(),
+            "packing the initramfs: cpio ended with {status}"
+        );
         Ok(archive)
     }
 }
@@ -201,6 +202,19 @@ echo \"{STATUS_MARK}$?\"
 poweroff -f
 "
     )
+}
+
+/// A program of this machine, be it one for administrators.
+///
+/// # Errors
+/// Where it is not installed.
+pub fn find_program(name: &str) -> anyhow::Result<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|folder| folder.join(name))
+        .find(|program| program.is_file())
+        .with_context(|| format!("there is no program {name}"))
 }
 
 /// A running qemu, which does not outlive its test.
@@ -254,8 +268,7 @@ fn fetch(directory: &Path) -> anyhow::Result<PathBuf> {
         Some(package) => package,
         None => {
             update_package_lists()?;
-            concrete_package()?
-                .with_context(|| format!("apt knows no package {KERNEL_PACKAGE}"))?
+            concrete_package()?.with_context(|| format!("apt knows no package {KERNEL_PACKAGE}"))?
         }
     };
     let unpacked = directory.join(&package);
@@ -331,8 +344,8 @@ impl Modules {
         };
         let mut folders = vec![kernel.join("lib/modules")];
         while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(&folder)
-                .with_context(|| format!("listing {}", folder.display()))?
+            for entry in
+                fs::read_dir(&folder).with_context(|| format!("listing {}", folder.display()))?
             {
                 let path = entry?.path();
                 if path.is_dir() {
@@ -410,7 +423,7 @@ fn read_module(path: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(path).with_context(what)
 }
 
-/// The shared libraries of a program, its loader among them; none for any other file.
+/// The shared libraries of a program, its loader among them; none for a static one.
 fn shared_libraries(file: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let output = Command::new("ldd")
         .arg(file)
@@ -432,18 +445,25 @@ fn shared_libraries(file: &Path) -> anyhow::Result<Vec<PathBuf>> {
         .collect())
 }
 
-/// Copies a file to its place in the guest.
-fn install(root: &Path, file: &Path, place: &str) -> anyhow::Result<()> {
-    let target = root.join(place.trim_start_matches('/'));
-    if target.exists() {
-        return Ok(());
+/// Copies a program to its place in the guest, and its libraries to theirs.
+fn install(root: &Path, program: &Path, place: &Path) -> anyhow::Result<()> {
+    let target = copy(root, program, place)?;
+    // All files of the guest lie in its memory, and debug builds are ten times as large with their
+    // debug information.
+    run(Command::new("strip").arg("--strip-debug").arg(&target))?;
+    for library in shared_libraries(program)? {
+        copy(root, &library, &library)?;
     }
+    Ok(())
+}
+
+fn copy(root: &Path, file: &Path, place: &Path) -> anyhow::Result<PathBuf> {
+    let target = root.join(place.strip_prefix("/").unwrap_or(place));
     if let Some(folder) = target.parent() {
         fs::create_dir_all(folder)?;
     }
-    fs::copy(file, &target)
-        .with_context(|| format!("copying {} for the guest", file.display()))?;
-    Ok(())
+    fs::copy(file, &target).with_context(|| format!("copying {} for the guest", file.display()))?;
+    Ok(target)
 }
 
 fn file_name(path: &Path) -> String {

@@ -102,7 +102,9 @@ fn attach(kernel_side: &mut Ebpf, interface: &str, mode: &str) -> anyhow::Result
                     TcAttachOptions::Netlink(NlOptions::default())
                 };
                 let classifier: &mut SchedClassifier = program(kernel_side, name)?;
-                classifier.load().with_context(|| format!("loading {name}"))?;
+                classifier
+                    .load()
+                    .with_context(|| format!("loading {name}"))?;
                 classifier
                     .attach_with_options(interface, direction, options)
                     .with_context(what)?;
