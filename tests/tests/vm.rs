@@ -120,6 +120,26 @@ fn linux_6_1_takes_every_program_with_every_setting() {
     }
 }
 
+/// What the other tests would say of a kernel that our programs bring down or stop.
+#[test]
+fn a_guest_that_hangs_or_panics_is_an_error_with_its_console() {
+    for (script, told) in [
+        (
+            "echo before the end >&2; sleep 600",
+            "had not powered off after 15s",
+        ),
+        (
+            "echo before the end >&2; echo c > /proc/sysrq-trigger",
+            "sysrq triggered crash",
+        ),
+    ] {
+        let error = vm().run(&[], script, Duration::from_secs(15));
+        let message = error.expect_err("no script ended").to_string();
+        assert!(message.contains("before the end"), "{message}");
+        assert!(message.contains(told), "{message}");
+    }
+}
+
 /// What the script printed, a JSON value a line, here and under the other kernel. The first is the
 /// kernel's version.
 fn run_on_both(script: &str) -> [Vec<Value>; 2] {
@@ -145,17 +165,21 @@ fn here(script: &str) -> Vec<Value> {
     parse(&String::from_utf8_lossy(&output.stdout))
 }
 
-fn under_linux_6_1(script: &str) -> Vec<Value> {
+/// The kernel is fetched once for all tests.
+fn vm() -> &'static Vm {
     static VM: OnceLock<Vm> = OnceLock::new();
-    let vm = VM.get_or_init(|| {
+    VM.get_or_init(|| {
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vm");
         fs::create_dir_all(&directory).expect("the target folder can be written");
         Vm::debian(&directory, &MODULES).expect("Debian's kernel")
-    });
+    })
+}
+
+fn under_linux_6_1(script: &str) -> Vec<Value> {
     let own = ["ntpmon", "ntp-traffic", "vm-probe"].map(|name| programs_directory().join(name));
     let tools = ["ip", "tc"].map(|name| find_program(name).expect("Debian's package iproute2"));
     let programs: Vec<&Path> = own.iter().chain(&tools).map(PathBuf::as_path).collect();
-    let output = vm
+    let output = vm()
         .run(&programs, &format!("{WIRE}{script}"), DEADLINE)
         .expect("the script runs to its end");
     println!("there:\n{}", output.console);
