@@ -268,8 +268,13 @@ pub(crate) fn cargo(
         }
     }
     // BTF lets the kernel and bpftool show types and lines; it is made from the debug information.
+    //
+    // Blocks stay in the order of the source: left to itself, the compiler moves a loop's end to
+    // right before its beginning, and Linux before 6.7 takes only loops that jump back
+    // ("back-edge from insn").
     let flags = format!(
-        "-Cdebuginfo=2\x1f-Clinker={}\x1f-Clink-arg=--btf",
+        "-Cdebuginfo=2\x1f-Clinker={}\x1f-Clink-arg=--btf\
+         \x1f-Clink-arg=--llvm-args=-disable-block-placement",
         tools.linker.path.display()
     );
     command
