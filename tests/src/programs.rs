@@ -7,6 +7,7 @@ use aya::{
     maps::{MapData, PerCpuArray, RingBuf},
     programs::{SchedClassifier, Xdp},
 };
+use ntpmon::capture::OBJECT;
 use ntpmon_common::{
     Counters, Event,
     settings::{Link, PortSet, globals},
@@ -69,11 +70,11 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Loads the three entry points of an object.
+    /// Loads the three entry points of the daemon's object.
     ///
     /// # Errors
-    /// When the object is not one of ntpmon's, or the kernel refuses it.
-    pub fn load(object: &[u8], settings: &Settings<'_>) -> Result<Self> {
+    /// When the kernel refuses it.
+    pub fn load(settings: &Settings<'_>) -> Result<Self> {
         let ports = PortSet::of(settings.ports);
         let mut object = EbpfLoader::new()
             .override_global(globals::PORTS, &ports.0, true)
@@ -82,7 +83,7 @@ impl Programs {
             .override_global(globals::RING_MASK, &0u8, true)
             .override_global("AYA_LOG_LEVEL", &0u8, true)
             .map_max_entries("RING_0", settings.ring_bytes)
-            .load(object)
+            .load(OBJECT)
             .context("load the kernel programs")?;
         for program in Program::ALL {
             load_program(&mut object, program.name())?;

@@ -7,7 +7,10 @@ use ntpmon_common::Counter;
 use ntpmon_tests::programs::{self, Program, Programs, Settings};
 use serde_json::{Value, json};
 
-use crate::object;
+use crate::{
+    OBJECT,
+    frame::{ntp_request, packet},
+};
 
 /// Of each figure so many are taken, in turn with the others, and the median counts.
 const ROUNDS: usize = 11;
@@ -30,8 +33,8 @@ pub(crate) fn measure() -> Result<Vec<Figures>> {
         ring_bytes: RING_BYTES,
         ..Settings::default()
     };
-    let mut programs = Programs::load(&object("ntpmon")?, &settings)?;
-    let mut empty = Ebpf::load(&object("bench")?).context("load the benchmark's programs")?;
+    let mut programs = Programs::load(&settings)?;
+    let mut empty = Ebpf::load(OBJECT).context("load the benchmark's programs")?;
     let kinds = [
         ("tc", "empty_tc", Program::TcIngress),
         ("xdp", "empty_xdp", Program::XdpIngress),
@@ -52,7 +55,7 @@ fn measure_kind(
     programs: &mut Programs,
     program: Program,
 ) -> Result<Figures> {
-    let (tcp, udp, ntp) = (frame(6, 443), frame(17, 443), frame(17, 123));
+    let (tcp, udp, ntp) = (packet(6, 443), packet(17, 443), ntp_request());
     let mut taken: [Vec<u64>; 4] = Default::default();
     for _ in 0..ROUNDS {
         taken[0].push(nanoseconds(programs::run(empty, name, &tcp, REPEAT)?));
@@ -90,20 +93,6 @@ fn nanoseconds(duration: std::time::Duration) -> u64 {
 fn median(mut values: Vec<u64>) -> u64 {
     values.sort_unstable();
     values[values.len() / 2]
-}
-
-/// An Ethernet frame with an IPv4 packet, long enough for an NTP header.
-fn frame(protocol: u8, port: u16) -> Vec<u8> {
-    let mut frame = vec![0; 14 + 20 + 8 + 48];
-    frame[12..14].copy_from_slice(&[0x08, 0x00]);
-    frame[14..24].copy_from_slice(&[0x45, 0, 0, 76, 0, 0, 0x40, 0, 64, protocol]);
-    frame[26..34].copy_from_slice(&[10, 0, 0, 1, 192, 0, 2, 1]);
-    frame[34..36].copy_from_slice(&40000u16.to_be_bytes());
-    frame[36..38].copy_from_slice(&port.to_be_bytes());
-    frame[38..40].copy_from_slice(&56u16.to_be_bytes());
-    frame[42] = 0x23;
-    frame[82..90].copy_from_slice(&0xec00_0000_1234_5678_u64.to_be_bytes());
-    frame
 }
 
 pub(crate) fn print(figures: &[Figures]) {

@@ -1,9 +1,15 @@
 //! `cargo xtask bench`: the figures of ntpmon beside its peers, measured in one run on this machine.
 //! Each part has a file of its own; this one picks them and prints what they return.
 
+mod frame;
+mod generator;
 mod kernel;
+mod live;
+mod network;
 
-use anyhow::{Context, Result};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 use serde_json::{Map, Value};
 
@@ -21,6 +27,8 @@ struct Arguments {
 enum Part {
     /// The kernel programs, in nanoseconds a packet.
     Kernel,
+    /// A veth pair under load: CPU a packet, losses, the highest rate without any.
+    Live,
 }
 
 fn main() -> Result<()> {
@@ -34,14 +42,32 @@ fn main() -> Result<()> {
         }
         report.insert("kernel".to_owned(), kernel::json(&figures));
     }
+    // Last, as it leaves this network namespace.
+    if wanted(Part::Live) {
+        let figures = live::measure()?;
+        if !arguments.json {
+            live::print(&figures);
+        }
+        report.insert("live".to_owned(), live::json(&figures));
+    }
     if arguments.json {
         println!("{}", Value::Object(report));
     }
     Ok(())
 }
 
-/// The bytes of one of the kernel's objects.
-fn object(name: &str) -> Result<Vec<u8>> {
-    let directory = std::env::var("NTPMON_EBPF_OBJECT").context("NTPMON_EBPF_OBJECT")?;
-    std::fs::read(format!("{directory}/{name}")).with_context(|| format!("read the object {name}"))
+/// The benchmark's own programs in the kernel, as built beside this binary.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("NTPMON_BENCH_OBJECT"));
+
+/// The daemon that was built beside this program.
+fn ntpmon() -> Result<PathBuf> {
+    let path = std::env::current_exe()
+        .context("find this program")?
+        .with_file_name("ntpmon");
+    ensure!(
+        path.exists(),
+        "{} is not built: run `cargo xtask bench`",
+        path.display()
+    );
+    Ok(path)
 }
