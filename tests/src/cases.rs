@@ -400,8 +400,9 @@ impl Stage {
     }
 }
 
-/// As often as chrony asks: 64 times a second.
-const FAST: &str = "minpoll -6 maxpoll -6";
+/// As often as chrony asks: 64 times a second. Never selected: chrony would correct a clock of its own
+/// making (`-x`), and log offsets from that.
+const FAST: &str = "minpoll -6 maxpoll -6 noselect";
 
 /// How long so many polls may take at 64 a second on a busy machine.
 fn time_for(polls: u64) -> Duration {

@@ -26,7 +26,8 @@ pub struct Measurement {
     pub reference: u32,
     /// The mode of the answer: 4, or 1 and 2 of a symmetric peer.
     pub mode: u8,
-    /// Whether the times are those of the interleaved mode.
+    /// Whether the answer is in the interleaved mode. The figures are then of the exchange before:
+    /// its other three times, and the server's time of sending that this answer tells.
     pub interleaved: bool,
     /// Whether both of the client's times are the kernel's, not the daemon's.
     pub kernel_times: bool,

@@ -78,6 +78,10 @@ fn describe() -> Result<()> {
          that of 10.0.0.1 (fd00::1), the server. Both hosts share one clock, so true offsets are zero.\n\
          `tests/src/cases.rs` plays the cases. Beside a capture, `NAME.measurements.log` is what the\n\
          chrony client logged in that session: one line for each answer, in the order of the answers.\n\
+         chronyd is told `noselect`, for even with `-x` it steers a clock of its own making, and logs\n\
+         offsets from that. Last column of the log: whether the times of sending and receiving are the\n\
+         kernel's (K) or the daemon's (D); on a tun device it has no kernel time of sending. Interleaved\n\
+         answers (4I) are logged with the previous exchange's other three times.\n\
          (In `openntpd`, the chronyd that asks is on 10.0.0.1, so the capture is at the other end.)\n\
          \n\
          | capture | packets | what happens | packages |\n\
