@@ -9,17 +9,3 @@ mod openntpd;
 pub use chronyd::{Certificate, Chronyd};
 pub use ntpsec::{Ntpsec, ntpdate, ntpdig, ntpq};
 pub use openntpd::Openntpd;
-
-use std::{fs, os::unix::fs::PermissionsExt};
-
-use anyhow::{Context, Result};
-use tempfile::TempDir;
-
-/// A folder for a daemon's files, for root alone: chronyd insists on that for its socket.
-fn folder() -> Result<TempDir> {
-    tempfile::Builder::new()
-        .prefix("ntpmon-test-")
-        .permissions(fs::Permissions::from_mode(0o700))
-        .tempdir()
-        .context("cannot make a folder for a daemon")
-}

@@ -6,7 +6,10 @@ use std::{
     ffi::OsStr,
     fs,
     net::IpAddr,
-    os::{fd::AsRawFd, unix::fs::MetadataExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{MetadataExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -17,13 +20,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
+use tempfile::TempDir;
 
 use crate::{
     packages,
     process::{Process, run},
 };
 
-/// What the names of our namespaces begin with; then come our process id and a number.
+/// What the names of our namespaces and folders begin with; then come our process id and a number.
 const PREFIX: &str = "ntpmon-test-";
 /// Where `ip netns` keeps them.
 const DIRECTORY: &str = "/run/netns";
@@ -258,6 +262,16 @@ pub fn connect(one: (&Namespace, &str), other: (&Namespace, &str)) -> Result<()>
     Ok(())
 }
 
+/// A folder for the files of a test or a daemon, removed on drop, and for root alone: chronyd insists on
+/// that for its socket. What a killed run left is removed as its namespaces are.
+pub fn folder() -> Result<TempDir> {
+    tempfile::Builder::new()
+        .prefix(&format!("{PREFIX}{}-", std::process::id()))
+        .permissions(fs::Permissions::from_mode(0o700))
+        .tempdir()
+        .context("cannot make a folder for a test")
+}
+
 /// Fails, with what to do, unless the tests run as root.
 pub fn require_root() -> Result<()> {
     // SAFETY: geteuid takes nothing and always succeeds.
@@ -270,23 +284,32 @@ pub fn require_root() -> Result<()> {
     Ok(())
 }
 
-/// Removes the namespaces of runs whose process is gone, and the processes in them. Best effort:
-/// another test binary may be doing the same.
+/// Removes the namespaces of runs whose process is gone, the processes in them, and their folders.
+/// Best effort: another test binary may be doing the same.
 fn remove_leftovers() {
-    for entry in fs::read_dir(DIRECTORY).into_iter().flatten().flatten() {
-        let Ok(name) = entry.file_name().into_string() else {
-            continue;
-        };
-        let owner = name
-            .strip_prefix(PREFIX)
-            .and_then(|rest| rest.split_once('-'));
-        let Some(owner) = owner.and_then(|(id, _)| id.parse::<u32>().ok()) else {
-            continue;
-        };
-        if !Path::new(&format!("/proc/{owner}")).exists() {
-            drop(Namespace { name });
-        }
+    for name in left_behind(Path::new(DIRECTORY)) {
+        drop(Namespace { name });
     }
+    let folders = std::env::temp_dir();
+    for name in left_behind(&folders) {
+        let _ = fs::remove_dir_all(folders.join(name));
+    }
+}
+
+/// The names in a folder that a process which is gone has made.
+fn left_behind(folder: &Path) -> Vec<String> {
+    let gone = |name: &str| {
+        let (owner, _) = name.strip_prefix(PREFIX)?.split_once('-')?;
+        let owner: u32 = owner.parse().ok()?;
+        (!Path::new(&format!("/proc/{owner}")).exists()).then_some(())
+    };
+    fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| gone(name).is_some())
+        .collect()
 }
 
 #[cfg(test)]
@@ -302,6 +325,20 @@ mod tests {
             let bits = u64::from_str_radix(line[set.len()..].trim(), 16).unwrap();
             assert_eq!(bits >> 25 & 1, 0, "CAP_SYS_TIME in {line}");
         }
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_removed() {
+        // No process has this id: the kernel's limit is lower.
+        let name = format!("{PREFIX}4194305-1");
+        run(Command::new("ip").args(["netns", "add", &name])).unwrap();
+        let folder = std::env::temp_dir().join(&name);
+        fs::create_dir(&folder).unwrap();
+        let namespace = Namespace::new().unwrap();
+        remove_leftovers();
+        assert!(!Path::new(DIRECTORY).join(&name).exists());
+        assert!(!folder.exists());
+        assert!(namespace.path().exists());
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! `ntpmon watch` in a namespace: started on its interfaces, stopped as Ctrl-C does, with the lines
 //! that it printed and the totals that it ended with.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value};
@@ -49,7 +52,16 @@ pub fn binary() -> Result<PathBuf> {
 impl Watch {
     /// Starts it on interfaces of a namespace, with further arguments; returns when it watches.
     pub fn start(namespace: &Namespace, interfaces: &[&str], arguments: &[&str]) -> Result<Self> {
-        let mut command = namespace.command(binary()?);
+        Self::start_binary(&binary()?, namespace, interfaces, arguments)
+    }
+
+    fn start_binary(
+        binary: &Path,
+        namespace: &Namespace,
+        interfaces: &[&str],
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let mut command = namespace.command(binary);
         command.arg("watch");
         for interface in interfaces {
             command.args(["-i", interface]);
@@ -65,6 +77,16 @@ impl Watch {
                 == count
         })?;
         Ok(watch)
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Kills it, as nothing that it could prepare for.
+    pub fn kill(mut self) -> Result<()> {
+        self.process.stop_with(libc::SIGKILL).map(drop)
     }
 
     /// The exchanges printed so far.
@@ -110,7 +132,32 @@ fn objects(text: &str) -> Result<Vec<Map<String, Value>>> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+    use crate::namespace;
+
+    #[test]
+    fn a_watch_gives_its_lines_and_its_totals() {
+        const STAND_IN: &str = "#!/bin/sh
+            trap 'echo \"{\\\"requests\\\":7}\" >&2; exit 0' INT
+            echo \"watching $3\" >&2
+            echo '{\"mode\":4}'
+            while :; do sleep 0.02; done";
+        let folder = namespace::folder().unwrap();
+        let program = folder.path().join("watch");
+        std::fs::write(&program, STAND_IN).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let namespace = Namespace::new().unwrap();
+        let watch = Watch::start_binary(&program, &namespace, &["lo"], &[]).unwrap();
+        watch.wait_for_lines(1, Duration::from_secs(5)).unwrap();
+        assert_eq!(watch.lines().unwrap()[0]["mode"], 4);
+        let watched = watch.stop().unwrap();
+        assert_eq!(
+            (watched.lines.len(), &watched.totals["requests"]),
+            (1, &Value::from(7))
+        );
+    }
 
     #[test]
     fn only_complete_lines_are_read() {

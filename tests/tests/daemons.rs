@@ -1,13 +1,18 @@
 //! Real NTP daemons talk, and every packet of theirs is seen and understood: the counts equal the
 //! daemons' own, offset and delay of each exchange agree with chrony's log.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a step that fails fails its test, also in a helper"
+)]
+
 use std::{fs, path::PathBuf};
 
 use ntpmon_tests::{
     cases::{Case, Played, Stage},
     chrony, frames,
     frames::{Ethernet, Ntp, RawSocket, Tag},
-    namespace::Pair,
+    namespace::{Pair, folder},
     seen::{Seen, median},
     tcpdump::{self, Capture, Tcpdump},
     workspace,
@@ -31,7 +36,7 @@ struct Observed {
 
 fn observe(case: Case, polls: u64) -> Observed {
     let stage = Stage::new(case).unwrap();
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder().unwrap();
     let start = |host, name| {
         Tcpdump::start(
             host,
@@ -321,7 +326,7 @@ fn packets_in_tagged_frames_are_seen() {
 #[test]
 fn crafted_frames_arrive_as_they_were_made() {
     let pair = Pair::without_addresses().unwrap();
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder().unwrap();
     let tcpdump =
         Tcpdump::start(&pair.server, Pair::DEVICE, "", &folder.path().join("all")).unwrap();
     let socket = RawSocket::open(&pair.client, Pair::DEVICE).unwrap();

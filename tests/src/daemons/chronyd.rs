@@ -6,10 +6,9 @@ use std::{fs, path::PathBuf, process::Command, time::Duration};
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use super::folder;
 use crate::{
     chrony::{self, Client, Measurement, ServerStatistics},
-    namespace::Namespace,
+    namespace::{self, Namespace},
     packages::Packages,
     process::{Process, run, wait_for},
 };
@@ -26,7 +25,7 @@ impl Chronyd {
     /// Starts one with lines of `chrony.conf`; where it keeps its files is already said.
     pub fn start(namespace: &Namespace, lines: &[&str]) -> Result<Self> {
         let packages = Packages::get()?;
-        let folder = folder()?;
+        let folder = namespace::folder()?;
         let path = folder.path().display();
         let configuration = folder.path().join("chrony.conf");
         let text = format!(
@@ -138,7 +137,7 @@ pub struct Certificate {
 impl Certificate {
     /// One for a server with this address.
     pub fn new(address: &str) -> Result<Self> {
-        let folder = folder()?;
+        let folder = namespace::folder()?;
         let path = |name: &str| folder.path().join(name);
         run(Command::new("openssl")
             .args(["req", "-x509", "-newkey", "ed25519", "-nodes", "-days", "2"])

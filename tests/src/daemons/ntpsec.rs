@@ -6,9 +6,8 @@ use std::{fs, process::Command, time::Duration};
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use super::folder;
 use crate::{
-    namespace::Namespace,
+    namespace::{self, Namespace},
     packages::Packages,
     process::{Process, run},
 };
@@ -25,7 +24,7 @@ impl Ntpsec {
     /// Starts one with lines of `ntp.conf`; returns when it listens on the host's addresses.
     pub fn start(namespace: &Namespace, lines: &[&str]) -> Result<Self> {
         let packages = Packages::get()?;
-        let folder = folder()?;
+        let folder = namespace::folder()?;
         let configuration = folder.path().join("ntp.conf");
         let text = format!(
             "disable ntp\n\

@@ -7,8 +7,11 @@ use std::{fs, time::Duration};
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use super::folder;
-use crate::{namespace::Namespace, packages::Packages, process::Process};
+use crate::{
+    namespace::{self, Namespace},
+    packages::Packages,
+    process::Process,
+};
 
 /// Makes what it expects, visible to it alone, and becomes it. Its arguments: a user database, a
 /// group database, the program, its configuration, the file for its process id.
@@ -32,7 +35,7 @@ impl Openntpd {
     /// seconds, and answers as unsynchronised until it trusts a server of its own.
     pub fn start(namespace: &Namespace, lines: &[&str]) -> Result<Self> {
         let packages = Packages::get()?;
-        let folder = folder()?;
+        let folder = namespace::folder()?;
         let write = |name: &str, text: String| {
             let path = folder.path().join(name);
             fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
