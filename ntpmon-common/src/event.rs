@@ -1,11 +1,7 @@
 //! The one record that crosses from the kernel to user space. Enumerations travel as bare bytes
 //! and are decoded here: nothing that the kernel wrote is ever transmuted into an enum.
 
-/// The first 48 bytes of an NTP payload, as they were on the wire. A control or private message
-/// may be shorter; what it lacks is zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C, align(8))]
-pub struct NtpHeader(pub [u8; 48]);
+use crate::NtpHeader;
 
 /// One NTP packet as a program at a NIC (or a capture file) saw it.
 ///

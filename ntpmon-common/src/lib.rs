@@ -9,9 +9,11 @@
 
 mod counters;
 mod event;
+mod ntp;
 pub mod parse;
 pub mod settings;
 
 pub use counters::{COUNTERS, Counter, Counters};
-pub use event::{Authentication, Direction, Event, NtpHeader, flags};
+pub use event::{Authentication, Direction, Event, flags};
+pub use ntp::{Mode, NtpHeader, Span, Timestamp};
 pub use parse::{Packet, Skip};

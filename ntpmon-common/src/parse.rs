@@ -10,15 +10,35 @@ use crate::{
 /// A packet that can be read at an offset. `None` means that the bytes are not there.
 ///
 /// `T` must be valid for every bit pattern and is read in the byte order of the wire.
-pub trait Packet {
-    /// Reads a `T` that begins `offset` bytes into the packet, whatever its alignment.
+pub trait Packet: Sized {
+    /// Reads a `T` that begins `offset` bytes into the packet, whatever its alignment. Nothing
+    /// begins beyond [`MAX_OFFSET`].
     fn read<T: Copy>(&self, offset: usize) -> Option<T>;
+
+    /// As [`Packet::read`], but writes to where the value belongs, which is ill defined if nothing
+    /// was read: copies of anything large are dear in the kernel.
+    #[inline(always)]
+    fn read_into<T: Copy>(&self, offset: usize, target: &mut T) -> Option<()> {
+        *target = self.read(offset)?;
+        Some(())
+    }
+
+    /// Takes one of the steps that few packets need; the answer is an [`Outcome`]'s word. In the
+    /// kernel this is a call of a function that the verifier looks at once: inlined, it would
+    /// follow every way through it for every way that leads to it.
+    #[inline(always)]
+    fn take(&self, step: Step, offset: usize, argument: u32) -> u64 {
+        step.run(self, offset, argument)
+    }
 }
 
 impl Packet for &[u8] {
     #[inline(always)]
     fn read<T: Copy>(&self, offset: usize) -> Option<T> {
-        let bytes = self.get(offset..offset.checked_add(size_of::<T>())?)?;
+        if offset > MAX_OFFSET {
+            return None;
+        }
+        let bytes = self.get(offset..offset + size_of::<T>())?;
         // SAFETY: `bytes` is as long as T; the parser reads only integers and arrays of them.
         Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
     }
@@ -62,9 +82,9 @@ const VXLAN_PORT: u16 = 4789;
 
 const HEADER_LENGTH: u16 = size_of::<NtpHeader>() as u16;
 
-/// Parses a whole frame into `event`, which must be [`Event::EMPTY`]; time, interface and
-/// direction are left to the caller. `outer_tag` is the VLAN id that the kernel holds beside the
-/// frame, 0 if none.
+/// Parses a whole frame into `event`; time, interface and direction are left to the caller, and
+/// what stands in the event when there is an error means nothing. `outer_tag` is the VLAN id that
+/// the kernel holds beside the frame, 0 if none.
 ///
 /// # Errors
 /// The reason why the packet is not an NTP packet that can be reported.
@@ -76,11 +96,26 @@ pub fn parse<P: Packet>(
     settings: Settings<'_>,
     event: &mut Event,
 ) -> Result<(), Skip> {
+    find(packet, link, || outer_tag, settings)?.write(packet, event)
+}
+
+/// The first half of [`parse`]: everything that can fail. The tag is asked for only when it is
+/// needed, because the kernel has to look for it.
+///
+/// # Errors
+/// The reason why the packet is not an NTP packet that can be reported.
+#[inline(always)]
+pub fn find<P: Packet>(
+    packet: &P,
+    link: Link,
+    outer_tag: impl Fn() -> u16,
+    settings: Settings<'_>,
+) -> Result<Found, Skip> {
     let (ethertype, offset) = match link {
         Link::Ethernet => (read_u16(packet, 12)?, 14),
         Link::Ip => (ip_ethertype(packet, 0)?, 0),
     };
-    parse_network(packet, ethertype, offset, outer_tag, settings, event)
+    find_network(packet, ethertype, offset, outer_tag, settings)
 }
 
 /// As [`parse`], from the network layer on: for link layers that only capture files have.
@@ -90,48 +125,174 @@ pub fn parse<P: Packet>(
 #[inline(always)]
 pub fn parse_network<P: Packet>(
     packet: &P,
-    mut ethertype: u16,
-    mut offset: usize,
+    ethertype: u16,
+    offset: usize,
     outer_tag: u16,
     settings: Settings<'_>,
     event: &mut Event,
 ) -> Result<(), Skip> {
-    event.vlan[0] = outer_tag;
+    find_network(packet, ethertype, offset, || outer_tag, settings)?.write(packet, event)
+}
+
+#[inline(always)]
+fn find_network<P: Packet>(
+    packet: &P,
+    mut ethertype: u16,
+    mut offset: usize,
+    outer_tag: impl Fn() -> u16,
+    settings: Settings<'_>,
+) -> Result<Found, Skip> {
+    let mut layers = Layers {
+        vlan: [0; 2],
+        flags: 0,
+        ttl: 0,
+        network: 0,
+    };
     let mut tunnels = 0;
     loop {
-        (ethertype, offset) = skip_tags(packet, ethertype, offset, tunnels > 0, event)?;
+        if is_tag(ethertype) {
+            let outer = if tunnels == 0 { outer_tag() } else { 0 };
+            let argument = u32::from(outer) << 16 | u32::from(ethertype);
+            let tags = Outcome::of(packet.take(Step::Tags, offset, argument))?;
+            ethertype = tags.detail;
+            offset += 4 * (tags.value >> 24) as usize;
+            // The ids of the outermost frame are the ones that an operator can act on.
+            if tunnels == 0 {
+                layers.vlan = [
+                    tags.value as u16 & 0x0fff,
+                    (tags.value >> 12) as u16 & 0x0fff,
+                ];
+            }
+        }
+        layers.network = offset;
         let transport = match ethertype {
-            ETHERTYPE_IPV4 => ipv4(packet, offset, event)?,
-            ETHERTYPE_IPV6 => ipv6(packet, offset, event)?,
+            ETHERTYPE_IPV4 => ipv4(packet, &mut layers)?,
+            ETHERTYPE_IPV6 => ipv6(packet, &mut layers)?,
             _ => return Err(Skip::NotIp),
         };
-        let inner = if transport.protocol == IPPROTO_UDP {
+        if transport.protocol == IPPROTO_UDP {
             let udp = read_udp(packet, transport.offset)?;
             if settings.ports.contains(udp.source_port)
                 || settings.ports.contains(udp.destination_port)
             {
-                return ntp(packet, &udp, transport.offset + 8, event);
+                if layers.vlan[0] == 0 {
+                    layers.vlan[0] = outer_tag();
+                }
+                return ntp(packet, layers, udp, transport.offset + 8);
             }
             if !(settings.decapsulate && udp.destination_port == VXLAN_PORT) {
                 return Err(Skip::OtherPort);
             }
-            vxlan(packet, transport.offset + 8)?
-        } else if settings.decapsulate {
-            match transport.protocol {
-                IPPROTO_IPV4 => (ETHERTYPE_IPV4, transport.offset),
-                IPPROTO_IPV6 => (ETHERTYPE_IPV6, transport.offset),
-                IPPROTO_GRE => gre(packet, transport.offset)?,
-                _ => return Err(Skip::NotUdp),
-            }
-        } else {
+        } else if !settings.decapsulate {
             return Err(Skip::NotUdp);
-        };
+        }
         tunnels += 1;
+        let step = packet.take(Step::Tunnel, transport.offset, transport.protocol.into());
+        let inner = Outcome::of(step)?;
         if tunnels > MAX_TUNNELS {
             return Err(Skip::TunnelDepth);
         }
-        (ethertype, offset) = inner;
-        event.flags = flags::TUNNELLED;
+        (ethertype, offset) = (inner.detail, inner.value as usize);
+        layers.flags = flags::TUNNELLED;
+    }
+}
+
+/// What the headers below UDP say.
+#[derive(Clone, Copy)]
+struct Layers {
+    vlan: [u16; 2],
+    flags: u8,
+    ttl: u8,
+    /// Where the IP header begins that carries the UDP header.
+    network: usize,
+}
+
+/// A packet that is NTP and will become an event.
+#[derive(Clone, Copy)]
+pub struct Found {
+    layers: Layers,
+    udp: Udp,
+    /// Where the NTP header begins.
+    payload: usize,
+    /// The first byte of the NTP header.
+    first: u8,
+    trailer: Outcome,
+}
+
+/// A part of the parser that few packets need, see [`Packet::take`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Step {
+    /// Walks the IPv6 extension headers from `offset`; the argument is the first one's number.
+    ExtensionHeaders = 0,
+    /// Looks into the tunnel at `offset`; the argument is the IP protocol.
+    Tunnel = 1,
+    /// Looks at what follows the NTP header at `offset`; the argument is the length of the UDP
+    /// payload and, above it, the NTP version.
+    Trailer = 2,
+    /// Looks through the VLAN tags at `offset`; the argument is the ethertype that says that there
+    /// is one and, above it, the id of the tag beside the frame.
+    Tags = 3,
+}
+
+impl Step {
+    /// Takes the step; the answer is an [`Outcome`]'s word.
+    #[inline(always)]
+    pub fn run<P: Packet>(self, packet: &P, offset: usize, argument: u32) -> u64 {
+        // Nothing can be read there, and the verifier has to know that nothing is.
+        if offset > MAX_OFFSET {
+            return Skip::Truncated as u64;
+        }
+        let outcome = match self {
+            Self::ExtensionHeaders => extension_headers(packet, offset, argument as u8),
+            Self::Tunnel => tunnel(packet, offset, argument as u8),
+            Self::Tags => tags(packet, offset, argument as u16, (argument >> 16) as u16),
+            Self::Trailer => Ok(trailer(
+                packet,
+                offset,
+                argument as u16,
+                (argument >> 16) as u8,
+            )),
+        };
+        match outcome {
+            Ok(outcome) => u64::from(outcome.value) << 32 | u64::from(outcome.detail) << 8,
+            Err(skip) => skip as u64,
+        }
+    }
+}
+
+/// What a [`Step`] found, small enough to come back in one register: from bit 0 the reason to skip
+/// the packet (0 for none), from bit 8 the detail, from bit 32 the value.
+#[derive(Clone, Copy)]
+struct Outcome {
+    /// Where to go on; or the key id; or the outer VLAN id, the inner one and the number of tags
+    /// that lie in the frame, from bits 0, 12 and 24.
+    value: u32,
+    /// The ethertype; or the protocol and, above it, flags; or the authentication and, above it,
+    /// the number of extension fields.
+    detail: u16,
+}
+
+impl Outcome {
+    #[inline(always)]
+    const fn of(word: u64) -> Result<Self, Skip> {
+        const NOT_UDP: u8 = Skip::NotUdp as u8;
+        const OTHER_PORT: u8 = Skip::OtherPort as u8;
+        const FRAGMENT: u8 = Skip::Fragment as u8;
+        const VLAN_DEPTH: u8 = Skip::VlanDepth as u8;
+        const EXTENSION_HEADER_DEPTH: u8 = Skip::ExtensionHeaderDepth as u8;
+        match word as u8 {
+            0 => Ok(Self {
+                value: (word >> 32) as u32,
+                detail: (word >> 8) as u16,
+            }),
+            NOT_UDP => Err(Skip::NotUdp),
+            OTHER_PORT => Err(Skip::OtherPort),
+            FRAGMENT => Err(Skip::Fragment),
+            VLAN_DEPTH => Err(Skip::VlanDepth),
+            EXTENSION_HEADER_DEPTH => Err(Skip::ExtensionHeaderDepth),
+            _ => Err(Skip::Truncated),
+        }
     }
 }
 
@@ -161,38 +322,30 @@ const fn is_tag(ethertype: u16) -> bool {
 }
 
 #[inline(always)]
-fn skip_tags<P: Packet>(
+fn tags<P: Packet>(
     packet: &P,
-    mut ethertype: u16,
     mut offset: usize,
-    tunnelled: bool,
-    event: &mut Event,
-) -> Result<(u16, usize), Skip> {
-    let mut seen = usize::from(!tunnelled && event.vlan[0] != 0);
-    for _ in 0..MAX_TAGS {
-        if !is_tag(ethertype) {
-            break;
-        }
-        if seen == MAX_TAGS {
+    mut ethertype: u16,
+    outer: u16,
+) -> Result<Outcome, Skip> {
+    let mut ids = u32::from(outer & 0x0fff);
+    let mut seen = u32::from(ids != 0);
+    let mut tags = 0;
+    while is_tag(ethertype) {
+        if seen == MAX_TAGS as u32 {
             return Err(Skip::VlanDepth);
         }
         let id = read_u16(packet, offset)? & 0x0fff;
         ethertype = read_u16(packet, offset + 2)?;
         offset += 4;
-        // The ids of the outer frame are the ones that an operator can act on.
-        if !tunnelled {
-            if seen == 0 {
-                event.vlan[0] = id;
-            } else {
-                event.vlan[1] = id;
-            }
-        }
+        ids |= u32::from(id) << (12 * seen);
         seen += 1;
+        tags += 1;
     }
-    if is_tag(ethertype) {
-        return Err(Skip::VlanDepth);
-    }
-    Ok((ethertype, offset))
+    Ok(Outcome {
+        value: tags << 24 | ids,
+        detail: ethertype,
+    })
 }
 
 struct Transport {
@@ -201,33 +354,26 @@ struct Transport {
 }
 
 #[inline(always)]
-const fn mapped(ipv4: u32) -> [u8; 16] {
-    let [a, b, c, d] = ipv4.to_ne_bytes();
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
-}
-
-#[inline(always)]
-fn ipv4<P: Packet>(packet: &P, offset: usize, event: &mut Event) -> Result<Transport, Skip> {
+fn ipv4<P: Packet>(packet: &P, layers: &mut Layers) -> Result<Transport, Skip> {
+    let offset = layers.network;
     let version_and_length: u8 = read(packet, offset)?;
     let header_length = usize::from(version_and_length & 0x0f) * 4;
     if version_and_length >> 4 != 4 || header_length < 20 {
         return Err(Skip::Malformed);
     }
-    let [ttl, protocol]: [u8; 2] = read(packet, offset + 8)?;
-    // Decided before anything else is read: most packets leave here.
-    if !matches!(protocol, IPPROTO_UDP | IPPROTO_GRE | IPPROTO_IPV4 | IPPROTO_IPV6) {
+    // Fragment offset, TTL and protocol in one: most packets leave here.
+    let word = u32::from_be(read(packet, offset + 6)?);
+    let (fragment, ttl, protocol) = (word >> 16, (word >> 8) as u8, word as u8);
+    if !leads_on(protocol) {
         return Err(Skip::NotUdp);
     }
-    let fragment = read_u16(packet, offset + 6)?;
     if fragment & 0x1fff != 0 {
         return Err(Skip::Fragment);
     }
     if fragment & 0x2000 != 0 {
-        event.flags |= flags::FIRST_FRAGMENT;
+        layers.flags |= flags::FIRST_FRAGMENT;
     }
-    event.ttl = ttl;
-    event.source = mapped(read(packet, offset + 12)?);
-    event.destination = mapped(read(packet, offset + 16)?);
+    layers.ttl = ttl;
     Ok(Transport {
         protocol,
         offset: offset + header_length,
@@ -235,12 +381,47 @@ fn ipv4<P: Packet>(packet: &P, offset: usize, event: &mut Event) -> Result<Trans
 }
 
 #[inline(always)]
-fn ipv6<P: Packet>(packet: &P, offset: usize, event: &mut Event) -> Result<Transport, Skip> {
+fn ipv6<P: Packet>(packet: &P, layers: &mut Layers) -> Result<Transport, Skip> {
+    let offset = layers.network;
     if read::<P, u8>(packet, offset)? >> 4 != 6 {
         return Err(Skip::Malformed);
     }
     let [mut protocol, hop_limit]: [u8; 2] = read(packet, offset + 6)?;
     let mut position = offset + 40;
+    if is_extension_header(protocol) {
+        let step = packet.take(Step::ExtensionHeaders, position, protocol.into());
+        let last = Outcome::of(step)?;
+        position = last.value as usize;
+        protocol = last.detail as u8;
+        layers.flags |= (last.detail >> 8) as u8;
+    }
+    if !leads_on(protocol) {
+        return Err(Skip::NotUdp);
+    }
+    layers.flags |= flags::IPV6;
+    layers.ttl = hop_limit;
+    Ok(Transport {
+        protocol,
+        offset: position,
+    })
+}
+
+/// UDP, or what may hold it.
+#[inline(always)]
+const fn leads_on(protocol: u8) -> bool {
+    matches!(
+        protocol,
+        IPPROTO_UDP | IPPROTO_GRE | IPPROTO_IPV4 | IPPROTO_IPV6
+    )
+}
+
+#[inline(always)]
+fn extension_headers<P: Packet>(
+    packet: &P,
+    mut position: usize,
+    mut protocol: u8,
+) -> Result<Outcome, Skip> {
+    let mut fragmented = 0;
     for _ in 0..MAX_EXTENSION_HEADERS {
         if !is_extension_header(protocol) {
             break;
@@ -253,7 +434,7 @@ fn ipv6<P: Packet>(packet: &P, offset: usize, event: &mut Event) -> Result<Trans
                     return Err(Skip::Fragment);
                 }
                 if fragment & 1 != 0 {
-                    event.flags |= flags::FIRST_FRAGMENT;
+                    fragmented = flags::FIRST_FRAGMENT;
                 }
                 8
             }
@@ -267,16 +448,9 @@ fn ipv6<P: Packet>(packet: &P, offset: usize, event: &mut Event) -> Result<Trans
     if is_extension_header(protocol) {
         return Err(Skip::ExtensionHeaderDepth);
     }
-    if !matches!(protocol, IPPROTO_UDP | IPPROTO_GRE | IPPROTO_IPV4 | IPPROTO_IPV6) {
-        return Err(Skip::NotUdp);
-    }
-    event.flags |= flags::IPV6;
-    event.ttl = hop_limit;
-    event.source = address(read(packet, offset + 8)?);
-    event.destination = address(read(packet, offset + 24)?);
-    Ok(Transport {
-        protocol,
-        offset: position,
+    Ok(Outcome {
+        value: position as u32,
+        detail: u16::from(fragmented) << 8 | u16::from(protocol),
     })
 }
 
@@ -286,14 +460,7 @@ const fn is_extension_header(protocol: u8) -> bool {
     matches!(protocol, 0 | 43 | 44 | 51 | 60 | 135 | 139 | 140)
 }
 
-#[inline(always)]
-const fn address([high, low]: [u64; 2]) -> [u8; 16] {
-    // Whole words: the compiler for the kernel would copy sixteen single bytes.
-    let [a, b, c, d, e, f, g, h] = high.to_ne_bytes();
-    let [i, j, k, l, m, n, o, p] = low.to_ne_bytes();
-    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
-}
-
+#[derive(Clone, Copy)]
 struct Udp {
     source_port: u16,
     destination_port: u16,
@@ -302,11 +469,26 @@ struct Udp {
 
 #[inline(always)]
 fn read_udp<P: Packet>(packet: &P, offset: usize) -> Result<Udp, Skip> {
-    let [source_port, destination_port, length]: [u16; 3] = read(packet, offset)?;
+    let header = u64::from_be(read(packet, offset)?);
     Ok(Udp {
-        source_port: u16::from_be(source_port),
-        destination_port: u16::from_be(destination_port),
-        length: u16::from_be(length),
+        source_port: (header >> 48) as u16,
+        destination_port: (header >> 32) as u16,
+        length: (header >> 16) as u16,
+    })
+}
+
+/// The inner packet's ethertype and offset.
+#[inline(always)]
+fn tunnel<P: Packet>(packet: &P, offset: usize, protocol: u8) -> Result<Outcome, Skip> {
+    let (ethertype, inner) = match protocol {
+        IPPROTO_UDP => vxlan(packet, offset + 8)?,
+        IPPROTO_IPV4 => (ETHERTYPE_IPV4, offset),
+        IPPROTO_IPV6 => (ETHERTYPE_IPV6, offset),
+        _ => gre(packet, offset)?,
+    };
+    Ok(Outcome {
+        value: inner as u32,
+        detail: ethertype,
     })
 }
 
@@ -339,7 +521,7 @@ fn gre<P: Packet>(packet: &P, offset: usize) -> Result<(u16, usize), Skip> {
 }
 
 #[inline(always)]
-fn ntp<P: Packet>(packet: &P, udp: &Udp, offset: usize, event: &mut Event) -> Result<(), Skip> {
+fn ntp<P: Packet>(packet: &P, layers: Layers, udp: Udp, payload: usize) -> Result<Found, Skip> {
     if udp.length < 8 {
         return Err(Skip::Malformed);
     }
@@ -347,44 +529,134 @@ fn ntp<P: Packet>(packet: &P, udp: &Udp, offset: usize, event: &mut Event) -> Re
     if length < 8 {
         return Err(Skip::ShortPayload);
     }
-    let first: u8 = read(packet, offset)?;
+    let first: u8 = read(packet, payload)?;
     let version = first >> 3 & 7;
     let mode = first & 7;
     if !matches!(version, 1..=5) {
         return Err(Skip::BadVersion);
     }
-    if length >= HEADER_LENGTH {
-        event.ntp = read(packet, offset)?;
-    } else {
+    let needed = match mode {
+        _ if length >= HEADER_LENGTH => HEADER_LENGTH,
         // Control messages have a header of 12 bytes, private ones of 8. Amplifiers are probed
         // with nothing more than that.
-        let start: [u8; 8] = read(packet, offset)?;
-        event.ntp.0[..8].copy_from_slice(&start);
-        match mode {
-            6 if length >= 12 => {
-                let rest: [u8; 4] = read(packet, offset + 8)?;
-                event.ntp.0[8..12].copy_from_slice(&rest);
-            }
-            7 => {}
-            _ => return Err(Skip::ShortPayload),
+        6 if length >= 12 => 12,
+        7 => 8,
+        _ => return Err(Skip::ShortPayload),
+    };
+    read::<P, u8>(packet, payload + usize::from(needed) - 1)?;
+    let trailer = if length > HEADER_LENGTH && mode < 6 {
+        let argument = u32::from(version) << 16 | u32::from(length);
+        Outcome::of(packet.take(Step::Trailer, payload, argument))?
+    } else {
+        Outcome {
+            value: 0,
+            detail: 0,
         }
+    };
+    Ok(Found {
+        layers,
+        udp,
+        payload,
+        first,
+        trailer,
+    })
+}
+
+impl Found {
+    /// The NTP mode, 0 to 7.
+    #[inline(always)]
+    #[must_use]
+    pub const fn mode(&self) -> u8 {
+        self.first & 7
     }
-    event.source_port = udp.source_port;
-    event.destination_port = udp.destination_port;
-    event.payload_length = length;
-    if length > HEADER_LENGTH && mode < 6 {
-        trailer(packet, offset, length, version, event);
+
+    /// Length of the UDP payload.
+    #[inline(always)]
+    #[must_use]
+    pub const fn payload_length(&self) -> u16 {
+        self.udp.length - 8
     }
-    Ok(())
+
+    /// The same number for both directions of a flow, different for most flows.
+    #[inline(always)]
+    pub fn flow_hash<P: Packet>(&self, packet: &P) -> u8 {
+        // Of the addresses the last four bytes: all of IPv4, the part that varies of IPv6.
+        let (source, destination) = if self.layers.flags & flags::IPV6 == 0 {
+            (self.layers.network + 12, self.layers.network + 16)
+        } else {
+            (self.layers.network + 20, self.layers.network + 36)
+        };
+        let source: u32 = packet.read(source).unwrap_or(0);
+        let destination: u32 = packet.read(destination).unwrap_or(0);
+        let ports = u32::from(self.udp.source_port ^ self.udp.destination_port);
+        let hash = (source ^ destination ^ ports).wrapping_mul(0x9e37_79b1);
+        (hash >> 24) as u8
+    }
+
+    /// The second half of [`parse`]: fills in `event`, but for time, interface and direction.
+    ///
+    /// # Errors
+    /// None, if it is the packet that this was found in.
+    #[inline(always)]
+    pub fn write<P: Packet>(&self, packet: &P, event: &mut Event) -> Result<(), Skip> {
+        let layers = &self.layers;
+        if layers.flags & flags::IPV6 == 0 {
+            let [source, destination] = read(packet, layers.network + 12)?;
+            event.source = mapped(source);
+            event.destination = mapped(destination);
+        } else {
+            let [source, destination] = read(packet, layers.network + 8)?;
+            event.source = address(source);
+            event.destination = address(destination);
+        }
+        event.source_port = self.udp.source_port;
+        event.destination_port = self.udp.destination_port;
+        event.payload_length = self.payload_length();
+        event.vlan = layers.vlan;
+        event.flags = layers.flags;
+        event.ttl = layers.ttl;
+        [event.authentication, event.extensions] = self.trailer.detail.to_le_bytes();
+        event.kind = 0;
+        event.key_id = self.trailer.value;
+        if self.payload_length() >= HEADER_LENGTH {
+            return packet
+                .read_into(self.payload, &mut event.ntp)
+                .ok_or(Skip::Truncated);
+        }
+        let start: u64 = read(packet, self.payload)?;
+        let rest: u32 = match self.mode() {
+            6 => read(packet, self.payload + 8)?,
+            _ => 0,
+        };
+        event.ntp = NtpHeader([0; 48]);
+        event.ntp.0[..8].copy_from_slice(&start.to_ne_bytes());
+        event.ntp.0[8..12].copy_from_slice(&rest.to_ne_bytes());
+        Ok(())
+    }
+}
+
+#[inline(always)]
+const fn mapped(ipv4: u32) -> [u8; 16] {
+    let [a, b, c, d] = ipv4.to_ne_bytes();
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
+#[inline(always)]
+const fn address([high, low]: [u64; 2]) -> [u8; 16] {
+    // Whole words: the compiler for the kernel would copy sixteen single bytes.
+    let [a, b, c, d, e, f, g, h] = high.to_ne_bytes();
+    let [i, j, k, l, m, n, o, p] = low.to_ne_bytes();
+    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
 }
 
 /// Says what follows the header. Up to version 3 it is a MAC; from version 4 on extension fields,
 /// then perhaps a MAC.
 #[inline(always)]
-fn trailer<P: Packet>(packet: &P, payload: usize, length: u16, version: u8, event: &mut Event) {
+fn trailer<P: Packet>(packet: &P, payload: usize, length: u16, version: u8) -> Outcome {
     let mut position = payload + usize::from(HEADER_LENGTH);
-    let mut rest = usize::from(length - HEADER_LENGTH);
+    let mut rest = usize::from(length.saturating_sub(HEADER_LENGTH));
     let mut secured = false;
+    let mut extensions: u8 = 0;
     if version >= 4 {
         for _ in 0..MAX_EXTENSION_FIELDS {
             // What is no longer than a MAC is one, or is nothing: version 5 has no MAC.
@@ -402,35 +674,38 @@ fn trailer<P: Packet>(packet: &P, payload: usize, length: u16, version: u8, even
             if matches!(u16::from_be(kind), 0x0104 | 0x0204 | 0x0304 | 0x0404) {
                 secured = true;
             }
-            event.extensions += 1;
+            extensions += 1;
             position += size;
             rest -= size;
         }
     }
-    let authentication = if rest == 0 {
+    let (authentication, key_id) = if rest == 0 {
         if secured {
-            Authentication::Nts
+            (Authentication::Nts, 0)
         } else {
-            Authentication::None
+            (Authentication::None, 0)
         }
     } else if version <= 4 {
-        mac(packet, position, rest, version, event)
+        mac(packet, position, rest, version)
     } else {
-        Authentication::Unknown
+        (Authentication::Unknown, 0)
     };
-    event.authentication = authentication as u8;
+    Outcome {
+        value: key_id,
+        detail: u16::from(extensions) << 8 | u16::from(authentication as u8),
+    }
 }
 
+/// What kind of MAC stands there, and its key id.
 #[inline(always)]
 fn mac<P: Packet>(
     packet: &P,
     position: usize,
     length: usize,
     version: u8,
-    event: &mut Event,
-) -> Authentication {
+) -> (Authentication, u32) {
     let Some(key_id) = packet.read::<u32>(position) else {
-        return Authentication::Unknown;
+        return (Authentication::Unknown, 0);
     };
     let authentication = match length {
         4 if key_id == 0 => Authentication::CryptoNak,
@@ -448,8 +723,8 @@ fn mac<P: Packet>(
         25..=68 if version <= 3 => Authentication::Mac,
         _ => Authentication::Unknown,
     };
-    if !matches!(authentication, Authentication::Unknown) {
-        event.key_id = u32::from_be(key_id);
+    if matches!(authentication, Authentication::Unknown) {
+        return (authentication, 0);
     }
-    authentication
+    (authentication, u32::from_be(key_id))
 }

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use ntpmon_common::{
     Counter, Counters, Direction, Event, Packet,
-    parse::{self, Settings},
+    parse::{self, Found, Settings},
     settings::{Link, PortSet},
 };
 
@@ -43,8 +43,8 @@ static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 pub fn observe<C: EbpfContext, P: Packet>(
     context: &C,
     packet: &P,
-    outer_tag: u16,
-    interface: u32,
+    outer_tag: impl Fn() -> u16,
+    interface: impl Fn() -> u32,
     direction: Direction,
 ) {
     let settings = Settings {
@@ -56,27 +56,31 @@ pub fn observe<C: EbpfContext, P: Packet>(
     } else {
         Link::Ethernet
     };
-    let mut event = Event::EMPTY;
-    let counter = match parse::parse(packet, link, outer_tag, settings, &mut event) {
-        Ok(()) => {
-            event.interface = interface;
-            event.direction = direction as u8;
+    let counter = match parse::find(packet, link, outer_tag, settings) {
+        Ok(found) => {
             // SAFETY: a helper without arguments.
-            event.time = unsafe { bpf_ktime_get_ns() };
+            let time = unsafe { bpf_ktime_get_ns() };
             debug!(
                 context,
-                "ntp {} bytes, mode {}", event.payload_length, event.ntp.0[0] & 7
+                "ntp {} bytes, mode {}",
+                found.payload_length(),
+                found.mode()
             );
-            emit(&event)
+            emit(&found, packet, |event| {
+                event.time = time;
+                event.interface = interface();
+                event.direction = direction as u8;
+            })
         }
         Err(reason) => reason,
     };
     count(counter);
 }
 
+/// Writes the event where it will be read: a copy of it on the stack would cost as much as the parse.
 #[inline(always)]
-fn emit(event: &Event) -> Counter {
-    let ring = match ring_of(event) & RING_MASK.load() {
+fn emit<P: Packet>(found: &Found, packet: &P, complete: impl FnOnce(&mut Event)) -> Counter {
+    let ring = match ring_of(found, packet) & RING_MASK.load() {
         0 => &RING_0,
         1 => &RING_1,
         2 => &RING_2,
@@ -85,24 +89,25 @@ fn emit(event: &Event) -> Counter {
     let Some(mut record) = ring.reserve::<Event>(0) else {
         return Counter::RingFull;
     };
-    record.write(*event);
+    // SAFETY: integers only, of which `write` and `complete` read none and write all.
+    let event = unsafe { record.assume_init_mut() };
+    if let Err(reason) = found.write(packet, event) {
+        // Cannot be: the packet is the one that it was found in. The verifier does not know.
+        record.discard(0);
+        return reason;
+    }
+    complete(event);
     record.submit(0);
     Counter::Emitted
 }
 
 /// The same ring for both directions of a flow, so that a pair never crosses threads.
 #[inline(always)]
-fn ring_of(event: &Event) -> u8 {
+fn ring_of<P: Packet>(found: &Found, packet: &P) -> u8 {
     if RING_MASK.load() == 0 {
         return 0;
     }
-    let ports = event.source_port ^ event.destination_port;
-    let mut hash = ports as u8 ^ (ports >> 8) as u8;
-    // The last four bytes: all of an IPv4 address, the part that varies of an IPv6 one.
-    for index in 12..16 {
-        hash ^= event.source[index] ^ event.destination[index];
-    }
-    hash ^ hash >> 4 ^ hash >> 2
+    found.flow_hash(packet)
 }
 
 #[inline(always)]

@@ -4,6 +4,8 @@
 
 #![no_std]
 #![no_main]
+// For one line in packet.rs. The build has to allow unstable features in any case: it compiles core.
+#![feature(asm_experimental_arch)]
 
 mod emit;
 mod packet;
@@ -22,14 +24,26 @@ const XDP_PASS: u32 = aya_ebpf::bindings::xdp_action::XDP_PASS;
 #[classifier]
 pub fn tc_ingress(context: TcContext) -> i32 {
     let packet = Skb::new(&context);
-    emit::observe(&context, &packet, packet.vlan(), packet.interface(), Direction::Ingress);
+    emit::observe(
+        &context,
+        &packet,
+        || packet.vlan(),
+        || packet.interface(),
+        Direction::Ingress,
+    );
     TC_ACT_UNSPEC
 }
 
 #[classifier]
 pub fn tc_egress(context: TcContext) -> i32 {
     let packet = Skb::new(&context);
-    emit::observe(&context, &packet, packet.vlan(), packet.interface(), Direction::Egress);
+    emit::observe(
+        &context,
+        &packet,
+        || packet.vlan(),
+        || packet.interface(),
+        Direction::Egress,
+    );
     TC_ACT_UNSPEC
 }
 
@@ -37,7 +51,13 @@ pub fn tc_egress(context: TcContext) -> i32 {
 #[xdp(frags)]
 pub fn xdp_ingress(context: XdpContext) -> u32 {
     let packet = XdpFrame::new(&context);
-    emit::observe(&context, &packet, 0, packet.interface(), Direction::Ingress);
+    emit::observe(
+        &context,
+        &packet,
+        || 0,
+        || packet.interface(),
+        Direction::Ingress,
+    );
     XDP_PASS
 }
 

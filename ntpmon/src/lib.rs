@@ -6,4 +6,7 @@
 
 pub mod capture;
 pub mod cli;
+pub mod monitor;
+pub mod netlink;
 pub mod ntp;
+pub mod privileges;

@@ -1,3 +1,13 @@
 //! Arguments in, exit code out.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match ntpmon::cli::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ntpmon: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -12,6 +12,7 @@ pub mod link;
 pub mod namespace;
 pub mod packages;
 pub mod process;
+pub mod programs;
 pub mod seen;
 pub mod tcpdump;
 pub mod watch;

@@ -1,3 +1,88 @@
-//! What people type.
+//! What people type: `cargo xtask COMMAND`. Each command first makes exist what it needs, and
+//! says what it installs and why. Nothing here depends on the daemon: xtask runs before the tools
+//! that the daemon is built with are there.
 
-fn main() {}
+mod bench;
+mod build;
+mod fuzz;
+mod install;
+mod lint;
+mod packages;
+mod process;
+mod test;
+#[allow(dead_code, reason = "the build script uses the rest")]
+mod toolchain;
+
+use clap::{Parser, Subcommand};
+use std::{ffi::OsString, process::ExitCode};
+
+/// Builds, runs and tests ntpmon. Whatever a command needs and the machine lacks is installed
+/// first (Debian packages, through sudo where needed; bpf-linker by cargo), and named before.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build the daemon: leaves target/release/ntpmon, installing the eBPF tools if they are missing
+    Build,
+    /// Build the daemon and watch NTP live, through sudo where the privileges are lacking
+    Run {
+        /// Passed to `ntpmon watch`; without any, it watches the NIC of the default route
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Run all tests; those of the whole system as root, through sudo where needed
+    ///
+    /// NTPMON_CAPTURES may name a folder of public capture files to read as well.
+    Test {
+        /// Boot an older kernel in qemu too, and test attaching there
+        #[arg(long)]
+        vm: bool,
+        /// Only tests whose names contain one of these
+        filters: Vec<String>,
+    },
+    /// Measure ntpmon beside its peers
+    Bench {
+        /// What to measure; everything by default
+        #[arg(value_parser = ["kernel", "replay", "live"])]
+        part: Option<String>,
+        /// Print one JSON object instead of tables
+        #[arg(long)]
+        json: bool,
+    },
+    /// Fuzz, guided by coverage; what is found is left in fuzz/artifacts
+    Fuzz {
+        /// A file of fuzz/fuzz_targets, without its ending; each in turn by default
+        target: Option<String>,
+        /// Stop each target after so many seconds; by default, when something is found
+        #[arg(long, value_name = "N")]
+        seconds: Option<u64>,
+    },
+    /// Check layout, clippy and documentation; warnings fail
+    Lint,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Build => build::build().map(drop),
+        Command::Run { arguments } => build::run(&arguments),
+        Command::Test { vm, filters } => test::test(vm, &filters),
+        Command::Bench { part, json } => bench::bench(part.as_deref(), json),
+        Command::Fuzz { target, seconds } => fuzz::fuzz(target.as_deref(), seconds),
+        Command::Lint => lint::lint(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error),
+    }
+}
+
+/// One message, without a backtrace whatever RUST_BACKTRACE says.
+fn report(error: &anyhow::Error) -> ExitCode {
+    process::say(&format!("error: {error:#}"));
+    ExitCode::FAILURE
+}

@@ -1,1 +1,116 @@
-//! Under construction.
+//! The command line: one file a subcommand.
+
+mod cleanup;
+mod output;
+mod replay;
+mod summary;
+mod watch;
+
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use clap::{Parser, Subcommand};
+use ntpmon_common::settings::MAX_PORTS;
+use tracing_subscriber::EnvFilter;
+
+/// Watches every NTP packet on this host from inside the kernel, pairs it, times it.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Watch(watch::Watch),
+    Replay(replay::Replay),
+    Cleanup(cleanup::Cleanup),
+}
+
+/// Reads the arguments and does what they say. Wrong arguments end the process with exit code 2.
+///
+/// # Errors
+/// What went wrong, in words for the operator.
+pub fn run() -> Result<()> {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .with_env_filter(
+            EnvFilter::try_from_env("NTPMON_LOG").unwrap_or_else(|_| EnvFilter::new("warn,ntpmon=info")),
+        )
+        .init();
+    match arguments.command {
+        Command::Watch(watch) => watch.run(),
+        Command::Replay(replay) => replay.run(),
+        Command::Cleanup(cleanup) => cleanup.run(),
+    }
+}
+
+/// What every command that pairs has to be told.
+#[derive(Debug, clap::Args)]
+struct Pairing {
+    /// A UDP port that is NTP, on either side; up to 8
+    #[arg(long = "port", value_name = "N", default_value = "123", value_parser = clap::value_parser!(u16).range(1..))]
+    ports: Vec<u16>,
+    /// How long a request waits for its response
+    #[arg(long, value_name = "SECONDS", default_value = "2.0", value_parser = parse_timeout)]
+    timeout: Duration,
+}
+
+impl Pairing {
+    /// The ports, each once. Too many are a usage error.
+    fn ports(&self) -> Vec<u16> {
+        let mut ports = self.ports.clone();
+        ports.sort_unstable();
+        ports.dedup();
+        if ports.len() > MAX_PORTS {
+            usage_error(&format!(
+                "--port is given {} times, at most {MAX_PORTS} ports can be watched",
+                ports.len()
+            ));
+        }
+        ports
+    }
+
+    fn timeout_nanoseconds(&self) -> u64 {
+        u64::try_from(self.timeout.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+fn parse_timeout(text: &str) -> Result<Duration> {
+    let seconds: f64 = text.parse()?;
+    if !(0.001..=3600.0).contains(&seconds) {
+        return Err(anyhow!("{text} is not between 0.001 and 3600 seconds"));
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+/// For what clap cannot see: says it in clap's way and ends with exit code 2.
+fn usage_error(message: &str) -> ! {
+    use clap::{CommandFactory, error::ErrorKind};
+    Arguments::command()
+        .error(ErrorKind::ValueValidation, message)
+        .exit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_timeout_has_bounds() {
+        assert_eq!(parse_timeout("2").unwrap(), Duration::from_secs(2));
+        for wrong in ["0", "-1", "1e9", "NaN", "inf", "two"] {
+            assert!(parse_timeout(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,1 +1,40 @@
-//! Under construction.
+//! From packets to exchanges: pairing, timings, whose clock can be believed. All of it pure; only
+//! [`clock`] asks what time it is.
+
+mod client_clock;
+pub mod clock;
+pub mod exchange;
+mod flow;
+pub mod pair;
+mod table;
+
+use ntpmon_common::{Event, NtpHeader};
+
+pub use client_clock::ClientClock;
+
+/// An event and where it stands in the world's time.
+#[derive(Clone, Copy, Debug)]
+pub struct Stamped {
+    /// What was seen. Its own time orders packets and measures what passes between them.
+    pub event: Event,
+    /// When that was, in nanoseconds since 1970, by this host's clock.
+    pub unix: i64,
+    /// In which frame of a capture file, from 1; 0 when live.
+    pub frame: u64,
+}
+
+/// The text of a kiss-o'-death (RATE, DENY …): a stratum of 0 and a reference id of letters.
+#[must_use]
+pub fn kiss_code(header: &NtpHeader) -> Option<[u8; 4]> {
+    let code = header.reference_id();
+    let [first, rest @ ..] = code;
+    (header.stratum() == 0
+        && first.is_ascii_uppercase()
+        && rest
+            .iter()
+            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == 0))
+    .then_some(code)
+}
+
+
+

@@ -1,0 +1,632 @@
+//! Brings the programs onto an interface: the only place with fallbacks. TCX links where the
+//! kernel has them (6.6), clsact filters where not; XDP in the driver, then generic, then TC
+//! instead. What resulted is reported, and what a killed predecessor left is removed.
+//!
+//! Links vanish with their process. Filters on clsact and pins do not, so each is marked as ours:
+//! a filter by its handle, a pin by its directory. Whether their owner still lives is told by a
+//! lock that the kernel releases with the process.
+
+use std::{
+    fmt, fs,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            fs::MetadataExt,
+            net::{SocketAddr, UnixListener},
+        },
+    },
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Map, MapInfo, MapType},
+    programs::{
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
+        links::{FdLink, PinnedLink},
+        loaded_programs,
+        tc::{
+            NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
+        },
+        xdp::XdpLink,
+    },
+};
+use aya_log::EbpfLogger;
+use ntpmon_common::settings::{Link, MAX_RINGS, PortSet, globals};
+
+use super::{OBJECT, Settings};
+use crate::{
+    netlink::{self, Interface},
+    privileges,
+};
+
+/// Where in the kernel a program hangs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// A TCX link.
+    Tcx,
+    /// A filter on the clsact qdisc.
+    Clsact,
+    /// XDP in the driver.
+    XdpDriver,
+    /// XDP behind the driver: works everywhere, slower.
+    XdpGeneric,
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+            Self::XdpDriver => "xdp-driver",
+            Self::XdpGeneric => "xdp-generic",
+        })
+    }
+}
+
+/// How an interface is captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode {
+    /// What comes in.
+    pub ingress: Hook,
+    /// What goes out; nothing on loopback, where it comes in again.
+    pub egress: Option<Hook>,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.egress {
+            Some(egress) => write!(formatter, "ingress {}, egress {egress}", self.ingress),
+            None => write!(formatter, "ingress {} (both ways)", self.ingress),
+        }
+    }
+}
+
+const INGRESS: &str = "tc_ingress";
+const EGRESS: &str = "tc_egress";
+const XDP: &str = "xdp_ingress";
+
+/// "nt": the major number of the handles of our filters.
+const HANDLE_MAJOR: u16 = 0x6e74;
+/// In the minor number: we made the qdisc.
+const MADE_QDISC: u16 = 0x8000;
+/// How many captures of one interface are told apart.
+const SLOTS: u16 = 8;
+/// Above everything of ours in the BPF file system. The number is that of the event's layout: a
+/// ring with other events in it is not taken over.
+const PIN_ROOT: &str = "/sys/fs/bpf/ntpmon-1";
+const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+
+/// Loaded and attached programs.
+pub(super) struct Attached {
+    pub(super) mode: Mode,
+    pub(super) notes: Vec<String>,
+    ebpf: Option<Ebpf>,
+    logger: Option<EbpfLogger<&'static dyn log::Log>>,
+    interface: u32,
+    made_qdisc: bool,
+    pinned: bool,
+    _slot: Slot,
+}
+
+impl fmt::Debug for Attached {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Attached")
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Attached {
+    pub(super) fn take_map(&mut self, name: &str) -> Result<Map> {
+        self.ebpf
+            .as_mut()
+            .and_then(|ebpf| ebpf.take_map(name))
+            .ok_or_else(|| anyhow!("the kernel object has no map {name}"))
+    }
+
+    pub(super) const fn take_logger(&mut self) -> Option<EbpfLogger<&'static dyn log::Log>> {
+        self.logger.take()
+    }
+
+    /// Takes the programs off the interface; pinned ones stay. Maps that were taken live on.
+    pub(super) fn detach(&mut self) {
+        if self.ebpf.take().is_none() || self.pinned || !self.made_qdisc {
+            return;
+        }
+        if let Err(error) = remove_qdisc_if_empty(self.interface) {
+            tracing::debug!(%error, "leaving the clsact qdisc in place");
+        }
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.detach();
+    }
+}
+
+fn remove_qdisc_if_empty(interface: u32) -> Result<()> {
+    if netlink::filters(interface)?.is_empty() {
+        netlink::delete_clsact(interface)?;
+    }
+    Ok(())
+}
+
+pub(super) fn attach(interface: &Interface, settings: &Settings) -> Result<Attached> {
+    privileges::check_capture()?;
+    let link = link_of(interface)?;
+    let slot = Slot::take(interface.index, settings.pin)?;
+    let pins = settings
+        .pin
+        .then(|| Pins::prepare(&interface.name))
+        .transpose()?;
+    let mut notes = Vec::new();
+    if pins.is_none() {
+        for removed in remove_leftovers(interface, slot.number)? {
+            tracing::warn!(interface = interface.name, "removed {removed}");
+        }
+    }
+    let mut ebpf = load(link, settings, pins.as_ref())?;
+    let logger = settings
+        .debug
+        .then(|| EbpfLogger::init(&mut ebpf))
+        .transpose()
+        .context("reading what the kernel programs log")?;
+    let mut attacher = Attacher {
+        ebpf: &mut ebpf,
+        interface,
+        pins: pins.as_ref(),
+        slot: slot.number,
+        made_qdisc: false,
+        notes: &mut notes,
+    };
+    let ingress = attacher.ingress(settings.xdp)?;
+    let egress = if interface.loopback {
+        None
+    } else {
+        Some(attacher.tc(EGRESS, TcAttachType::Egress)?)
+    };
+    let made_qdisc = attacher.made_qdisc;
+    for note in &notes {
+        tracing::warn!(interface = interface.name, "{note}");
+    }
+    Ok(Attached {
+        mode: Mode { ingress, egress },
+        notes,
+        ebpf: Some(ebpf),
+        logger,
+        interface: interface.index,
+        made_qdisc,
+        pinned: settings.pin,
+        _slot: slot,
+    })
+}
+
+/// How frames begin, by the kernel's ARPHRD number.
+fn link_of(interface: &Interface) -> Result<Link> {
+    match interface.link_layer {
+        // Ethernet, loopback.
+        1 | 772 => Ok(Link::Ethernet),
+        // PPP, raw IP, IP and IPv6 tunnels, SIT, GRE, GRE over IPv6, none (tun, WireGuard).
+        512 | 519 | 768 | 769 | 776 | 778 | 823 | 65534 => Ok(Link::Ip),
+        other => bail!(
+            "{} has a link layer (ARPHRD {other}) that ntpmon cannot read; \
+             Ethernet and IP-only interfaces are supported",
+            interface.name
+        ),
+    }
+}
+
+fn load(link: Link, settings: &Settings, pins: Option<&Pins>) -> Result<Ebpf> {
+    let ports = PortSet::of(&settings.ports);
+    let (link, decapsulate) = (link as u8, u8::from(settings.decapsulate));
+    let ring_mask = (settings.rings - 1) as u8;
+    let log_level: u8 = if settings.debug { 4 } else { 0 };
+    let names: Vec<String> = (0..MAX_RINGS).map(|ring| format!("RING_{ring}")).collect();
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global(globals::PORTS, &ports.0, true)
+        .override_global(globals::LINK, &link, true)
+        .override_global(globals::DECAPSULATE, &decapsulate, true)
+        .override_global(globals::RING_MASK, &ring_mask, true)
+        .override_global("AYA_LOG_LEVEL", &log_level, false);
+    let bytes = ring_bytes(settings);
+    for name in names.iter().take(settings.rings) {
+        loader.map_max_entries(name, bytes);
+        if let Some(pins) = pins {
+            pins.check_ring(name, bytes)?;
+            loader.map_pin_path(name, pins.directory.join(name));
+        }
+    }
+    if let Some(pins) = pins {
+        loader.map_pin_path("COUNTERS", pins.directory.join("COUNTERS"));
+    }
+    let mut ebpf = loader
+        .load(OBJECT)
+        .context("loading the maps of the kernel programs")?;
+    for name in [INGRESS, EGRESS] {
+        let program: &mut SchedClassifier = program(&mut ebpf, name)?;
+        program
+            .load()
+            .with_context(|| format!("loading the program {name}"))?;
+    }
+    Ok(ebpf)
+}
+
+/// The kernel takes powers of two, and whole pages.
+fn ring_bytes(settings: &Settings) -> u32 {
+    settings
+        .ring_bytes
+        .max(rustix::param::page_size() as u32)
+        .next_power_of_two()
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| anyhow!("the kernel object has no program {name}"))?;
+    Ok(program.try_into()?)
+}
+
+struct Attacher<'a> {
+    ebpf: &'a mut Ebpf,
+    interface: &'a Interface,
+    pins: Option<&'a Pins>,
+    slot: u16,
+    made_qdisc: bool,
+    notes: &'a mut Vec<String>,
+}
+
+impl Attacher<'_> {
+    fn ingress(&mut self, xdp: bool) -> Result<Hook> {
+        if xdp {
+            match self.xdp() {
+                Ok(hook) => return Ok(hook),
+                Err(error) => self
+                    .notes
+                    .push(format!("no XDP, using TC for ingress: {error:#}")),
+            }
+        }
+        self.tc(INGRESS, TcAttachType::Ingress)
+    }
+
+    fn xdp(&mut self) -> Result<Hook> {
+        if let Some(id) = self.interface.xdp_program {
+            // Ours may be pinned: then it is taken over below.
+            if !self.pins.is_some_and(|pins| pins.link(XDP).exists()) {
+                bail!("the interface has an XDP program already: {}", name_of(id));
+            }
+        }
+        let program: &mut Xdp = program(self.ebpf, XDP)?;
+        program.load().context("loading the program xdp_ingress")?;
+        if let Some(pins) = self.pins
+            && let Some(link) = pins.take_over(XDP)
+            && let Ok(link) = XdpLink::try_from(link)
+        {
+            program
+                .attach_to_link(link)
+                .context("taking over the pinned XDP link")?;
+            return Ok(Hook::XdpDriver);
+        }
+        let mut refusals = Vec::new();
+        for (mode, hook) in [
+            (XdpMode::Driver, Hook::XdpDriver),
+            (XdpMode::Skb, Hook::XdpGeneric),
+        ] {
+            match program.attach_to_if_index(self.interface.index, mode) {
+                Ok(id) => {
+                    if hook == Hook::XdpGeneric {
+                        self.notes.push(format!(
+                            "XDP runs in generic mode, which is slow: {}",
+                            refusals.join(", ")
+                        ));
+                    }
+                    if let Some(pins) = self.pins {
+                        let link: FdLink = program.take_link(id)?.try_into()?;
+                        pins.pin(link, XDP)?;
+                    }
+                    return Ok(hook);
+                }
+                Err(error) => refusals.push(format!("{hook}: {}", root_cause(&error))),
+            }
+        }
+        bail!("{}", refusals.join(", "))
+    }
+
+    fn tc(&mut self, name: &str, direction: TcAttachType) -> Result<Hook> {
+        if self.take_over_tc(name)? {
+            return Ok(Hook::Tcx);
+        }
+        let interface = &self.interface.name;
+        let program: &mut SchedClassifier = program(self.ebpf, name)?;
+        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+        match program.attach_with_options(interface, direction, options) {
+            Ok(id) => {
+                if let Some(pins) = self.pins {
+                    let link: SchedClassifierLink = program.take_link(id)?;
+                    pins.pin(link.try_into()?, name)?;
+                }
+                return Ok(Hook::Tcx);
+            }
+            // Kernels before 6.6 do not know this kind of link.
+            Err(ProgramError::SyscallError(error))
+                if error.io_error.raw_os_error()
+                    == Some(rustix::io::Errno::INVAL.raw_os_error()) => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("attaching {name} through TCX"));
+            }
+        }
+        self.clsact(name, direction)
+            .with_context(|| format!("attaching {name} through clsact"))?;
+        Ok(Hook::Clsact)
+    }
+
+    /// Puts the new program behind a link that an earlier process pinned.
+    fn take_over_tc(&mut self, name: &str) -> Result<bool> {
+        let Some(pins) = self.pins else {
+            return Ok(false);
+        };
+        let Some(link) = pins.take_over(name) else {
+            return Ok(false);
+        };
+        let program: &mut SchedClassifier = program(self.ebpf, name)?;
+        let taken = SchedClassifierLink::try_from(link)
+            .map_err(anyhow::Error::from)
+            .and_then(|link| Ok(program.attach_to_link(link)?))
+            .and_then(|id| Ok(program.take_link(id)?));
+        match taken {
+            Ok(link) => {
+                // The pin holds it; ours is one reference more.
+                drop(link);
+                Ok(true)
+            }
+            // The interface that it was made for is gone.
+            Err(error) => {
+                tracing::debug!(%error, "a pinned link cannot be taken over");
+                pins.remove(name);
+                Ok(false)
+            }
+        }
+    }
+
+    fn clsact(&mut self, name: &str, direction: TcAttachType) -> Result<()> {
+        match qdisc_add_clsact(&self.interface.name) {
+            Ok(()) => self.made_qdisc = true,
+            Err(TcError::AlreadyAttached) => {}
+            Err(TcError::NetlinkError(error)) if format!("{error:?}").contains("code: 17") => {}
+            Err(error) => return Err(error).context("adding the clsact qdisc"),
+        }
+        let parent = match direction {
+            TcAttachType::Egress => netlink::CLSACT_EGRESS,
+            _ => netlink::CLSACT_INGRESS,
+        };
+        let previous: Vec<netlink::Filter> = netlink::filters(self.interface.index)?
+            .into_iter()
+            .filter(|filter| filter.parent == parent && slot_of(filter) == Some(self.slot))
+            .collect();
+        self.made_qdisc |= previous
+            .iter()
+            .any(|filter| filter.handle.1 & MADE_QDISC != 0);
+        let minor = (self.slot + 1) | if self.made_qdisc { MADE_QDISC } else { 0 };
+        let program: &mut SchedClassifier = program(self.ebpf, name)?;
+        let id = program.attach_with_options(
+            &self.interface.name,
+            direction,
+            TcAttachOptions::Netlink(NlOptions {
+                handle: TcHandle::new(HANDLE_MAJOR, minor),
+                ..NlOptions::default()
+            }),
+        )?;
+        // Only now, so that nothing passes between the old one and the new one.
+        for filter in &previous {
+            netlink::delete_filter(filter)?;
+        }
+        if self.pins.is_some() {
+            // A filter needs no pin to outlive us, only not to be taken off.
+            std::mem::forget(program.take_link(id)?);
+        }
+        Ok(())
+    }
+}
+
+/// Which of our captures a filter belongs to, if it is one of ours.
+fn slot_of(filter: &netlink::Filter) -> Option<u16> {
+    let (major, minor) = filter.handle;
+    let slot = (minor & !MADE_QDISC).checked_sub(1)?;
+    (filter.bpf && major == HANDLE_MAJOR && slot < SLOTS).then_some(slot)
+}
+
+fn name_of(program: u32) -> String {
+    loaded_programs()
+        .flatten()
+        .find(|known| known.id() == program)
+        .and_then(|known| known.name_as_str().map(str::to_owned))
+        .map_or_else(
+            || format!("program {program}"),
+            |name| format!("{name} (program {program})"),
+        )
+}
+
+fn root_cause(error: &ProgramError) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
+/// The right to one of an interface's few places, held by a socket in the abstract name space of
+/// this network namespace: the kernel gives it back however the process ends.
+#[derive(Debug)]
+struct Slot {
+    number: u16,
+    _lock: UnixListener,
+}
+
+impl Slot {
+    fn take(interface: u32, pin: bool) -> Result<Self> {
+        // Pins have one place: only one process can own them.
+        for number in 0..if pin { 1 } else { SLOTS } {
+            if let Some(slot) = Self::try_take(interface, number)? {
+                return Ok(slot);
+            }
+        }
+        if pin {
+            bail!("another ntpmon captures on this interface: only one can own the pins");
+        }
+        bail!("{SLOTS} other ntpmon processes capture on this interface already");
+    }
+
+    fn try_take(interface: u32, number: u16) -> Result<Option<Self>> {
+        let name = format!("ntpmon/{interface}/{number}");
+        let address = SocketAddr::from_abstract_name(name).context("naming a lock")?;
+        match UnixListener::bind_addr(&address) {
+            Ok(lock) => Ok(Some(Self {
+                number,
+                _lock: lock,
+            })),
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Ok(None),
+            Err(error) => Err(error).context("taking a lock"),
+        }
+    }
+}
+
+/// Removes what no living ntpmon owns: filters, the qdisc that they were made with, pins. Says
+/// what it removed.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn cleanup(interface: &Interface) -> Result<Vec<String>> {
+    let Some(slot) = Slot::try_take(interface.index, 0)? else {
+        return Ok(Vec::new());
+    };
+    remove_leftovers(interface, slot.number)
+}
+
+fn remove_leftovers(interface: &Interface, own: u16) -> Result<Vec<String>> {
+    let mut removed = Vec::new();
+    let mut made_qdisc = false;
+    for filter in netlink::filters(interface.index)? {
+        let Some(slot) = slot_of(&filter) else {
+            continue;
+        };
+        // Ours by the lock that we hold, or nobody's.
+        let _lock = if slot == own {
+            None
+        } else {
+            match Slot::try_take(interface.index, slot)? {
+                Some(lock) => Some(lock),
+                None => continue,
+            }
+        };
+        netlink::delete_filter(&filter)?;
+        made_qdisc |= filter.handle.1 & MADE_QDISC != 0;
+        let direction = if filter.parent == netlink::CLSACT_EGRESS {
+            "egress"
+        } else {
+            "ingress"
+        };
+        removed.push(format!("an {direction} filter of an ntpmon that was killed"));
+    }
+    if made_qdisc {
+        remove_qdisc_if_empty(interface.index)?;
+    }
+    if own == 0 {
+        let directory = pin_directory(&interface.name)?;
+        if directory.exists() {
+            fs::remove_dir_all(&directory)
+                .with_context(|| format!("removing {}", directory.display()))?;
+            removed.push(format!("the pins in {}", directory.display()));
+        }
+    }
+    Ok(removed)
+}
+
+fn pin_directory(interface: &str) -> Result<PathBuf> {
+    let namespace = fs::metadata("/proc/self/ns/net")
+        .context("identifying the network namespace")?
+        .ino();
+    // The BPF file system does not allow dots in names, interfaces do.
+    let name = interface.replace('%', "%25").replace('.', "%2e");
+    Ok(Path::new(PIN_ROOT).join(format!("{namespace}-{name}")))
+}
+
+/// An interface's directory in the BPF file system.
+struct Pins {
+    directory: PathBuf,
+}
+
+impl Pins {
+    fn prepare(interface: &str) -> Result<Self> {
+        let file_system = rustix::fs::statfs(BPF_FILE_SYSTEM)
+            .with_context(|| format!("looking at {BPF_FILE_SYSTEM}"))?;
+        if i64::from(file_system.f_type) != BPF_FS_MAGIC {
+            bail!(
+                "--pin needs the BPF file system: mount -t bpf bpf {BPF_FILE_SYSTEM}"
+            );
+        }
+        let directory = pin_directory(interface)?;
+        fs::create_dir_all(&directory)
+            .with_context(|| format!("making {}", directory.display()))?;
+        Ok(Self { directory })
+    }
+
+    fn link(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("link_{name}"))
+    }
+
+    fn take_over(&self, name: &str) -> Option<FdLink> {
+        let path = self.link(name);
+        if !path.exists() {
+            return None;
+        }
+        match PinnedLink::from_pin(&path) {
+            Ok(link) => Some(link.into()),
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "a pinned link does not open");
+                self.remove(name);
+                None
+            }
+        }
+    }
+
+    fn pin(&self, link: FdLink, name: &str) -> Result<()> {
+        let path = self.link(name);
+        link.pin(&path)
+            .with_context(|| format!("pinning {}", path.display()))?;
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) {
+        let path = self.link(name);
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::debug!(%error, path = %path.display(), "removing a pin");
+        }
+    }
+
+    /// A ring keeps the size it was made with.
+    fn check_ring(&self, name: &str, bytes: u32) -> Result<()> {
+        let path = self.directory.join(name);
+        if !path.exists() {
+            return Ok(());
+        }
+        let info =
+            MapInfo::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
+        if info.map_type()? != MapType::RingBuf || info.max_entries() != bytes {
+            bail!(
+                "the pinned ring {} has {} bytes, not the {bytes} that are asked for: \
+                 ask for that size, or remove it with `ntpmon cleanup`",
+                path.display(),
+                info.max_entries()
+            );
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,439 @@
+//! Exchanges as text: one list of named fields drives NDJSON and CSV, the table shows the few
+//! that an operator reads.
+
+use std::{
+    io::{self, Write},
+    net::{IpAddr, Ipv6Addr},
+};
+
+use anstyle::{AnsiColor, Style};
+use ntpmon_common::{Event, NtpHeader, Span, Timestamp};
+
+use crate::ntp::{Stamped, exchange::Exchange};
+
+/// How exchanges are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Format {
+    /// Columns for people
+    Table,
+    /// A JSON object a line
+    Ndjson,
+    /// Comma-separated values with a header
+    Csv,
+}
+
+/// What a field can be.
+enum Value<'a> {
+    Null,
+    Bool(bool),
+    Integer(i64),
+    Float(f64),
+    /// Printed as seconds.
+    Nanoseconds(i64),
+    Text(&'a str),
+    Address([u8; 16]),
+    /// Nanoseconds since 1970, printed as RFC 3339.
+    Time(i64),
+}
+
+impl Value<'_> {
+    fn or_null<T>(value: Option<T>, make: impl FnOnce(T) -> Self) -> Self {
+        value.map_or(Self::Null, make)
+    }
+
+    fn span(value: Option<Span>) -> Self {
+        Self::or_null(value, |span| Self::Nanoseconds(span.nanoseconds()))
+    }
+
+    /// Without quotes; nothing for null.
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        match *self {
+            Self::Null => Ok(()),
+            Self::Bool(value) => write!(out, "{value}"),
+            Self::Integer(value) => write!(out, "{value}"),
+            Self::Float(value) => write!(out, "{value}"),
+            Self::Nanoseconds(value) => write_seconds(out, value, 9),
+            Self::Text(text) => out.write_all(text.as_bytes()),
+            Self::Address(bytes) => write!(out, "{}", ip(&bytes)),
+            Self::Time(nanoseconds) => {
+                match jiff::Timestamp::from_nanosecond(i128::from(nanoseconds)) {
+                    Ok(time) => write!(out, "{time:.9}"),
+                    Err(error) => Err(io::Error::other(error)),
+                }
+            }
+        }
+    }
+
+    fn write_json(&self, out: &mut impl Write) -> io::Result<()> {
+        match self {
+            Self::Null => out.write_all(b"null"),
+            Self::Text(text) => Ok(serde_json::to_writer(out, text)?),
+            Self::Address(_) | Self::Time(_) => {
+                out.write_all(b"\"")?;
+                self.write(out)?;
+                out.write_all(b"\"")
+            }
+            _ => self.write(out),
+        }
+    }
+}
+
+/// The address as people write it.
+pub(super) fn ip(bytes: &[u8; 16]) -> IpAddr {
+    Ipv6Addr::from(*bytes).to_canonical()
+}
+
+fn write_seconds(out: &mut impl Write, nanoseconds: i64, digits: usize) -> io::Result<()> {
+    let sign = if nanoseconds < 0 { "-" } else { "" };
+    let value = nanoseconds.unsigned_abs();
+    let (seconds, fraction) = (value / 1_000_000_000, value % 1_000_000_000);
+    let fraction = fraction / 10_u64.pow(9 - digits as u32);
+    write!(out, "{sign}{seconds}.{fraction:0digits$}")
+}
+
+/// A packet's timestamp as Unix time, in the era nearest to when it was seen.
+fn unix(stamp: Timestamp, seen: i64) -> Value<'static> {
+    if stamp.is_zero() {
+        Value::Null
+    } else {
+        Value::Nanoseconds(stamp.unix_nanoseconds_near(seen))
+    }
+}
+
+/// The reference id as text: letters for reference clocks and kisses, else an IPv4 address, which
+/// for a server that follows another over IPv6 is a hash.
+fn reference_id(header: &NtpHeader) -> Option<String> {
+    let id = header.reference_id();
+    if id == [0; 4] || header.version() == 5 {
+        return None;
+    }
+    if header.stratum() <= 1 {
+        let text = id.split(|byte| *byte == 0).next().unwrap_or_default();
+        let padded = id[text.len()..].iter().all(|byte| *byte == 0);
+        if padded && !text.is_empty() && text.iter().all(|byte| matches!(byte, 0x20..=0x7e)) {
+            return Some(String::from_utf8_lossy(text).trim_end().to_owned());
+        }
+    }
+    Some(IpAddr::from(id).to_string())
+}
+
+/// Root delay and dispersion have another unit in version 5.
+fn root_unit(header: &NtpHeader) -> f64 {
+    if header.version() == 5 {
+        f64::from(1 << 28)
+    } else {
+        f64::from(1 << 16)
+    }
+}
+
+/// Every field of an exchange, in the order of the documentation. Frames have numbers only in
+/// files.
+fn fields(
+    exchange: &Exchange,
+    interface: Option<&str>,
+    frames: bool,
+    mut field: impl FnMut(&'static str, Value<'_>) -> io::Result<()>,
+) -> io::Result<()> {
+    let request = &exchange.request;
+    let asked: &Event = &request.event;
+    let described: &Stamped = exchange.described_by();
+    let event = &described.event;
+    let ntp = &event.ntp;
+    let seen = request.unix;
+    let is_v5 = ntp.version() == 5;
+    let reference_id = reference_id(ntp);
+    let kiss = exchange.kiss_code();
+    let kiss = kiss
+        .as_ref()
+        .map(|code| String::from_utf8_lossy(code).trim_end_matches('\0').to_owned());
+    let timings = &exchange.timings;
+
+    field("client_ip", Value::Address(asked.source))?;
+    field("client_port", Value::Integer(asked.source_port.into()))?;
+    field("server_ip", Value::Address(asked.destination))?;
+    field("server_port", Value::Integer(asked.destination_port.into()))?;
+    field("interface_name", Value::or_null(interface, Value::Text))?;
+    field("ntp_version", Value::Integer(ntp.version().into()))?;
+    field("mode", Value::Integer(ntp.mode() as i64))?;
+    field("leap_indicator", Value::Integer(ntp.leap_indicator().into()))?;
+    field("stratum", Value::Integer(ntp.stratum().into()))?;
+    field("poll_interval", Value::Integer(ntp.poll().into()))?;
+    field("precision", Value::Integer(ntp.precision().into()))?;
+    let unit = root_unit(ntp);
+    field("root_delay", Value::Float(f64::from(ntp.root_delay()) / unit))?;
+    field(
+        "root_dispersion",
+        Value::Float(f64::from(ntp.root_dispersion()) / unit),
+    )?;
+    field(
+        "reference_id",
+        Value::or_null(reference_id.as_deref(), Value::Text),
+    )?;
+    // Version 5 has cookies where these two were.
+    let (reference, origin) = if is_v5 {
+        (Value::Null, Value::Null)
+    } else {
+        (unix(ntp.reference(), seen), unix(ntp.origin(), seen))
+    };
+    field("reference_timestamp", reference)?;
+    field("originate_timestamp", origin)?;
+    field("receive_timestamp", unix(ntp.receive(), seen))?;
+    field("transmit_timestamp", unix(ntp.transmit(), seen))?;
+    field("packet_length", Value::Integer(event.payload_length.into()))?;
+    field("session_timestamp", Value::Time(seen))?;
+    field("answered", Value::Bool(exchange.response.is_some()))?;
+    field(
+        "client_to_server_latency_seconds",
+        Value::span(timings.client_to_server_latency),
+    )?;
+    field(
+        "server_processing_time_seconds",
+        Value::span(timings.server_processing_time),
+    )?;
+    field(
+        "total_process_time_seconds",
+        Value::or_null(timings.total_process_time, |time| {
+            Value::Nanoseconds(time.cast_signed())
+        }),
+    )?;
+    field("offset_seconds", Value::span(timings.offset))?;
+    field("delay_seconds", Value::span(timings.delay))?;
+    field("client_clock", Value::Text(exchange.client_clock.name()))?;
+    field(
+        "role",
+        Value::or_null(exchange.role, |role| Value::Text(role.name())),
+    )?;
+    field("kiss_code", Value::or_null(kiss.as_deref(), Value::Text))?;
+    field(
+        "authentication",
+        Value::Text(exchange.authentication().name()),
+    )?;
+    field("interleaved", Value::Bool(exchange.interleaved))?;
+    field("duplicates", Value::Integer(exchange.duplicates.into()))?;
+    if frames {
+        field("request_frame", Value::Integer(request.frame.cast_signed()))?;
+        let response = exchange.response.as_ref();
+        field(
+            "response_frame",
+            Value::or_null(response, |packet| Value::Integer(packet.frame.cast_signed())),
+        )?;
+    }
+    Ok(())
+}
+
+/// Writes exchanges in one of the formats.
+pub(super) struct Printer<W> {
+    out: W,
+    format: Format,
+    /// Whether exchanges come from files.
+    frames: bool,
+    colour: bool,
+    /// Repeated after this many lines on a terminal; never elsewhere.
+    header_every: Option<u64>,
+    lines: u64,
+}
+
+impl<W: Write> Printer<W> {
+    /// `terminal` decides on colour and on the table's header.
+    pub(super) const fn new(out: W, format: Format, frames: bool, terminal: bool) -> Self {
+        Self {
+            out,
+            format,
+            frames,
+            colour: terminal,
+            header_every: if terminal { Some(40) } else { None },
+            lines: 0,
+        }
+    }
+
+    pub(super) fn print(&mut self, exchange: &Exchange, interface: Option<&str>) -> io::Result<()> {
+        match self.format {
+            Format::Ndjson => self.ndjson(exchange, interface),
+            Format::Csv => self.csv(exchange, interface),
+            Format::Table => self.table(exchange, interface),
+        }?;
+        self.lines += 1;
+        Ok(())
+    }
+
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+
+    fn ndjson(&mut self, exchange: &Exchange, interface: Option<&str>) -> io::Result<()> {
+        let out = &mut self.out;
+        let mut separator = b'{';
+        fields(exchange, interface, self.frames, |name, value| {
+            out.write_all(&[separator, b'"'])?;
+            separator = b',';
+            out.write_all(name.as_bytes())?;
+            out.write_all(b"\":")?;
+            value.write_json(out)
+        })?;
+        out.write_all(b"}\n")
+    }
+
+    fn csv(&mut self, exchange: &Exchange, interface: Option<&str>) -> io::Result<()> {
+        if self.lines == 0 {
+            let mut names = Vec::new();
+            fields(exchange, interface, self.frames, |name, _| {
+                names.push(name);
+                Ok(())
+            })?;
+            writeln!(self.out, "{}", names.join(","))?;
+        }
+        let out = &mut self.out;
+        let mut first = true;
+        fields(exchange, interface, self.frames, |_, value| {
+            if !std::mem::take(&mut first) {
+                out.write_all(b",")?;
+            }
+            match value {
+                // Interface names may hold anything but a slash and white space.
+                Value::Text(text) if text.contains([',', '"', '\n', '\r']) => {
+                    write!(out, "\"{}\"", text.replace('"', "\"\""))
+                }
+                value => value.write(out),
+            }
+        })?;
+        out.write_all(b"\n")
+    }
+
+    fn table(&mut self, exchange: &Exchange, interface: Option<&str>) -> io::Result<()> {
+        if self
+            .header_every
+            .is_some_and(|every| self.lines.is_multiple_of(every))
+        {
+            let style = Style::new().bold();
+            writeln!(
+                self.out,
+                "{style}{:<15} {:<8} {:>39} {:>39} {:<4} {:>3} {:<15} {:>12} {:>12} {:>12} {:>12} {}{style:#}",
+                "TIME UTC", "NIC", "CLIENT", "SERVER", "V/M", "STR", "REFID", "LATENCY", "SERVER", "TOTAL", "OFFSET", "NOTES"
+            )?;
+        }
+        let style = self.style(exchange);
+        let described = &exchange.described_by().event.ntp;
+        let request = &exchange.request.event;
+        let timings = &exchange.timings;
+        let time = jiff::Timestamp::from_nanosecond(i128::from(exchange.request.unix))
+            .map_err(io::Error::other)?;
+        let nanoseconds = |span: Option<Span>| span.map(Span::nanoseconds);
+        let total = timings.total_process_time.map(u64::cast_signed);
+        writeln!(
+            self.out,
+            "{style}{:<15} {:<8} {:>39} {:>39} {:<4} {:>3} {:<15} {:>12} {:>12} {:>12} {:>12} {}{style:#}",
+            time.strftime("%H:%M:%S%.6f").to_string(),
+            interface.unwrap_or("-"),
+            endpoint(&request.source, request.source_port),
+            endpoint(&request.destination, request.destination_port),
+            format!("{}/{}", described.version(), described.mode() as u8),
+            described.stratum(),
+            reference_id(described).unwrap_or_else(|| "-".to_owned()),
+            duration(nanoseconds(timings.client_to_server_latency)),
+            duration(nanoseconds(timings.server_processing_time)),
+            duration(total),
+            duration(nanoseconds(timings.offset)),
+            notes(exchange),
+        )
+    }
+
+    fn style(&self, exchange: &Exchange) -> Style {
+        if !self.colour {
+            Style::new()
+        } else if exchange.response.is_none() {
+            AnsiColor::Yellow.on_default()
+        } else if exchange.kiss_code().is_some() {
+            AnsiColor::Red.on_default()
+        } else {
+            Style::new()
+        }
+    }
+}
+
+fn endpoint(address: &[u8; 16], port: u16) -> String {
+    match ip(address) {
+        IpAddr::V4(address) => format!("{address}:{port}"),
+        IpAddr::V6(address) => format!("[{address}]:{port}"),
+    }
+}
+
+/// With the unit that leaves three to six digits.
+fn duration(nanoseconds: Option<i64>) -> String {
+    let Some(nanoseconds) = nanoseconds else {
+        return "-".to_owned();
+    };
+    let magnitude = nanoseconds.unsigned_abs();
+    let value = nanoseconds as f64;
+    if magnitude < 1_000_000 {
+        format!("{:.1}us", value / 1e3)
+    } else if magnitude < 1_000_000_000 {
+        format!("{:.3}ms", value / 1e6)
+    } else {
+        format!("{:.3}s", value / 1e9)
+    }
+}
+
+/// What is out of the ordinary.
+fn notes(exchange: &Exchange) -> String {
+    let mut notes = Vec::new();
+    if exchange.response.is_none() {
+        notes.push("no answer".to_owned());
+    } else if let Some(code) = exchange.kiss_code() {
+        notes.push(format!(
+            "kiss {}",
+            String::from_utf8_lossy(&code).trim_end_matches('\0')
+        ));
+    } else if exchange.described_by().event.ntp.leap_indicator() == 3 {
+        notes.push("unsynchronised".to_owned());
+    }
+    if exchange.interleaved {
+        notes.push("interleaved".to_owned());
+    }
+    let authentication = exchange.authentication().name();
+    if authentication != "none" {
+        notes.push(authentication.to_owned());
+    }
+    if exchange.duplicates > 0 {
+        notes.push(format!("sent {} times", exchange.duplicates + 1));
+    }
+    if let Some(role) = exchange.role {
+        notes.push(role.name().to_owned());
+    }
+    notes.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(nanoseconds: i64) -> String {
+        let mut text = Vec::new();
+        write_seconds(&mut text, nanoseconds, 9).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn small_negative_durations_keep_their_sign() {
+        assert_eq!(seconds(-1), "-0.000000001");
+        assert_eq!(seconds(-1_500_000_000), "-1.500000000");
+        assert_eq!(seconds(1_746_000_000_123_456_789), "1746000000.123456789");
+        assert_eq!(seconds(i64::MIN), "-9223372036.854775808");
+    }
+
+    fn reference(stratum: u8, id: [u8; 4]) -> Option<String> {
+        let mut header = NtpHeader([0; 48]);
+        header.0[0] = 0x24;
+        header.0[1] = stratum;
+        header.0[12..16].copy_from_slice(&id);
+        reference_id(&header)
+    }
+
+    #[test]
+    fn a_reference_id_is_text_for_clocks_and_kisses_and_an_address_below() {
+        assert_eq!(reference(1, *b"GPS\0").as_deref(), Some("GPS"));
+        assert_eq!(reference(0, *b"RATE").as_deref(), Some("RATE"));
+        assert_eq!(reference(2, [192, 0, 2, 1]).as_deref(), Some("192.0.2.1"));
+        assert_eq!(reference(1, [127, 127, 1, 1]).as_deref(), Some("127.127.1.1"));
+        assert_eq!(reference(0, [0; 4]), None);
+    }
+}

@@ -1,0 +1,476 @@
+//! `ntpmon watch`: exchanges as they pair, and the totals at the end.
+//!
+//! Each ring's thread pairs and times. What is to be printed goes to a printer of its own over a
+//! bounded channel: when whoever reads the output is too slow, lines are left out and counted,
+//! never packets.
+
+use std::{
+    io::{self, BufWriter, IsTerminal, Write},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread,
+};
+
+use anyhow::{Context, Result, bail};
+use ntpmon_common::{Counter, Counters, settings::MAX_RINGS};
+use tokio::{
+    io::unix::AsyncFd,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+use super::{
+    Pairing,
+    output::{Format, Printer},
+    summary,
+};
+use crate::{
+    capture::{Drained, Settings},
+    monitor::{Addresses, Change, Monitor, overlaps},
+    netlink::{self, Changes, Interface},
+    ntp::{
+        Stamped,
+        clock::UtcOffset,
+        exchange::{Exchange, LocalAddresses, Timekeeper},
+        pair::{self, Outcome, Pairer, Totals},
+    },
+};
+
+/// Print NTP exchanges live as they pair
+///
+/// Ends on Ctrl-C with the totals, on standard error. Several interfaces are watched at once; one
+/// that goes away is picked up again when it comes back.
+#[derive(Debug, clap::Args)]
+pub(super) struct Watch {
+    /// An interface; may be given several times [default: that of the default route]
+    #[arg(short, long = "interface", value_name = "NIC")]
+    interfaces: Vec<String>,
+    #[command(flatten)]
+    pairing: Pairing,
+    /// Take incoming packets at XDP, before the kernel's own network code, where that is possible
+    #[arg(long)]
+    xdp: bool,
+    /// Look for NTP inside GRE, IP-in-IP and VXLAN too
+    #[arg(long)]
+    decapsulate: bool,
+    /// How to print exchanges [default: table]
+    #[arg(long, value_enum, conflicts_with = "summary")]
+    format: Option<Format>,
+    /// Print no exchanges, only the totals at the end, as one JSON object
+    #[arg(long)]
+    summary: bool,
+    /// Rings for each interface, each with a thread of its own: 1, 2 or 4
+    #[arg(long, value_name = "N", default_value = "1", value_parser = parse_rings)]
+    rings: usize,
+    /// Size of each ring in KiB, rounded up to a power of two
+    #[arg(long, value_name = "KIB", default_value = "16384", value_parser = clap::value_parser!(u32).range(4..=1 << 20))]
+    ring_size: u32,
+    /// Leave programs and rings in the kernel at the end, and take over those that are there: a
+    /// restart loses no packet. `ntpmon cleanup` removes them
+    #[arg(long)]
+    pin: bool,
+    /// Have the kernel programs log each NTP packet
+    #[arg(long)]
+    debug: bool,
+}
+
+fn parse_rings(text: &str) -> Result<usize> {
+    match text.parse() {
+        Ok(rings @ (1 | 2 | 4)) if rings <= MAX_RINGS => Ok(rings),
+        _ => bail!("{text} is not 1, 2 or 4"),
+    }
+}
+
+impl Watch {
+    pub(super) fn run(self) -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("starting the runtime")?;
+        runtime.block_on(self.watch())
+    }
+
+    async fn watch(self) -> Result<()> {
+        // Before anything is attached: a Ctrl-C from here on ends in order.
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        // SAFETY: the socket inside is the same, and open, until `changes` is dropped.
+        let changes = unsafe { AsyncFd::register(Changes::new()?) }?;
+        let all = netlink::interfaces()?;
+        let chosen = self.choose(&all)?;
+        for (one, other) in overlaps(&all, &chosen) {
+            tracing::warn!(
+                "{one} belongs to {other}: a packet that passes both is counted on both"
+            );
+        }
+
+        let (output, printing) = self.output()?;
+        let shared = Shared::default();
+        shared.addresses.refresh()?;
+        let pairing = pair::Settings {
+            timeout: self.pairing.timeout_nanoseconds(),
+            ports: self.pairing.ports(),
+            ..pair::Settings::default()
+        };
+        let consumer = |interface: &Interface| {
+            Consumer::new(interface, pairing.clone(), &shared, output.clone())
+        };
+        let mut monitor = Monitor::new(self.settings(), shared.addresses.clone());
+        for interface in &chosen {
+            let capture = monitor.start(interface, || consumer(interface).into_closure())?;
+            tracing::info!("watching {}: {}", interface.name, capture.mode());
+        }
+
+        let mut reader_gone = printing.gone.clone();
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break,
+                _ = reader_gone.wait_for(|gone| *gone) => break,
+                ready = changes.readable() => {
+                    let mut ready = ready?;
+                    ready.get_inner().drain();
+                    ready.clear_ready();
+                    for change in monitor.follow(|interface| consumer(interface).into_closure())? {
+                        tell(&change);
+                    }
+                }
+            }
+        }
+
+        let interfaces = monitor.stop();
+        drop(output);
+        printing.finish()?;
+        self.conclude(&interfaces, &shared)
+    }
+
+    fn choose(&self, all: &[Interface]) -> Result<Vec<Interface>> {
+        let mut names = self.interfaces.clone();
+        if names.is_empty() {
+            let default = netlink::default_route_interface()?.context(
+                "there is no default route to take the interface from: name one with -i",
+            )?;
+            names.push(default);
+        }
+        names.sort();
+        names.dedup();
+        names
+            .iter()
+            .map(|name| netlink::find(all, name).cloned())
+            .collect()
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            ports: self.pairing.ports(),
+            xdp: self.xdp,
+            rings: self.rings,
+            ring_bytes: self.ring_size * 1024,
+            decapsulate: self.decapsulate,
+            debug: self.debug,
+            pin: self.pin,
+        }
+    }
+
+    /// Where exchanges go, and the thread that writes them; nowhere when only totals are wanted.
+    fn output(&self) -> Result<(Option<SyncSender<Batch>>, Printing)> {
+        let (tell_gone, gone) = watch::channel(false);
+        if self.summary {
+            // Nobody prints, so nobody is told; the channel stays open beside the thread.
+            let printing = Printing {
+                thread: None,
+                gone,
+                _tell_gone: Some(tell_gone),
+            };
+            return Ok((None, printing));
+        }
+        let format = self.format.unwrap_or(Format::Table);
+        let (sender, receiver) = sync_channel(BATCHES);
+        let thread = thread::Builder::new()
+            .name("printer".to_owned())
+            .spawn(move || {
+                let result = print(&receiver, format);
+                tell_gone.send_replace(true);
+                result
+            })
+            .context("starting the printer")?;
+        let printing = Printing {
+            thread: Some(thread),
+            gone,
+            _tell_gone: None,
+        };
+        Ok((Some(sender), printing))
+    }
+
+    fn conclude(
+        &self,
+        interfaces: &[(String, String, Counters)],
+        shared: &Shared,
+    ) -> Result<()> {
+        let mut counters = Counters::default();
+        for (_, _, share) in interfaces {
+            counters.add(share);
+        }
+        let totals = shared.totals();
+        let unprinted = shared.unprinted.load(Ordering::Relaxed);
+        let as_json = self.summary || self.format == Some(Format::Ndjson);
+        let text = if as_json {
+            let mut object = summary::object(&counters, &totals);
+            object.insert("lost".into(), counters.get(Counter::RingFull).into());
+            object.insert("unprinted".into(), unprinted.into());
+            object.insert(
+                "clock_steps".into(),
+                shared.clock_steps.load(Ordering::Relaxed).into(),
+            );
+            let interfaces = interfaces
+                .iter()
+                .map(|(name, mode, share)| summary::interface(name, mode, share))
+                .collect::<Vec<_>>();
+            object.insert("interfaces".into(), interfaces.into());
+            format!("{}\n", serde_json::to_string(&object)?)
+        } else {
+            let mut text = String::from("\n");
+            if interfaces.len() > 1 {
+                for (name, mode, share) in interfaces {
+                    text += &format!(
+                        "{:>14}  NTP packets on {name} ({mode})\n",
+                        share.get(Counter::Emitted) + share.get(Counter::RingFull)
+                    );
+                }
+            }
+            text += &summary::lines(&counters, &totals);
+            if unprinted > 0 {
+                text += &format!("{unprinted:>14}  exchanges not printed: the output was too slow\n");
+            }
+            text
+        };
+        if self.summary {
+            io::stdout().write_all(text.as_bytes())?;
+        } else {
+            io::stderr().write_all(text.as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+fn tell(change: &Change) {
+    match change {
+        Change::Started(name) => tracing::info!("{name} is back: watching it again"),
+        Change::Gone(name) => tracing::warn!("{name} is gone: waiting for it to come back"),
+        Change::Failed(name, why) => tracing::error!("{name} cannot be watched: {why}"),
+    }
+}
+
+/// What the threads of all rings have in common.
+#[derive(Clone, Default)]
+struct Shared {
+    addresses: Addresses,
+    totals: Arc<Mutex<Vec<Arc<Mutex<Totals>>>>>,
+    unprinted: Arc<AtomicU64>,
+    clock_steps: Arc<AtomicU64>,
+    /// The last step that was told, so that each is told once however many threads see it.
+    last_step: Arc<AtomicI64>,
+}
+
+impl Shared {
+    fn new_totals(&self) -> Arc<Mutex<Totals>> {
+        let totals = Arc::default();
+        lock(&self.totals).push(Arc::clone(&totals));
+        totals
+    }
+
+    fn totals(&self) -> Totals {
+        let mut sum = Totals::default();
+        for totals in lock(&self.totals).iter() {
+            sum.add(&lock(totals));
+        }
+        sum
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Whatever a thread that died held is a plain number.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Exchanges of one interface on their way to the printer.
+struct Batch {
+    interface: Arc<str>,
+    exchanges: Vec<Exchange>,
+}
+
+/// Exchanges in a batch, and batches on the way, at most: some 40 MB when nobody reads.
+const BATCH: usize = 1024;
+const BATCHES: usize = 128;
+
+/// Takes the events of one ring.
+struct Consumer {
+    pairer: Pairer,
+    utc: UtcOffset,
+    shared: Shared,
+    totals: Arc<Mutex<Totals>>,
+    sink: Sink,
+}
+
+impl Consumer {
+    fn new(
+        interface: &Interface,
+        settings: pair::Settings,
+        shared: &Shared,
+        output: Option<SyncSender<Batch>>,
+    ) -> Self {
+        Self {
+            pairer: Pairer::new(settings),
+            utc: UtcOffset::now(),
+            totals: shared.new_totals(),
+            sink: Sink {
+                interface: interface.name.as_str().into(),
+                timekeeper: Timekeeper::default(),
+                addresses: shared.addresses.current(),
+                output,
+                batch: Vec::new(),
+                unprinted: Arc::clone(&shared.unprinted),
+            },
+            shared: shared.clone(),
+        }
+    }
+
+    fn into_closure(mut self) -> impl FnMut(Drained<'_>) + Send + 'static {
+        move |drained| self.take(drained)
+    }
+
+    fn take(&mut self, drained: Drained<'_>) {
+        let Self {
+            pairer, utc, sink, ..
+        } = self;
+        match drained {
+            Drained::Begin => {
+                sink.addresses = self.shared.addresses.current();
+                self.look_at_clock();
+            }
+            Drained::Event(event) => {
+                let packet = Stamped {
+                    event: *event,
+                    unix: utc.unix(event.time),
+                    frame: 0,
+                };
+                pairer.observe(&packet, &mut |outcome| sink.take(outcome));
+            }
+            Drained::End { now } => {
+                pairer.advance(now, &mut |outcome| sink.take(outcome));
+                self.publish();
+            }
+            Drained::Finished => {
+                pairer.flush(&mut |outcome| sink.take(outcome));
+                self.publish();
+            }
+        }
+    }
+
+    fn look_at_clock(&mut self) {
+        let Some(step) = self.utc.refresh() else {
+            return;
+        };
+        // Every thread sees the same step, each measuring it a little differently.
+        let rounded = step.nanoseconds / 1_000_000;
+        if self.shared.last_step.swap(rounded, Ordering::Relaxed) != rounded {
+            self.shared.clock_steps.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(
+                "this host's clock was stepped by {:.6} s",
+                step.nanoseconds as f64 / 1e9
+            );
+        }
+    }
+
+    fn publish(&mut self) {
+        self.sink.send();
+        *lock(&self.totals) = *self.pairer.totals();
+    }
+}
+
+/// Where the exchanges of one ring go.
+struct Sink {
+    interface: Arc<str>,
+    timekeeper: Timekeeper,
+    addresses: Arc<LocalAddresses>,
+    output: Option<SyncSender<Batch>>,
+    batch: Vec<Exchange>,
+    unprinted: Arc<AtomicU64>,
+}
+
+impl Sink {
+    fn take(&mut self, outcome: Outcome<'_>) {
+        let Outcome::Exchange(pair) = outcome else {
+            return;
+        };
+        let exchange = self.timekeeper.exchange(pair, &self.addresses);
+        if self.output.is_some() {
+            self.batch.push(exchange);
+            if self.batch.len() >= BATCH {
+                self.send();
+            }
+        }
+    }
+
+    fn send(&mut self) {
+        let Some(output) = &self.output else {
+            return;
+        };
+        if self.batch.is_empty() {
+            return;
+        }
+        let batch = Batch {
+            interface: Arc::clone(&self.interface),
+            exchanges: std::mem::take(&mut self.batch),
+        };
+        if let Err(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) =
+            output.try_send(batch)
+        {
+            self.unprinted
+                .fetch_add(batch.exchanges.len() as u64, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The thread that writes.
+struct Printing {
+    thread: Option<thread::JoinHandle<io::Result<()>>>,
+    /// Becomes true when nothing more can be written.
+    gone: watch::Receiver<bool>,
+    _tell_gone: Option<watch::Sender<bool>>,
+}
+
+impl Printing {
+    /// Waits for the last line. A reader that went away is no failure.
+    fn finish(self) -> Result<()> {
+        match self.thread.map(thread::JoinHandle::join) {
+            None | Some(Ok(Ok(()))) => Ok(()),
+            Some(Ok(Err(error))) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Some(Ok(Err(error))) => Err(error).context("writing exchanges to standard output"),
+            Some(Err(_)) => bail!("the printer died"),
+        }
+    }
+}
+
+fn print(batches: &Receiver<Batch>, format: Format) -> io::Result<()> {
+    let stdout = io::stdout();
+    let terminal = stdout.is_terminal();
+    let out = BufWriter::with_capacity(1 << 16, stdout.lock());
+    let mut printer = Printer::new(out, format, false, terminal);
+    while let Ok(mut batch) = batches.recv() {
+        loop {
+            for exchange in &batch.exchanges {
+                printer.print(exchange, Some(&batch.interface))?;
+            }
+            match batches.try_recv() {
+                Ok(next) => batch = next,
+                Err(_) => break,
+            }
+        }
+        printer.flush()?;
+    }
+    Ok(())
+}

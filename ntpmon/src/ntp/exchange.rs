@@ -1,0 +1,277 @@
+//! An exchange: a request, its response if there was one, and what their times say.
+//!
+//! T1 is when the client sent, T2 when the server received, T3 when the server sent, T4 when the
+//! client received. The offset is ((T2−T1)+(T3−T4))/2: positive when the server is ahead of this
+//! host. The delay is (T4−T1)−(T3−T2).
+
+use std::collections::{HashMap, HashSet};
+
+use ntpmon_common::{Authentication, Mode, Span, Timestamp};
+
+use super::{ClientClock, Stamped, kiss_code, pair::Pair};
+
+/// What this host is to an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It answered.
+    Server,
+    /// It asked (and perhaps answered itself).
+    Client,
+    /// It only saw the packets pass.
+    Transit,
+}
+
+impl Role {
+    /// The name in the API and in files.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Client => "client",
+            Self::Transit => "transit",
+        }
+    }
+}
+
+/// The addresses of the host that a packet was captured on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalAddresses(HashSet<[u8; 16], foldhash::fast::RandomState>);
+
+impl LocalAddresses {
+    /// What this host is to a packet that went from `client` to `server`; nothing when no address
+    /// is known.
+    #[must_use]
+    pub fn role(&self, client: &[u8; 16], server: &[u8; 16]) -> Option<Role> {
+        if self.0.is_empty() {
+            None
+        } else if self.0.contains(client) {
+            Some(Role::Client)
+        } else if self.0.contains(server) {
+            Some(Role::Server)
+        } else {
+            Some(Role::Transit)
+        }
+    }
+}
+
+impl FromIterator<[u8; 16]> for LocalAddresses {
+    fn from_iter<T: IntoIterator<Item = [u8; 16]>>(addresses: T) -> Self {
+        Self(addresses.into_iter().collect())
+    }
+}
+
+/// Durations and differences of one exchange; what cannot be known is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// T2 − T1: the way to the server plus the difference of the two clocks.
+    pub client_to_server_latency: Option<Span>,
+    /// T3 − T2: what the server says it took.
+    pub server_processing_time: Option<Span>,
+    /// From the request's passing to the response's, on this host's clock, in nanoseconds: the
+    /// true service time at the server, the round trip at the client.
+    pub total_process_time: Option<u64>,
+    /// How far the server is ahead of this host. Only where this host asked.
+    pub offset: Option<Span>,
+    /// The round trip without the server's share. Only where this host asked.
+    pub delay: Option<Span>,
+}
+
+/// A pair with what follows from it.
+#[derive(Clone, Copy, Debug)]
+pub struct Exchange {
+    /// Counts the requests that asked something new, from 0, in the order they came.
+    pub sequence: u64,
+    /// Who asked.
+    pub request: Stamped,
+    /// What was answered, if anything.
+    pub response: Option<Stamped>,
+    /// The response names the request in the way of RFC 9769.
+    pub interleaved: bool,
+    /// Retransmissions of the request.
+    pub duplicates: u32,
+    /// What is known of the client's clock.
+    pub client_clock: ClientClock,
+    /// What this host is to it, where that is known.
+    pub role: Option<Role>,
+    /// Its times.
+    pub timings: Timings,
+}
+
+impl Exchange {
+    /// The packet that describes the exchange: the response where there is one.
+    #[must_use]
+    pub const fn described_by(&self) -> &Stamped {
+        match &self.response {
+            Some(response) => response,
+            None => &self.request,
+        }
+    }
+
+    /// The kiss code of the response, if it is one.
+    #[must_use]
+    pub fn kiss_code(&self) -> Option<[u8; 4]> {
+        let ntp = &self.response.as_ref()?.event.ntp;
+        if ntp.version() == 5 {
+            return None;
+        }
+        kiss_code(ntp)
+    }
+
+    /// What vouches for the describing packet.
+    #[must_use]
+    pub const fn authentication(&self) -> Authentication {
+        Authentication::from_byte(self.described_by().event.authentication)
+    }
+}
+
+/// Makes exchanges of pairs. It remembers, for the servers that this host asks in interleaved
+/// mode, the times of the last exchange: the response's transmit time belongs to that one.
+#[derive(Debug, Default)]
+pub struct Timekeeper {
+    last: HashMap<Server, Last, foldhash::fast::RandomState>,
+}
+
+/// Servers that this host asks; more are not remembered at once.
+const SERVERS: usize = 4096;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Server {
+    client: [u8; 16],
+    server: [u8; 16],
+    interface: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    t1: Timestamp,
+    t2: Timestamp,
+    t4: Timestamp,
+    unix: i64,
+}
+
+impl Timekeeper {
+    /// Works out what a pair says.
+    pub fn exchange(&mut self, pair: Pair<'_>, addresses: &LocalAddresses) -> Exchange {
+        let event = &pair.request.event;
+        let role = addresses.role(&event.source, &event.destination);
+        let mut timings = pair
+            .response
+            .map(|response| timings(&pair, response, role))
+            .unwrap_or_default();
+        if let (Some(Role::Client), Some(response), Some(round_trip)) =
+            (role, pair.response, timings.total_process_time)
+            && is_time_sample(response)
+        {
+            let server = Server {
+                client: event.source,
+                server: event.destination,
+                interface: event.interface,
+            };
+            let ntp = &response.event.ntp;
+            if pair.interleaved
+                && ntp.version() < 5
+                && let Some(last) = self.last.get(&server)
+                && pair.request.unix - last.unix < INTERLEAVED_LIFETIME
+            {
+                let (offset, delay) = offset_and_delay(last.t1, last.t2, ntp.transmit(), last.t4);
+                timings.offset = Some(offset);
+                timings.delay = Some(delay);
+            }
+            if self.last.len() >= SERVERS && !self.last.contains_key(&server) {
+                self.last.clear();
+            }
+            let unix = pair.request.unix;
+            let last = Last {
+                t1: Timestamp::from_unix_nanoseconds(unix),
+                t2: ntp.receive(),
+                t4: Timestamp::from_unix_nanoseconds(unix.saturating_add_unsigned(round_trip)),
+                unix,
+            };
+            self.last.insert(server, last);
+        }
+        Exchange {
+            sequence: pair.sequence,
+            request: *pair.request,
+            response: pair.response.copied(),
+            interleaved: pair.interleaved,
+            duplicates: pair.duplicates,
+            client_clock: pair.client_clock,
+            role,
+            timings,
+        }
+    }
+}
+
+/// An older exchange than this (in nanoseconds) is not the one that a response speaks of.
+const INTERLEAVED_LIFETIME: i64 = 2100 * 1_000_000_000;
+
+/// A response of a synchronised server that carries both of its times.
+fn is_time_sample(response: &Stamped) -> bool {
+    let ntp = &response.event.ntp;
+    ntp.leap_indicator() != 3
+        && matches!(ntp.stratum(), 1..=15)
+        && !ntp.receive().is_zero()
+        && !ntp.transmit().is_zero()
+}
+
+fn timings(pair: &Pair<'_>, response: &Stamped, role: Option<Role>) -> Timings {
+    let request = pair.request;
+    let ntp = &response.event.ntp;
+    let mut timings = Timings {
+        // A response that was captured before its request has no such time.
+        total_process_time: response.event.time.checked_sub(request.event.time),
+        ..Timings::default()
+    };
+    let is_kiss = ntp.version() < 5 && kiss_code(ntp).is_some();
+    if is_kiss || ntp.receive().is_zero() {
+        return timings;
+    }
+    let (t2, t3) = (ntp.receive(), ntp.transmit());
+    // In interleaved mode T3 belongs to the response before this one.
+    let t3 = (!pair.interleaved && !t3.is_zero()).then_some(t3);
+    timings.server_processing_time = t3.map(|t3| t3.since(t2));
+    if !is_time_sample(response) {
+        return timings;
+    }
+    let captured_t1 = Timestamp::from_unix_nanoseconds(request.unix);
+    let is_client = role == Some(Role::Client);
+    let t1 = if is_client {
+        Some(captured_t1)
+    } else {
+        claimed_t1(pair)
+    };
+    timings.client_to_server_latency = t1.map(|t1| t2.since(t1));
+    if let (true, Some(t3), Some(round_trip)) = (is_client, t3, timings.total_process_time) {
+        // T4 on the clock of T1, should the clock have been stepped in between.
+        let t4 = request.unix.saturating_add_unsigned(round_trip);
+        let t4 = Timestamp::from_unix_nanoseconds(t4);
+        let (offset, delay) = offset_and_delay(captured_t1, t2, t3, t4);
+        timings.offset = Some(offset);
+        timings.delay = Some(delay);
+    }
+    timings
+}
+
+fn offset_and_delay(
+    t1: Timestamp,
+    t2: Timestamp,
+    t3: Timestamp,
+    t4: Timestamp,
+) -> (Span, Span) {
+    let (there, back) = (t2.since(t1).0, t3.since(t4).0);
+    // The mean without overflow, whatever the distance of the clocks.
+    let offset = ((i128::from(there) + i128::from(back)) / 2) as i64;
+    let delay = t4.since(t1).0.wrapping_sub(t3.since(t2).0);
+    (Span(offset), Span(delay))
+}
+
+/// T1 as the client wrote it, when it can be believed. An interleaved request carries the time of
+/// the request before it.
+fn claimed_t1(pair: &Pair<'_>) -> Option<Timestamp> {
+    let ntp = &pair.request.event.ntp;
+    (pair.client_clock == ClientClock::Honest
+        && !pair.interleaved
+        && ntp.mode() == Mode::Client
+        && ntp.version() < 5)
+        .then_some(ntp.transmit())
+}

@@ -1,0 +1,646 @@
+//! Which response answers which request. Pure: packets and their times go in, outcomes come out;
+//! no clock is read, nothing is locked.
+//!
+//! A response belongs to a request when it goes the way back and carries the request's transmit
+//! time as its origin, compared as 64 raw bits; in interleaved mode (RFC 9769) it carries the
+//! request's receive time instead. Symmetric peers ask and answer in one packet and at their own
+//! pace, so they wait in a table of their own, without a timeout.
+
+use hashbrown::HashMap;
+use ntpmon_common::{Event, Mode, Timestamp};
+
+use super::{
+    Stamped,
+    client_clock::{ClientClock, ClientClocks},
+    flow,
+    table::Table,
+};
+
+/// How a [`Pairer`] works.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long a request waits for its response, in nanoseconds.
+    pub timeout: u64,
+    /// The ports that are NTP: only a packet without a mode needs them.
+    pub ports: Vec<u16>,
+    /// Requests that may wait at once, in each of two generations.
+    pub pending_bound: usize,
+    /// Clients whose last request is remembered, in each of two generations.
+    pub client_bound: usize,
+    /// Report an exchange when its time is over instead of when its response comes: in the order
+    /// of the requests, and with every duplicate counted.
+    pub in_order: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            timeout: 2_000_000_000,
+            ports: vec![123],
+            pending_bound: 1 << 18,
+            client_bound: 1 << 18,
+            in_order: false,
+        }
+    }
+}
+
+/// Responses that no request was seen for, at most, in each of two generations. They wait as long
+/// as a request does: queues of a NIC, and captures of them, can swap the two.
+const HELD_BOUND: usize = 1 << 15;
+/// Symmetric associations at most, each direction its own.
+const SYMMETRIC_BOUND: usize = 1 << 16;
+/// A peer that was not answered for this long (in nanoseconds) is let go of.
+const SYMMETRIC_LIFETIME: u64 = 2100 * 1_000_000_000;
+/// A jump of the packets' times back by more than this (in nanoseconds) begins a new life: another
+/// capture file, for instance.
+const JUMP: u64 = 60_000_000_000;
+
+/// A request and what became of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair<'a> {
+    /// Counts the requests that asked something new, from 0, in the order they came.
+    pub sequence: u64,
+    /// Who asked.
+    pub request: &'a Stamped,
+    /// What was answered, if anything.
+    pub response: Option<&'a Stamped>,
+    /// The response names the request in the way of RFC 9769: its transmit time belongs to the
+    /// response before.
+    pub interleaved: bool,
+    /// Retransmissions of the request that were seen so far.
+    pub duplicates: u32,
+    /// What is known of the client's clock at the time of the request.
+    pub client_clock: ClientClock,
+}
+
+/// What a packet, or the passing of time, led to.
+#[derive(Clone, Copy, Debug)]
+pub enum Outcome<'a> {
+    /// A request was answered, or its time is over.
+    Exchange(Pair<'a>),
+    /// A response to nothing: late, or made up.
+    Unsolicited(&'a Stamped),
+    /// A further response to a request that was answered.
+    Multiple(&'a Stamped),
+    /// Mode 5.
+    Broadcast(&'a Stamped),
+    /// Mode 6.
+    Control(&'a Stamped),
+    /// Mode 7.
+    Private(&'a Stamped),
+}
+
+/// Everything counted, exact whatever bound is hit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Packets in modes 3 (and 0, where they ask), retransmissions among them.
+    pub requests: u64,
+    /// Packets in mode 4 (and 0, where they answer).
+    pub responses: u64,
+    /// Requests and symmetric packets that asked something new: answered + unanswered, and what
+    /// still waits.
+    pub exchanges: u64,
+    /// Of those, the ones with a response.
+    pub answered: u64,
+    /// Of those, the ones whose time ran out.
+    pub unanswered: u64,
+    /// Responses to nothing.
+    pub unsolicited: u64,
+    /// Of those, the ones whose request was seen but had timed out.
+    pub late: u64,
+    /// Retransmitted requests.
+    pub duplicates: u64,
+    /// Further responses to an answered request.
+    pub multiple_responses: u64,
+    /// Responses that carry a kiss code.
+    pub kiss_of_death: u64,
+    /// Mode 6.
+    pub control: u64,
+    /// Mode 7.
+    pub private: u64,
+    /// Mode 5.
+    pub broadcast: u64,
+    /// Modes 1 and 2.
+    pub symmetric: u64,
+    /// Requests that were given up before their time because too many waited.
+    pub evicted: u64,
+}
+
+impl Totals {
+    /// Adds another interface's or another thread's totals.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            requests,
+            responses,
+            exchanges,
+            answered,
+            unanswered,
+            unsolicited,
+            late,
+            duplicates,
+            multiple_responses,
+            kiss_of_death,
+            control,
+            private,
+            broadcast,
+            symmetric,
+            evicted,
+        } = other;
+        self.requests += requests;
+        self.responses += responses;
+        self.exchanges += exchanges;
+        self.answered += answered;
+        self.unanswered += unanswered;
+        self.unsolicited += unsolicited;
+        self.late += late;
+        self.duplicates += duplicates;
+        self.multiple_responses += multiple_responses;
+        self.kiss_of_death += kiss_of_death;
+        self.control += control;
+        self.private += private;
+        self.broadcast += broadcast;
+        self.symmetric += symmetric;
+        self.evicted += evicted;
+    }
+
+    /// Packets that were paired or counted: every event comes back in exactly one of these.
+    #[must_use]
+    pub const fn packets(&self) -> u64 {
+        self.requests
+            + self.responses
+            + self.control
+            + self.private
+            + self.broadcast
+            + self.symmetric
+    }
+}
+
+/// Pairs the packets of one ring, or of one set of capture files.
+#[derive(Debug)]
+pub struct Pairer {
+    settings: Settings,
+    pending: Table<Pending>,
+    held: Table<Held>,
+    symmetric: HashMap<FlowKey, Pending, foldhash::fast::RandomState>,
+    symmetric_swept: u64,
+    clocks: ClientClocks,
+    totals: Totals,
+    /// The latest time seen.
+    now: u64,
+}
+
+#[derive(Debug)]
+struct Pending {
+    request: Stamped,
+    /// Kept only to report in order; otherwise the exchange was reported when it came.
+    response: Option<Box<Stamped>>,
+    /// When the packet came by the pairer's own time, which never goes back.
+    seen: u64,
+    sequence: u64,
+    /// Until when an older request of this flow, also without a transmit time, may be the one
+    /// that a response means. 0 when there is none.
+    rival_until: u64,
+    duplicates: u32,
+    answered: bool,
+    /// Reported as unanswered: a response that comes now is late, whatever its own time says.
+    given_up: bool,
+    interleaved: bool,
+    /// An answer of a passive peer: it asks as well, but may never be meant to.
+    passive: bool,
+    client_clock: ClientClock,
+}
+
+#[derive(Debug)]
+struct Held {
+    response: Stamped,
+    seen: u64,
+    paired: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct FlowKey {
+    source: [u8; 16],
+    destination: [u8; 16],
+    ports: (u16, u16),
+    interface: u32,
+}
+
+impl FlowKey {
+    const fn of(event: &Event) -> Self {
+        Self {
+            source: event.source,
+            destination: event.destination,
+            ports: (event.source_port, event.destination_port),
+            interface: event.interface,
+        }
+    }
+
+    const fn reversed(self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            ports: (self.ports.1, self.ports.0),
+            interface: self.interface,
+        }
+    }
+}
+
+impl Pending {
+    const fn pair<'a>(&'a self, response: Option<&'a Stamped>) -> Pair<'a> {
+        Pair {
+            sequence: self.sequence,
+            request: &self.request,
+            response,
+            interleaved: self.interleaved,
+            duplicates: self.duplicates,
+            client_clock: self.client_clock,
+        }
+    }
+
+    /// Reports what has not been reported when the response came.
+    fn let_go(&mut self, totals: &mut Totals, sink: &mut impl FnMut(Outcome<'_>)) {
+        match (&self.response, self.answered) {
+            (Some(response), _) => sink(Outcome::Exchange(self.pair(Some(response)))),
+            (None, true) => {}
+            (None, false) if self.passive => {}
+            (None, false) => {
+                self.given_up = true;
+                totals.unanswered += 1;
+                sink(Outcome::Exchange(self.pair(None)));
+            }
+        }
+    }
+}
+
+impl Pairer {
+    /// A pairer that has seen nothing.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            pending: Table::new(settings.pending_bound, settings.timeout),
+            held: Table::new(HELD_BOUND, settings.timeout),
+            symmetric: HashMap::default(),
+            symmetric_swept: 0,
+            clocks: ClientClocks::new(settings.client_bound),
+            totals: Totals::default(),
+            now: 0,
+            settings,
+        }
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub const fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// Takes one packet; what it leads to goes to `sink`.
+    pub fn observe(&mut self, packet: &Stamped, sink: &mut impl FnMut(Outcome<'_>)) {
+        if packet.event.time.saturating_add(JUMP) < self.now {
+            self.flush(sink);
+            self.now = packet.event.time;
+        }
+        self.advance(packet.event.time, sink);
+        match packet.event.ntp.mode() {
+            Mode::Client => self.request(packet, sink),
+            Mode::Server => self.response(packet, sink),
+            Mode::Unspecified => {
+                if self.answers_something(packet) || !self.is_to_server(packet) {
+                    self.response(packet, sink);
+                } else {
+                    self.request(packet, sink);
+                }
+            }
+            Mode::SymmetricActive | Mode::SymmetricPassive => self.peer(packet, sink),
+            Mode::Broadcast => {
+                self.totals.broadcast += 1;
+                sink(Outcome::Broadcast(packet));
+            }
+            Mode::Control => {
+                self.totals.control += 1;
+                sink(Outcome::Control(packet));
+            }
+            Mode::Private => {
+                self.totals.private += 1;
+                sink(Outcome::Private(packet));
+            }
+        }
+    }
+
+    /// Lets time pass: reports the requests whose time is over.
+    pub fn advance(&mut self, time: u64, sink: &mut impl FnMut(Outcome<'_>)) {
+        self.now = self.now.max(time);
+        let Self {
+            settings,
+            pending,
+            held,
+            totals,
+            now,
+            ..
+        } = self;
+        let now = *now;
+        let timeout = settings.timeout;
+        // What is let go of early counts only where it was still waiting.
+        let unanswered_before = totals.unanswered;
+        let mut due_unanswered = 0;
+        let early = pending.expire(
+            now,
+            |request| request.seen.saturating_add(timeout) < now,
+            |request| {
+                if !request.answered && request.seen.saturating_add(timeout) < now {
+                    due_unanswered += 1;
+                }
+                request.let_go(totals, sink);
+            },
+        );
+        if early > 0 {
+            totals.evicted += totals.unanswered - unanswered_before - due_unanswered;
+        }
+        held.expire(
+            now,
+            |response| response.seen.saturating_add(timeout) < now,
+            |response| {
+                if !response.paired {
+                    totals.unsolicited += 1;
+                    sink(Outcome::Unsolicited(&response.response));
+                }
+            },
+        );
+        if now.saturating_sub(self.symmetric_swept) > SYMMETRIC_LIFETIME / 32 {
+            self.symmetric_swept = now;
+            self.let_go_of_peers(now.saturating_sub(SYMMETRIC_LIFETIME), sink);
+        }
+    }
+
+    /// Reports everything that still waits: nothing more will come.
+    pub fn flush(&mut self, sink: &mut impl FnMut(Outcome<'_>)) {
+        let totals = &mut self.totals;
+        self.pending
+            .flush(|request| request.let_go(totals, sink));
+        self.held.flush(|response| {
+            if !response.paired {
+                totals.unsolicited += 1;
+                sink(Outcome::Unsolicited(&response.response));
+            }
+        });
+        self.let_go_of_peers(u64::MAX, sink);
+        self.symmetric_swept = 0;
+    }
+
+    fn next_sequence(&mut self) -> u64 {
+        let sequence = self.totals.exchanges;
+        self.totals.exchanges += 1;
+        sequence
+    }
+
+    fn request(&mut self, packet: &Stamped, sink: &mut impl FnMut(Outcome<'_>)) {
+        self.totals.requests += 1;
+        let event = &packet.event;
+        let value = event.ntp.asks_with();
+        let hash = flow::asking_hash(event, value);
+        let timeout = self.settings.timeout;
+        let now = self.now;
+        let waiting = self.pending.find(hash, |pending| {
+            pending.request.event.ntp.asks_with() == value
+                && flow::is_same(&pending.request.event, event)
+        });
+        let mut rival_until = 0;
+        if let Some(waiting) = waiting {
+            let until = waiting.seen.saturating_add(timeout);
+            if !value.is_zero() {
+                if until >= now && !waiting.given_up {
+                    waiting.duplicates += 1;
+                    self.totals.duplicates += 1;
+                    return;
+                }
+            } else if !waiting.answered && !waiting.given_up && until >= now {
+                rival_until = until;
+            } else {
+                rival_until = waiting.rival_until;
+            }
+        }
+        let client_clock = self.clocks.judge(packet);
+        let mut pending = Pending {
+            request: *packet,
+            response: None,
+            seen: now,
+            sequence: self.next_sequence(),
+            rival_until,
+            duplicates: 0,
+            answered: false,
+            given_up: false,
+            interleaved: false,
+            passive: false,
+            client_clock,
+        };
+        if let Some((response, interleaved)) = self.take_held(&pending.request) {
+            pending.interleaved = interleaved;
+            self.totals.answered += 1;
+            pending.answered = true;
+            if self.settings.in_order {
+                pending.response = Some(Box::new(response));
+            } else {
+                sink(Outcome::Exchange(pending.pair(Some(&response))));
+            }
+        }
+        let receive = event.ntp.receive();
+        let second = (!receive.is_zero() && receive != value && event.ntp.version() < 5)
+            .then(|| flow::asking_hash(event, receive));
+        self.pending
+            .insert(now, pending, std::iter::once(hash).chain(second), |old| {
+                flow::is_same(&old.request.event, event)
+                    && (old.request.event.ntp.asks_with() == value
+                        || old.request.event.ntp.receive() == receive)
+            });
+    }
+
+    /// A response that came before this request, and whether it names it in interleaved mode.
+    fn take_held(&mut self, request: &Stamped) -> Option<(Stamped, bool)> {
+        if self.held.is_empty() {
+            return None;
+        }
+        let now = self.now;
+        let timeout = self.settings.timeout;
+        let values = [request.event.ntp.asks_with(), request.event.ntp.receive()];
+        for (value, interleaved) in values.into_iter().zip([false, true]) {
+            if value.is_zero() || (interleaved && request.event.ntp.version() == 5) {
+                continue;
+            }
+            let hash = flow::asking_hash(&request.event, value);
+            let held = self.held.find(hash, |held| {
+                !held.paired
+                    && held.seen.saturating_add(timeout) >= now
+                    && held.response.event.ntp.origin() == value
+                    && flow::is_reverse(&request.event, &held.response.event)
+            });
+            if let Some(held) = held {
+                held.paired = true;
+                return Some((held.response, interleaved));
+            }
+        }
+        None
+    }
+
+    fn find_asked(&mut self, packet: &Stamped) -> Option<&mut Pending> {
+        let origin = packet.event.ntp.origin();
+        let hash = flow::answering_hash(&packet.event, origin);
+        self.pending.find(hash, |pending| {
+            let asked = &pending.request.event.ntp;
+            (asked.asks_with() == origin || (asked.receive() == origin && !origin.is_zero()))
+                && flow::is_reverse(&pending.request.event, &packet.event)
+        })
+    }
+
+    fn answers_something(&mut self, packet: &Stamped) -> bool {
+        self.find_asked(packet).is_some()
+    }
+
+    fn is_to_server(&self, packet: &Stamped) -> bool {
+        self.settings.ports.contains(&packet.event.destination_port)
+    }
+
+    fn response(&mut self, packet: &Stamped, sink: &mut impl FnMut(Outcome<'_>)) {
+        self.totals.responses += 1;
+        let ntp = &packet.event.ntp;
+        if ntp.version() < 5 && super::kiss_code(ntp).is_some() {
+            self.totals.kiss_of_death += 1;
+        }
+        let Settings {
+            timeout, in_order, ..
+        } = self.settings;
+        let now = self.now;
+        let time = packet.event.time;
+        let origin = ntp.origin();
+        let Some(asked) = self.find_asked(packet) else {
+            self.unmatched(packet, origin, sink);
+            return;
+        };
+        let age = time.saturating_sub(asked.request.event.time);
+        if asked.given_up || (age > timeout && !asked.answered) {
+            self.totals.late += 1;
+            self.totals.unsolicited += 1;
+            sink(Outcome::Unsolicited(packet));
+        } else if asked.answered {
+            self.totals.multiple_responses += 1;
+            sink(Outcome::Multiple(packet));
+        } else if origin.is_zero() && asked.rival_until >= now {
+            // Two requests without a transmit time wait: this may be the answer to either.
+            self.totals.unsolicited += 1;
+            sink(Outcome::Unsolicited(packet));
+        } else {
+            asked.answered = true;
+            let question = &asked.request.event.ntp;
+            asked.interleaved = if question.version() == 5 {
+                ntp.version5_flags() & 2 != 0
+            } else {
+                question.asks_with() != origin
+            };
+            if in_order {
+                asked.response = Some(Box::new(*packet));
+            } else {
+                sink(Outcome::Exchange(asked.pair(Some(packet))));
+            }
+            self.totals.answered += 1;
+        }
+    }
+
+    /// No request is known: a peer may have asked, or the request is still to come.
+    fn unmatched(
+        &mut self,
+        packet: &Stamped,
+        origin: Timestamp,
+        sink: &mut impl FnMut(Outcome<'_>),
+    ) {
+        if origin.is_zero() {
+            self.totals.unsolicited += 1;
+            sink(Outcome::Unsolicited(packet));
+            return;
+        }
+        if !self.symmetric.is_empty() && self.answer_peer(packet, sink) {
+            return;
+        }
+        let held = Held {
+            response: *packet,
+            seen: self.now,
+            paired: false,
+        };
+        let hash = flow::answering_hash(&packet.event, origin);
+        self.held.insert(self.now, held, [hash], |old| {
+            flow::is_same(&old.response.event, &packet.event)
+                && old.response.event.ntp.origin() == origin
+        });
+    }
+
+    /// A packet between peers answers the other side's last one, and asks.
+    fn peer(&mut self, packet: &Stamped, sink: &mut impl FnMut(Outcome<'_>)) {
+        self.totals.symmetric += 1;
+        let answers = self.answer_peer(packet, sink);
+        let value = packet.event.ntp.asks_with();
+        let key = FlowKey::of(&packet.event);
+        if let Some(last) = self.symmetric.get_mut(&key) {
+            if !value.is_zero() && last.request.event.ntp.asks_with() == value {
+                last.duplicates += 1;
+                self.totals.duplicates += 1;
+                return;
+            }
+            last.let_go(&mut self.totals, sink);
+        } else if self.symmetric.len() >= SYMMETRIC_BOUND {
+            let before = self.totals.unanswered;
+            self.let_go_of_peers(u64::MAX, sink);
+            self.totals.evicted += self.totals.unanswered - before;
+        }
+        // A passive peer's answer becomes a question only when it is answered.
+        let passive = answers && packet.event.ntp.mode() == Mode::SymmetricPassive;
+        let pending = Pending {
+            request: *packet,
+            response: None,
+            seen: self.now,
+            sequence: if passive { 0 } else { self.next_sequence() },
+            rival_until: 0,
+            duplicates: 0,
+            answered: false,
+            given_up: false,
+            interleaved: false,
+            passive,
+            client_clock: ClientClock::Unknown,
+        };
+        self.symmetric.insert(key, pending);
+    }
+
+    /// Whether the packet is the answer to the last one that went the other way.
+    fn answer_peer(&mut self, packet: &Stamped, sink: &mut impl FnMut(Outcome<'_>)) -> bool {
+        let origin = packet.event.ntp.origin();
+        let key = FlowKey::of(&packet.event).reversed();
+        let Some(asked) = self.symmetric.get_mut(&key) else {
+            return false;
+        };
+        let question = &asked.request.event.ntp;
+        let basic = question.asks_with() == origin;
+        if asked.answered || origin.is_zero() || !(basic || question.receive() == origin) {
+            return false;
+        }
+        asked.answered = true;
+        asked.interleaved = !basic;
+        if asked.passive {
+            asked.sequence = self.totals.exchanges;
+            self.totals.exchanges += 1;
+        }
+        sink(Outcome::Exchange(asked.pair(Some(packet))));
+        self.totals.answered += 1;
+        true
+    }
+
+    /// Lets go of the peers that asked before `before` and were not answered, in the order of
+    /// their packets.
+    fn let_go_of_peers(&mut self, before: u64, sink: &mut impl FnMut(Outcome<'_>)) {
+        let mut gone: Vec<Pending> = self
+            .symmetric
+            .extract_if(|_, pending| pending.seen < before)
+            .map(|(_, pending)| pending)
+            .collect();
+        gone.sort_unstable_by_key(|pending| pending.sequence);
+        for mut pending in gone {
+            pending.let_go(&mut self.totals, sink);
+        }
+    }
+}
