@@ -331,7 +331,8 @@ impl Changes {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // Too many changes for the socket's buffer: there are more, and we were told.
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => {}
+                Err(error)
+                    if error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => {}
                 Err(error) => {
                     tracing::warn!(%error, "reading changes of interfaces");
                     return;

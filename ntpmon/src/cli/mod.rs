@@ -39,7 +39,8 @@ pub fn run() -> Result<()> {
         .with_target(false)
         .without_time()
         .with_env_filter(
-            EnvFilter::try_from_env("NTPMON_LOG").unwrap_or_else(|_| EnvFilter::new("warn,ntpmon=info")),
+            EnvFilter::try_from_env("NTPMON_LOG")
+                .unwrap_or_else(|_| EnvFilter::new("warn,ntpmon=info")),
         )
         .init();
     match arguments.command {

@@ -63,8 +63,7 @@ impl ClientClocks {
             return ClientClock::Unknown;
         }
         let hash = flow::client_hash(&event.source, event.interface);
-        let same =
-            |seen: &Seen| seen.address == event.source && seen.interface == event.interface;
+        let same = |seen: &Seen| seen.address == event.source && seen.interface == event.interface;
         self.seen.expire(event.time, |_| true, |_| ());
         if let Some(seen) = self.seen.refresh(event.time, hash, same) {
             // A retransmission says nothing new.

@@ -375,8 +375,7 @@ impl Pairer {
     /// Reports everything that still waits: nothing more will come.
     pub fn flush(&mut self, sink: &mut impl FnMut(Outcome<'_>)) {
         let totals = &mut self.totals;
-        self.pending
-            .flush(|request| request.let_go(totals, sink));
+        self.pending.flush(|request| request.let_go(totals, sink));
         self.held.flush(|response| {
             if !response.paired {
                 totals.unsolicited += 1;
