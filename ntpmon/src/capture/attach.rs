@@ -569,7 +569,7 @@ impl Pins {
     fn prepare(interface: &str) -> Result<Self> {
         let file_system = rustix::fs::statfs(BPF_FILE_SYSTEM)
             .with_context(|| format!("looking at {BPF_FILE_SYSTEM}"))?;
-        if i64::from(file_system.f_type) != BPF_FS_MAGIC {
+        if file_system.f_type != BPF_FS_MAGIC {
             bail!("--pin needs the BPF file system: mount -t bpf bpf {BPF_FILE_SYSTEM}");
         }
         let directory = pin_directory(interface)?;

@@ -6,7 +6,7 @@ mod replay;
 mod summary;
 mod watch;
 
-use std::time::Duration;
+use std::{io::IsTerminal, time::Duration};
 
 use anyhow::{Result, anyhow};
 use clap::{Parser, Subcommand};
@@ -37,6 +37,7 @@ pub fn run() -> Result<()> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .with_env_filter(
             EnvFilter::try_from_env("NTPMON_LOG")

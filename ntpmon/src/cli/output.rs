@@ -317,7 +317,7 @@ impl<W: Write> Printer<W> {
             let style = Style::new().bold();
             writeln!(
                 self.out,
-                "{style}{:<15} {:<8} {:>39} {:>39} {:<4} {:>3} {:<15} {:>12} {:>12} {:>12} {:>12} {}{style:#}",
+                "{style}{:<15} {:<8} {:>39} {:>39} {:<4} {:>3} {:<15} {:>12} {:>12} {:>12} {:>12} NOTES{style:#}",
                 "TIME UTC",
                 "NIC",
                 "CLIENT",
@@ -328,8 +328,7 @@ impl<W: Write> Printer<W> {
                 "LATENCY",
                 "SERVER",
                 "TOTAL",
-                "OFFSET",
-                "NOTES"
+                "OFFSET"
             )?;
         }
         let style = self.style(exchange);
