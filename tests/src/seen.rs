@@ -167,16 +167,14 @@ impl Exchange {
         };
         let turnaround =
             number("total_process_time_seconds").context("no total_process_time_seconds")?;
-        let offset = number("offset_seconds");
-        let inside = number("server_processing_time_seconds");
         Ok(Self {
             client: end("client_ip", "client_port")?,
             server: end("server_ip", "server_port")?,
             kiss: text("kiss_code").map(str::to_string),
             interleaved: line.get("interleaved") == Some(&Value::Bool(true)),
             turnaround,
-            offset,
-            delay: offset.and(inside).map(|inside| turnaround - inside),
+            offset: number("offset_seconds"),
+            delay: number("delay_seconds"),
         })
     }
 }
@@ -280,18 +278,18 @@ mod tests {
     #[test]
     fn ntpmons_lines_and_totals_are_read() {
         let object = |text: &str| serde_json::from_str(text).unwrap();
-        let line = |time: &str, offset: &str| {
+        let line = |time: &str, offset: &str, delay: &str| {
             object(&format!(
                 r#"{{"client_ip":"10.0.0.2","client_port":5,"server_ip":"10.0.0.1",
                 "server_port":123,"mode":4,"answered":true,"session_timestamp":"{time}",
                 "kiss_code":null,"interleaved":false,"total_process_time_seconds":0.5,
-                "server_processing_time_seconds":0.1,"offset_seconds":{offset}}}"#
+                "offset_seconds":{offset},"delay_seconds":{delay}}}"#
             ))
         };
         let watched = Watched {
             lines: vec![
-                line("2026-11-21T00:00:02.000000000Z", "null"),
-                line("2026-11-21T00:00:01.000000000Z", "-0.25"),
+                line("2026-11-21T00:00:02.000000000Z", "null", "null"),
+                line("2026-11-21T00:00:01.000000000Z", "-0.25", "0.4"),
             ],
             totals: object(
                 r#"{"requests":3,"responses":2,"symmetric":0,"broadcast":0,"control":1,"private":0}"#,

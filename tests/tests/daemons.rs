@@ -13,10 +13,12 @@ use ntpmon_tests::{
     chrony, frames,
     frames::{Ethernet, Ntp, RawSocket, Tag},
     namespace::{Pair, folder},
-    seen::{Seen, median},
+    seen::{Exchange, Seen, median},
     tcpdump::{self, Capture, Tcpdump},
+    watch::Watch,
     workspace,
 };
+use serde_json::{Map, Value};
 
 /// What the issue asks for: exact over a thousand polls and more.
 const MANY: u64 = 1024;
@@ -25,37 +27,53 @@ const SOME: u64 = 40;
 /// How far the median exchange may be from chrony's figures, in seconds.
 const CLOSE: f64 = 20e-6;
 
-/// A case that was played while both hosts were watched.
+/// A case that was played while ntpmon watched at both hosts.
 struct Observed {
     played: Played,
+    /// What ntpmon saw at each host.
     client: Seen,
     server: Seen,
+    /// What it printed at the client.
+    lines: Vec<Map<String, Value>>,
     /// What tcpdump saw at the client.
     capture: Capture,
 }
 
+/// Plays a case, and holds what ntpmon saw against what tcpdump saw: the same packets and exchanges.
 fn observe(case: Case, polls: u64) -> Observed {
     let stage = Stage::new(case).unwrap();
     let folder = folder().unwrap();
-    let start = |host, name| {
-        Tcpdump::start(
-            host,
-            stage.device(),
-            stage.filter(),
-            &folder.path().join(name),
-        )
-        .unwrap()
-    };
-    let (client, server) = (
-        start(stage.client(), "client"),
-        start(stage.server(), "server"),
-    );
+    let watch = |host| Watch::start(host, &[stage.device()], &[]).unwrap();
+    let (client, server) = (watch(stage.client()), watch(stage.server()));
+    let file = folder.path().join("client");
+    let tcpdump = Tcpdump::start(stage.client(), stage.device(), stage.filter(), &file).unwrap();
     let played = stage.play(polls).unwrap();
-    let (capture, server) = (client.stop().unwrap(), server.stop().unwrap());
+    let capture = tcpdump.stop().unwrap();
+    let (client, server) = (client.stop().unwrap(), server.stop().unwrap());
+
+    let reference = Seen::in_capture(&capture);
+    for watched in [&client, &server] {
+        assert_eq!(
+            (&watched.totals["lost"], &watched.totals["unprinted"]),
+            (&0.into(), &0.into())
+        );
+        let seen = Seen::by_ntpmon(watched).unwrap();
+        let counts = |seen: &Seen| Seen {
+            answered: Vec::new(),
+            ..seen.clone()
+        };
+        assert_eq!(counts(&seen), counts(&reference), "{}", watched.stderr);
+        let exchanges = |seen: &Seen| -> Vec<_> {
+            let fields = |it: &Exchange| (it.client, it.server, it.kiss.clone(), it.interleaved);
+            seen.answered.iter().map(fields).collect()
+        };
+        assert_eq!(exchanges(&seen), exchanges(&reference));
+    }
     Observed {
         played,
-        client: Seen::in_capture(&capture),
-        server: Seen::in_capture(&server),
+        client: Seen::by_ntpmon(&client).unwrap(),
+        server: Seen::by_ntpmon(&server).unwrap(),
+        lines: client.lines,
         capture,
     }
 }
