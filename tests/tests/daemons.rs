@@ -138,8 +138,11 @@ fn in_step<'a>(
     log: &'a [chrony::Measurement],
 ) -> Vec<(&'a Exchange, &'a chrony::Measurement)> {
     let mut seconds: BTreeMap<i64, (Vec<_>, Vec<_>)> = BTreeMap::new();
-    for exchange in exchanges {
-        seconds.entry(exchange.second).or_default().0.push(exchange);
+    for (index, exchange) in exchanges.iter().enumerate() {
+        // The figures are of the exchange before, and logged with its time.
+        let measured = index.saturating_sub(usize::from(exchange.interleaved));
+        let second = exchanges[measured].second;
+        seconds.entry(second).or_default().0.push(exchange);
     }
     for measurement in log {
         seconds
