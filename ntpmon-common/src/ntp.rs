@@ -178,10 +178,7 @@ impl Timestamp {
     /// Nanoseconds since 1970, in the era that is nearest to `near`.
     #[must_use]
     pub const fn unix_nanoseconds_near(self, near: i64) -> i64 {
-        near.saturating_add(
-            self.since(Self::from_unix_nanoseconds(near))
-                .nanoseconds(),
-        )
+        near.saturating_add(self.since(Self::from_unix_nanoseconds(near)).nanoseconds())
     }
 }
 
@@ -236,7 +233,10 @@ mod tests {
         let wrap = 2_085_978_496 * NANOSECONDS;
         assert_eq!(Timestamp::from_unix_nanoseconds(wrap), Timestamp(0));
         assert_eq!(first.unix_nanoseconds_near(wrap), wrap + NANOSECONDS);
-        assert_eq!(Timestamp(u64::MAX - (1 << 32) + 1).unix_nanoseconds_near(wrap), wrap - NANOSECONDS);
+        assert_eq!(
+            Timestamp(u64::MAX - (1 << 32) + 1).unix_nanoseconds_near(wrap),
+            wrap - NANOSECONDS
+        );
     }
 
     #[test]

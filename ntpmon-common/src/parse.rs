@@ -192,7 +192,7 @@ fn find_network<P: Packet>(
         if tunnels > MAX_TUNNELS {
             return Err(Skip::TunnelDepth);
         }
-        (ethertype, offset) = (inner.detail, inner.value as usize);
+        (ethertype, offset) = (inner.detail, inner.offset()?);
         layers.flags = flags::TUNNELLED;
     }
 }
@@ -294,6 +294,17 @@ impl Outcome {
             _ => Err(Skip::Truncated),
         }
     }
+
+    /// The value as the place to go on from. Bounded here, not only where it is read from: the
+    /// verifier of Linux 6.1 forgets a bound that it learns after the number went to the stack.
+    #[inline(always)]
+    const fn offset(self) -> Result<usize, Skip> {
+        let offset = self.value as usize;
+        if offset > MAX_OFFSET {
+            return Err(Skip::Truncated);
+        }
+        Ok(offset)
+    }
 }
 
 #[inline(always)]
@@ -391,7 +402,7 @@ fn ipv6<P: Packet>(packet: &P, layers: &mut Layers) -> Result<Transport, Skip> {
     if is_extension_header(protocol) {
         let step = packet.take(Step::ExtensionHeaders, position, protocol.into());
         let last = Outcome::of(step)?;
-        position = last.value as usize;
+        position = last.offset()?;
         protocol = last.detail as u8;
         layers.flags |= (last.detail >> 8) as u8;
     }

@@ -112,10 +112,7 @@ impl Monitor {
     ///
     /// # Errors
     /// When the kernel does not answer.
-    pub fn follow<C>(
-        &mut self,
-        mut consumer: impl FnMut(&Interface) -> C,
-    ) -> Result<Vec<Change>>
+    pub fn follow<C>(&mut self, mut consumer: impl FnMut(&Interface) -> C) -> Result<Vec<Change>>
     where
         C: FnMut(Drained<'_>) + Send + 'static,
     {
@@ -124,7 +121,8 @@ impl Monitor {
         let mut changes = Vec::new();
         for (name, watched) in &mut self.watched {
             let now = interfaces.iter().find(|interface| &interface.name == name);
-            let same = |capture: &Capture| now.is_some_and(|now| now.index == capture.interface().index);
+            let same =
+                |capture: &Capture| now.is_some_and(|now| now.index == capture.interface().index);
             if watched.capture.as_ref().is_some_and(same) {
                 continue;
             }
@@ -173,10 +171,7 @@ impl Monitor {
 /// Pairs of watched interfaces that the same packet can pass, one after the other: a bridge or
 /// bond and its port, an interface and what stands on it.
 #[must_use]
-pub fn overlaps<'a>(
-    all: &'a [Interface],
-    watched: &[Interface],
-) -> Vec<(&'a str, &'a str)> {
+pub fn overlaps<'a>(all: &'a [Interface], watched: &[Interface]) -> Vec<(&'a str, &'a str)> {
     let mut found = Vec::new();
     for interface in all.iter().filter(|interface| watched.contains(interface)) {
         for other in all.iter().filter(|other| watched.contains(other)) {

@@ -41,8 +41,7 @@ pub struct Interface {
     pub xdp_program: Option<u32>,
     /// The bridge or bond that it is a port of.
     pub master: Option<u32>,
-    /// The interface that it stands on, as a VLAN or macvlan does. For a veth in another
-    /// namespace the number means nothing here.
+    /// The interface of this namespace that it stands on, as a VLAN or macvlan does.
     pub below: Option<u32>,
 }
 
@@ -89,8 +88,12 @@ fn interface_of(link: &LinkMessage) -> Option<Interface> {
         master: None,
         below: None,
     };
+    let mut elsewhere = false;
     for attribute in &link.attributes {
         match attribute {
+            // What it is linked to, the other end of a veth for instance, has a number of its own
+            // over there.
+            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
             LinkAttribute::IfName(name) => interface.name.clone_from(name),
             LinkAttribute::Controller(index) => interface.master = Some(*index),
             LinkAttribute::Xdp(xdp) => {
@@ -102,6 +105,9 @@ fn interface_of(link: &LinkMessage) -> Option<Interface> {
             LinkAttribute::Link(index) => interface.below = Some(*index),
             _ => {}
         }
+    }
+    if elsewhere {
+        interface.below = None;
     }
     (!interface.name.is_empty()).then_some(interface)
 }
@@ -331,7 +337,8 @@ impl Changes {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // Too many changes for the socket's buffer: there are more, and we were told.
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => {}
+                Err(error)
+                    if error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => {}
                 Err(error) => {
                     tracing::warn!(%error, "reading changes of interfaces");
                     return;

@@ -2,10 +2,10 @@
 
 use crate::{install, packages, process, test};
 use anyhow::{Result, bail};
-use std::process::Command;
+use std::{ffi::OsString, process::Command};
 
 /// Measures one part, or all.
-pub(crate) fn bench(part: Option<&str>, json: bool) -> Result<()> {
+pub(crate) fn bench(part: Option<&str>, json: bool, arguments: &[OsString]) -> Result<()> {
     install::ensure_tools()?;
     test::install_packages(false)?;
     process::run(&mut process::cargo(&[
@@ -37,5 +37,5 @@ pub(crate) fn bench(part: Option<&str>, json: bool) -> Result<()> {
     if json {
         command.arg("--json");
     }
-    Err(process::become_program(&mut command))
+    Err(process::become_program(command.args(arguments)))
 }

@@ -53,6 +53,9 @@ enum Command {
         /// Print one JSON object instead of tables
         #[arg(long)]
         json: bool,
+        /// Passed on to the benchmark program
+        #[arg(last = true)]
+        arguments: Vec<OsString>,
     },
     /// Fuzz, guided by coverage; what is found is left in fuzz/artifacts
     Fuzz {
@@ -71,7 +74,11 @@ fn main() -> ExitCode {
         Command::Build => build::build().map(drop),
         Command::Run { arguments } => build::run(&arguments),
         Command::Test { vm, filters } => test::test(vm, &filters),
-        Command::Bench { part, json } => bench::bench(part.as_deref(), json),
+        Command::Bench {
+            part,
+            json,
+            arguments,
+        } => bench::bench(part.as_deref(), json, &arguments),
         Command::Fuzz { target, seconds } => fuzz::fuzz(target.as_deref(), seconds),
         Command::Lint => lint::lint(),
     };

@@ -268,8 +268,13 @@ pub(crate) fn cargo(
         }
     }
     // BTF lets the kernel and bpftool show types and lines; it is made from the debug information.
+    //
+    // Blocks stay in the order of the source: left to itself, the compiler moves a loop's end to
+    // right before its beginning, and Linux before 6.7 takes only loops that jump back
+    // ("back-edge from insn").
     let flags = format!(
-        "-Cdebuginfo=2\x1f-Clinker={}\x1f-Clink-arg=--btf",
+        "-Cdebuginfo=2\x1f-Clinker={}\x1f-Clink-arg=--btf\
+         \x1f-Clink-arg=--llvm-args=-disable-block-placement",
         tools.linker.path.display()
     );
     command
@@ -409,4 +414,63 @@ fn run(program: &OsStr, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok()?;
     let text = output.status.success().then_some(output.stdout)?;
     String::from_utf8(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_linker_names_its_llvm_whichever_way_it_was_linked() {
+        assert_eq!(linker_llvm(b"\0libLLVM.so.22.1\0libc.so.6\0"), Some(22));
+        assert_eq!(linker_llvm(b"\0libLLVM-21.so\0"), Some(21));
+        assert_eq!(linker_llvm(b"\0LLVM\0LLVM 3\0LLVM23.1.0-rc2\0"), Some(23));
+        assert_eq!(linker_llvm(b"LLVM22"), None);
+        assert_eq!(linker_llvm(b"no such thing"), None);
+    }
+
+    #[test]
+    fn rustc_says_its_version_and_its_llvms() {
+        let output = "rustc 1.96.0\nbinary: rustc\nrelease: 1.96.0-nightly\nLLVM version: 22.1.8\n";
+        assert_eq!(parse_version(output), Some((1, 96)));
+        assert_eq!(parse_llvm(output), Some(22));
+        assert_eq!(parse_llvm("release: 1.96.0\n"), None);
+    }
+
+    #[test]
+    fn the_second_cargo_keeps_the_users_registries_and_nothing_of_the_first() {
+        for kept in [
+            "PATH",
+            "HOME",
+            "CARGO_HOME",
+            "CARGO_NET_OFFLINE",
+            "CARGO_REGISTRIES_X_INDEX",
+        ] {
+            assert!(!belongs_to_outer_cargo(OsStr::new(kept)), "{kept}");
+        }
+        for removed in [
+            "RUSTC_WORKSPACE_WRAPPER",
+            "RUSTFLAGS",
+            "CARGO_ENCODED_RUSTFLAGS",
+            "CARGO_TARGET_DIR",
+        ] {
+            assert!(belongs_to_outer_cargo(OsStr::new(removed)), "{removed}");
+        }
+    }
+
+    #[test]
+    fn the_object_is_compiled_beside_the_profiles() {
+        let out = Path::new("/project/target/debug/build/ntpmon-0123/out");
+        assert_eq!(
+            target_directory(out),
+            Ok(PathBuf::from("/project/target/ebpf"))
+        );
+    }
+
+    #[test]
+    fn the_oldest_compiler_is_the_one_that_the_workspace_names() {
+        let manifest = include_str!("../../Cargo.toml");
+        let (major, minor) = OLDEST_RUSTC;
+        assert!(manifest.contains(&format!("rust-version = \"{major}.{minor}\"")));
+    }
 }

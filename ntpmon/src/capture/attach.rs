@@ -533,7 +533,9 @@ fn remove_leftovers(interface: &Interface, own: u16) -> Result<Vec<String>> {
         } else {
             "ingress"
         };
-        removed.push(format!("an {direction} filter of an ntpmon that was killed"));
+        removed.push(format!(
+            "an {direction} filter of an ntpmon that was killed"
+        ));
     }
     if made_qdisc {
         remove_qdisc_if_empty(interface.index)?;
@@ -567,10 +569,8 @@ impl Pins {
     fn prepare(interface: &str) -> Result<Self> {
         let file_system = rustix::fs::statfs(BPF_FILE_SYSTEM)
             .with_context(|| format!("looking at {BPF_FILE_SYSTEM}"))?;
-        if i64::from(file_system.f_type) != BPF_FS_MAGIC {
-            bail!(
-                "--pin needs the BPF file system: mount -t bpf bpf {BPF_FILE_SYSTEM}"
-            );
+        if file_system.f_type != BPF_FS_MAGIC {
+            bail!("--pin needs the BPF file system: mount -t bpf bpf {BPF_FILE_SYSTEM}");
         }
         let directory = pin_directory(interface)?;
         fs::create_dir_all(&directory)

@@ -6,7 +6,7 @@ mod replay;
 mod summary;
 mod watch;
 
-use std::time::Duration;
+use std::{io::IsTerminal, time::Duration};
 
 use anyhow::{Result, anyhow};
 use clap::{Parser, Subcommand};
@@ -37,9 +37,11 @@ pub fn run() -> Result<()> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
         .without_time()
         .with_env_filter(
-            EnvFilter::try_from_env("NTPMON_LOG").unwrap_or_else(|_| EnvFilter::new("warn,ntpmon=info")),
+            EnvFilter::try_from_env("NTPMON_LOG")
+                .unwrap_or_else(|_| EnvFilter::new("warn,ntpmon=info")),
         )
         .init();
     match arguments.command {

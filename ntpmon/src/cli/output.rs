@@ -143,9 +143,11 @@ fn fields(
     let is_v5 = ntp.version() == 5;
     let reference_id = reference_id(ntp);
     let kiss = exchange.kiss_code();
-    let kiss = kiss
-        .as_ref()
-        .map(|code| String::from_utf8_lossy(code).trim_end_matches('\0').to_owned());
+    let kiss = kiss.as_ref().map(|code| {
+        String::from_utf8_lossy(code)
+            .trim_end_matches('\0')
+            .to_owned()
+    });
     let timings = &exchange.timings;
 
     field("client_ip", Value::Address(asked.source))?;
@@ -155,12 +157,18 @@ fn fields(
     field("interface_name", Value::or_null(interface, Value::Text))?;
     field("ntp_version", Value::Integer(ntp.version().into()))?;
     field("mode", Value::Integer(ntp.mode() as i64))?;
-    field("leap_indicator", Value::Integer(ntp.leap_indicator().into()))?;
+    field(
+        "leap_indicator",
+        Value::Integer(ntp.leap_indicator().into()),
+    )?;
     field("stratum", Value::Integer(ntp.stratum().into()))?;
     field("poll_interval", Value::Integer(ntp.poll().into()))?;
     field("precision", Value::Integer(ntp.precision().into()))?;
     let unit = root_unit(ntp);
-    field("root_delay", Value::Float(f64::from(ntp.root_delay()) / unit))?;
+    field(
+        "root_delay",
+        Value::Float(f64::from(ntp.root_delay()) / unit),
+    )?;
     field(
         "root_dispersion",
         Value::Float(f64::from(ntp.root_dispersion()) / unit),
@@ -215,7 +223,9 @@ fn fields(
         let response = exchange.response.as_ref();
         field(
             "response_frame",
-            Value::or_null(response, |packet| Value::Integer(packet.frame.cast_signed())),
+            Value::or_null(response, |packet| {
+                Value::Integer(packet.frame.cast_signed())
+            }),
         )?;
     }
     Ok(())
@@ -307,8 +317,18 @@ impl<W: Write> Printer<W> {
             let style = Style::new().bold();
             writeln!(
                 self.out,
-                "{style}{:<15} {:<8} {:>39} {:>39} {:<4} {:>3} {:<15} {:>12} {:>12} {:>12} {:>12} {}{style:#}",
-                "TIME UTC", "NIC", "CLIENT", "SERVER", "V/M", "STR", "REFID", "LATENCY", "SERVER", "TOTAL", "OFFSET", "NOTES"
+                "{style}{:<15} {:<8} {:>39} {:>39} {:<4} {:>3} {:<15} {:>12} {:>12} {:>12} {:>12} NOTES{style:#}",
+                "TIME UTC",
+                "NIC",
+                "CLIENT",
+                "SERVER",
+                "V/M",
+                "STR",
+                "REFID",
+                "LATENCY",
+                "SERVER",
+                "TOTAL",
+                "OFFSET"
             )?;
         }
         let style = self.style(exchange);
@@ -433,7 +453,10 @@ mod tests {
         assert_eq!(reference(1, *b"GPS\0").as_deref(), Some("GPS"));
         assert_eq!(reference(0, *b"RATE").as_deref(), Some("RATE"));
         assert_eq!(reference(2, [192, 0, 2, 1]).as_deref(), Some("192.0.2.1"));
-        assert_eq!(reference(1, [127, 127, 1, 1]).as_deref(), Some("127.127.1.1"));
+        assert_eq!(
+            reference(1, [127, 127, 1, 1]).as_deref(),
+            Some("127.127.1.1")
+        );
         assert_eq!(reference(0, [0; 4]), None);
     }
 }

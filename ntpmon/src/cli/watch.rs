@@ -205,11 +205,7 @@ impl Watch {
         Ok((Some(sender), printing))
     }
 
-    fn conclude(
-        &self,
-        interfaces: &[(String, String, Counters)],
-        shared: &Shared,
-    ) -> Result<()> {
+    fn conclude(&self, interfaces: &[(String, String, Counters)], shared: &Shared) -> Result<()> {
         let mut counters = Counters::default();
         for (_, _, share) in interfaces {
             counters.add(share);
@@ -243,7 +239,8 @@ impl Watch {
             }
             text += &summary::lines(&counters, &totals);
             if unprinted > 0 {
-                text += &format!("{unprinted:>14}  exchanges not printed: the output was too slow\n");
+                text +=
+                    &format!("{unprinted:>14}  exchanges not printed: the output was too slow\n");
             }
             text
         };

@@ -35,6 +35,3 @@ pub fn kiss_code(header: &NtpHeader) -> Option<[u8; 4]> {
             .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == 0))
     .then_some(code)
 }
-
-
-

@@ -181,7 +181,7 @@ pub struct Pairer {
     settings: Settings,
     pending: Table<Pending>,
     held: Table<Held>,
-    symmetric: HashMap<FlowKey, Pending, foldhash::fast::RandomState>,
+    symmetric: HashMap<FlowKey, Peer, foldhash::fast::RandomState>,
     symmetric_swept: u64,
     clocks: ClientClocks,
     totals: Totals,
@@ -189,25 +189,46 @@ pub struct Pairer {
     now: u64,
 }
 
+/// A request that waits, or that did. Many wait at once under a flood and few in peace, and those
+/// that were answered are only remembered: what is large is let go of as soon as it can be.
 #[derive(Debug)]
 struct Pending {
-    request: Stamped,
-    /// Kept only to report in order; otherwise the exchange was reported when it came.
-    response: Option<Box<Stamped>>,
+    /// Hash of the flow and the value that names the request, and of the flow and its receive
+    /// time (or the same again), which names it in interleaved mode.
+    hashes: [u64; 2],
     /// When the packet came by the pairer's own time, which never goes back.
     seen: u64,
     sequence: u64,
     /// Until when an older request of this flow, also without a transmit time, may be the one
     /// that a response means. 0 when there is none.
     rival_until: u64,
+    state: State,
+    duplicates: u32,
+    interleaved: bool,
+    client_clock: ClientClock,
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting(Box<Stamped>),
+    /// Reported when the response came.
+    Answered,
+    /// Answered, and to be reported in order.
+    Kept(Box<(Stamped, Stamped)>),
+    /// Reported as unanswered: a response that comes now is late, whatever its own time says.
+    GivenUp,
+}
+
+/// The last packet of a peer, which asks until the next one.
+#[derive(Debug)]
+struct Peer {
+    request: Stamped,
+    seen: u64,
+    sequence: u64,
     duplicates: u32,
     answered: bool,
-    /// Reported as unanswered: a response that comes now is late, whatever its own time says.
-    given_up: bool,
-    interleaved: bool,
     /// An answer of a passive peer: it asks as well, but may never be meant to.
     passive: bool,
-    client_clock: ClientClock,
 }
 
 #[derive(Debug)]
@@ -246,10 +267,10 @@ impl FlowKey {
 }
 
 impl Pending {
-    const fn pair<'a>(&'a self, response: Option<&'a Stamped>) -> Pair<'a> {
+    const fn pair<'a>(&self, request: &'a Stamped, response: Option<&'a Stamped>) -> Pair<'a> {
         Pair {
             sequence: self.sequence,
-            request: &self.request,
+            request,
             response,
             interleaved: self.interleaved,
             duplicates: self.duplicates,
@@ -257,17 +278,68 @@ impl Pending {
         }
     }
 
+    const fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Waiting(_))
+    }
+
+    /// Whether a packet that goes the way of `same_way` and carries `value` names this request. As
+    /// long as it waits the packets themselves are compared; afterwards 64 seeded bits are enough
+    /// to count what comes too often.
+    fn is_named(&self, hash: u64, value: Timestamp, same_way: impl FnOnce(&Event) -> bool) -> bool {
+        if !self.hashes.contains(&hash) {
+            return false;
+        }
+        let State::Waiting(request) = &self.state else {
+            return true;
+        };
+        let asked = &request.event.ntp;
+        (asked.asks_with() == value || asked.receive() == value) && same_way(&request.event)
+    }
+
+    /// The response has come: reports the exchange, or keeps it for its turn.
+    fn answer(&mut self, response: &Stamped, in_order: bool, sink: &mut impl FnMut(Outcome<'_>)) {
+        let State::Waiting(request) = std::mem::replace(&mut self.state, State::Answered) else {
+            return;
+        };
+        if in_order {
+            self.state = State::Kept(Box::new((*request, *response)));
+        } else {
+            sink(Outcome::Exchange(self.pair(&request, Some(response))));
+        }
+    }
+
     /// Reports what has not been reported when the response came.
     fn let_go(&mut self, totals: &mut Totals, sink: &mut impl FnMut(Outcome<'_>)) {
-        match (&self.response, self.answered) {
-            (Some(response), _) => sink(Outcome::Exchange(self.pair(Some(response)))),
-            (None, true) => {}
-            (None, false) if self.passive => {}
-            (None, false) => {
-                self.given_up = true;
+        match std::mem::replace(&mut self.state, State::Answered) {
+            State::Waiting(request) => {
+                self.state = State::GivenUp;
                 totals.unanswered += 1;
-                sink(Outcome::Exchange(self.pair(None)));
+                sink(Outcome::Exchange(self.pair(&request, None)));
             }
+            State::Kept(both) => sink(Outcome::Exchange(self.pair(&both.0, Some(&both.1)))),
+            State::Answered => {}
+            State::GivenUp => self.state = State::GivenUp,
+        }
+    }
+}
+
+impl Peer {
+    const fn pair<'a>(&'a self, response: Option<&'a Stamped>, interleaved: bool) -> Pair<'a> {
+        Pair {
+            sequence: self.sequence,
+            request: &self.request,
+            response,
+            interleaved,
+            duplicates: self.duplicates,
+            client_clock: ClientClock::Unknown,
+        }
+    }
+
+    /// Reports it as unanswered, if that is what it is.
+    fn let_go(&self, totals: &mut Totals, sink: &mut impl FnMut(Outcome<'_>)) {
+        if !self.answered && !self.passive {
+            totals.unanswered += 1;
+            sink(Outcome::Exchange(self.pair(None, false)));
         }
     }
 }
@@ -347,7 +419,7 @@ impl Pairer {
             now,
             |request| request.seen.saturating_add(timeout) < now,
             |request| {
-                if !request.answered && request.seen.saturating_add(timeout) < now {
+                if request.is_waiting() && request.seen.saturating_add(timeout) < now {
                     due_unanswered += 1;
                 }
                 request.let_go(totals, sink);
@@ -375,8 +447,7 @@ impl Pairer {
     /// Reports everything that still waits: nothing more will come.
     pub fn flush(&mut self, sink: &mut impl FnMut(Outcome<'_>)) {
         let totals = &mut self.totals;
-        self.pending
-            .flush(|request| request.let_go(totals, sink));
+        self.pending.flush(|request| request.let_go(totals, sink));
         self.held.flush(|response| {
             if !response.paired {
                 totals.unsolicited += 1;
@@ -398,59 +469,56 @@ impl Pairer {
         let event = &packet.event;
         let value = event.ntp.asks_with();
         let hash = flow::asking_hash(event, value);
-        let timeout = self.settings.timeout;
+        let Settings {
+            timeout, in_order, ..
+        } = self.settings;
         let now = self.now;
         let waiting = self.pending.find(hash, |pending| {
-            pending.request.event.ntp.asks_with() == value
-                && flow::is_same(&pending.request.event, event)
+            pending.hashes[0] == hash
+                && pending.is_named(hash, value, |asked| flow::is_same(asked, event))
         });
         let mut rival_until = 0;
         if let Some(waiting) = waiting {
             let until = waiting.seen.saturating_add(timeout);
+            let over = until < now || matches!(waiting.state, State::GivenUp);
             if !value.is_zero() {
-                if until >= now && !waiting.given_up {
+                if !over {
                     waiting.duplicates += 1;
                     self.totals.duplicates += 1;
                     return;
                 }
-            } else if !waiting.answered && !waiting.given_up && until >= now {
+            } else if !over && waiting.is_waiting() {
                 rival_until = until;
             } else {
                 rival_until = waiting.rival_until;
             }
         }
         let client_clock = self.clocks.judge(packet);
+        let receive = event.ntp.receive();
+        let second = if receive.is_zero() || receive == value || event.ntp.version() == 5 {
+            hash
+        } else {
+            flow::asking_hash(event, receive)
+        };
         let mut pending = Pending {
-            request: *packet,
-            response: None,
+            hashes: [hash, second],
             seen: now,
             sequence: self.next_sequence(),
             rival_until,
+            state: State::Waiting(Box::new(*packet)),
             duplicates: 0,
-            answered: false,
-            given_up: false,
             interleaved: false,
-            passive: false,
             client_clock,
         };
-        if let Some((response, interleaved)) = self.take_held(&pending.request) {
+        if let Some((response, interleaved)) = self.take_held(packet) {
             pending.interleaved = interleaved;
+            pending.answer(&response, in_order, sink);
             self.totals.answered += 1;
-            pending.answered = true;
-            if self.settings.in_order {
-                pending.response = Some(Box::new(response));
-            } else {
-                sink(Outcome::Exchange(pending.pair(Some(&response))));
-            }
         }
-        let receive = event.ntp.receive();
-        let second = (!receive.is_zero() && receive != value && event.ntp.version() < 5)
-            .then(|| flow::asking_hash(event, receive));
+        let further = (second != hash).then_some(second);
         self.pending
-            .insert(now, pending, std::iter::once(hash).chain(second), |old| {
-                flow::is_same(&old.request.event, event)
-                    && (old.request.event.ntp.asks_with() == value
-                        || old.request.event.ntp.receive() == receive)
+            .insert(now, pending, std::iter::once(hash).chain(further), |old| {
+                old.hashes.contains(&hash) || old.hashes.contains(&second)
             });
     }
 
@@ -485,9 +553,7 @@ impl Pairer {
         let origin = packet.event.ntp.origin();
         let hash = flow::answering_hash(&packet.event, origin);
         self.pending.find(hash, |pending| {
-            let asked = &pending.request.event.ntp;
-            (asked.asks_with() == origin || (asked.receive() == origin && !origin.is_zero()))
-                && flow::is_reverse(&pending.request.event, &packet.event)
+            pending.is_named(hash, origin, |asked| flow::is_reverse(asked, &packet.event))
         })
     }
 
@@ -515,33 +581,32 @@ impl Pairer {
             self.unmatched(packet, origin, sink);
             return;
         };
-        let age = time.saturating_sub(asked.request.event.time);
-        if asked.given_up || (age > timeout && !asked.answered) {
-            self.totals.late += 1;
-            self.totals.unsolicited += 1;
-            sink(Outcome::Unsolicited(packet));
-        } else if asked.answered {
-            self.totals.multiple_responses += 1;
-            sink(Outcome::Multiple(packet));
-        } else if origin.is_zero() && asked.rival_until >= now {
-            // Two requests without a transmit time wait: this may be the answer to either.
-            self.totals.unsolicited += 1;
-            sink(Outcome::Unsolicited(packet));
-        } else {
-            asked.answered = true;
-            let question = &asked.request.event.ntp;
-            asked.interleaved = if question.version() == 5 {
-                ntp.version5_flags() & 2 != 0
-            } else {
-                question.asks_with() != origin
-            };
-            if in_order {
-                asked.response = Some(Box::new(*packet));
-            } else {
-                sink(Outcome::Exchange(asked.pair(Some(packet))));
+        match &asked.state {
+            State::Waiting(request) => {
+                if time.saturating_sub(request.event.time) > timeout {
+                    self.totals.late += 1;
+                } else if !(origin.is_zero() && asked.rival_until >= now) {
+                    let question = &request.event.ntp;
+                    asked.interleaved = if question.version() == 5 {
+                        ntp.version5_flags() & 2 != 0
+                    } else {
+                        question.asks_with() != origin
+                    };
+                    asked.answer(packet, in_order, sink);
+                    self.totals.answered += 1;
+                    return;
+                }
+                // Else two requests without a transmit time wait: this may answer either.
             }
-            self.totals.answered += 1;
+            State::GivenUp => self.totals.late += 1,
+            State::Answered | State::Kept(_) => {
+                self.totals.multiple_responses += 1;
+                sink(Outcome::Multiple(packet));
+                return;
+            }
         }
+        self.totals.unsolicited += 1;
+        sink(Outcome::Unsolicited(packet));
     }
 
     /// No request is known: a peer may have asked, or the request is still to come.
@@ -591,20 +656,15 @@ impl Pairer {
         }
         // A passive peer's answer becomes a question only when it is answered.
         let passive = answers && packet.event.ntp.mode() == Mode::SymmetricPassive;
-        let pending = Pending {
+        let peer = Peer {
             request: *packet,
-            response: None,
             seen: self.now,
             sequence: if passive { 0 } else { self.next_sequence() },
-            rival_until: 0,
             duplicates: 0,
             answered: false,
-            given_up: false,
-            interleaved: false,
             passive,
-            client_clock: ClientClock::Unknown,
         };
-        self.symmetric.insert(key, pending);
+        self.symmetric.insert(key, peer);
     }
 
     /// Whether the packet is the answer to the last one that went the other way.
@@ -620,12 +680,11 @@ impl Pairer {
             return false;
         }
         asked.answered = true;
-        asked.interleaved = !basic;
         if asked.passive {
             asked.sequence = self.totals.exchanges;
             self.totals.exchanges += 1;
         }
-        sink(Outcome::Exchange(asked.pair(Some(packet))));
+        sink(Outcome::Exchange(asked.pair(Some(packet), !basic)));
         self.totals.answered += 1;
         true
     }
@@ -633,14 +692,14 @@ impl Pairer {
     /// Lets go of the peers that asked before `before` and were not answered, in the order of
     /// their packets.
     fn let_go_of_peers(&mut self, before: u64, sink: &mut impl FnMut(Outcome<'_>)) {
-        let mut gone: Vec<Pending> = self
+        let mut gone: Vec<Peer> = self
             .symmetric
-            .extract_if(|_, pending| pending.seen < before)
-            .map(|(_, pending)| pending)
+            .extract_if(|_, peer| peer.seen < before)
+            .map(|(_, peer)| peer)
             .collect();
-        gone.sort_unstable_by_key(|pending| pending.sequence);
-        for mut pending in gone {
-            pending.let_go(&mut self.totals, sink);
+        gone.sort_unstable_by_key(|peer| peer.sequence);
+        for peer in gone {
+            peer.let_go(&mut self.totals, sink);
         }
     }
 }
