@@ -25,9 +25,9 @@ const CLIENTS: u64 = 200_000;
 const OUTSTANDING: u64 = 250;
 const INTERVAL_NS: u64 = 10_000;
 
-/// Runs of each program, of which the median counts. tshark takes half a minute each time.
-const RUNS: usize = 5;
-const RUNS_TSHARK: usize = 1;
+/// Runs of each program, of which the median counts. Those that take minutes run once.
+const RUNS: usize = 9;
+const RUNS_SLOW: usize = 1;
 
 /// One reader of the file.
 pub(crate) struct Figure {
@@ -84,13 +84,13 @@ fn readers(file: &OsString) -> Result<Vec<Figure>> {
             "tcpdump_text",
             "tcpdump".into(),
             arguments(&["-nr"], &[]),
-            RUNS,
+            RUNS_SLOW,
         ),
         (
             "tshark",
             "tshark".into(),
             arguments(&["-r"], &fields),
-            RUNS_TSHARK,
+            RUNS_SLOW,
         ),
     ];
     let mut figures = Vec::new();
@@ -100,6 +100,7 @@ fn readers(file: &OsString) -> Result<Vec<Figure>> {
             continue;
         }
         let mut times = Vec::new();
+        eprintln!("replay: {name}");
         for _ in 0..runs {
             times.push(run(name, &program, &arguments)?);
         }
