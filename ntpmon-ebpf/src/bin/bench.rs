@@ -7,7 +7,10 @@
 
 use aya_ebpf::{
     Global,
-    bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+    bindings::{
+        TC_ACT_SHOT,
+        xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+    },
     macros::{classifier, map, xdp},
     maps::PerCpuArray,
     programs::{TcContext, XdpContext},
@@ -35,6 +38,13 @@ const RESPONSE: u32 = 0x2402_06ec;
 #[classifier]
 pub fn empty_tc(_: TcContext) -> i32 {
     -1
+}
+
+/// Ends the way of every packet that was watched: what is measured is who watches, not the kernel's
+/// network code behind.
+#[classifier]
+pub fn sink(_: TcContext) -> i32 {
+    TC_ACT_SHOT
 }
 
 #[xdp(frags)]

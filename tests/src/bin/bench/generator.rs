@@ -17,6 +17,8 @@ use crate::{OBJECT, frame::ntp_request};
 pub(crate) const BLOCK: u64 = 128;
 /// How long the generator rests between two bursts.
 const TICK: Duration = Duration::from_millis(2);
+/// How much longer than it should a run may take, when so much cannot be sent.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// Frames that the kernel handles in one go; its own limit is 256.
 const BATCH: u32 = 64;
 /// Frames in one call, so that a generator that cannot keep up still looks at the clock.
@@ -55,7 +57,7 @@ impl Generator {
         let start = Instant::now();
         let wanted = (rate as f64 * duration.as_secs_f64()) as u64 / BLOCK * BLOCK;
         let mut sent = 0;
-        while sent < wanted && start.elapsed() < duration * 2 {
+        while sent < wanted && start.elapsed() < duration + PATIENCE {
             let due = ((rate as f64 * start.elapsed().as_secs_f64()) as u64).min(wanted);
             let burst = (due.saturating_sub(sent) / BLOCK * BLOCK).min(BURST);
             if burst == 0 {

@@ -9,16 +9,27 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::programs::loaded_programs;
+use aya::{
+    Ebpf,
+    programs::{
+        LinkOrder, SchedClassifier, TcAttachType, loaded_programs,
+        tc::{SchedClassifierLinkId, TcAttachOptions},
+    },
+};
+use ntpmon_tests::programs::load_program;
 use serde_json::{Value, json};
 
-use crate::{generator::Generator, installed, network, ntpmon};
+use crate::{OBJECT, generator::Generator, installed, network, ntpmon};
 
 /// The rate and the time of the measurement at a steady load.
 const STEADY_RATE: u64 = 200_000;
 const STEADY: Duration = Duration::from_secs(10);
 /// How long a rate is tried when the highest one is searched for.
 const TRIAL: Duration = Duration::from_secs(3);
+/// More than anything can send.
+const UNLIMITED: u64 = 1 << 40;
+/// Where the search gives up.
+const LOWEST_RATE: f64 = 10_000.0;
 /// The search ends when the bounds are this close.
 const RESOLUTION: f64 = 1.04;
 const CLIENTS: u32 = 200_000;
@@ -51,54 +62,171 @@ pub(crate) struct Figures {
     highest_lossless_pps: f64,
 }
 
-pub(crate) fn measure() -> Result<Vec<Figures>> {
+pub(crate) fn measure() -> Result<(f64, Vec<Figures>)> {
     network::enter_own_namespace()?;
     network::make_pair(SENDER, WATCHED)?;
     network::raise_priority()?;
     network::pin(0)?;
-    let generator = Generator::new(network::index(SENDER)?, CLIENTS)?;
+    let mut sink = Ebpf::load(OBJECT).context("load the benchmark's programs")?;
+    load_program(&mut sink, "sink")?;
+    let mut wire = Wire {
+        generator: Generator::new(network::index(SENDER)?, CLIENTS)?,
+        sink,
+    };
+    let limit = wire.limit()?;
     let mut figures = Vec::new();
     for watcher in [Watcher::Ntpmon, Watcher::Tcpdump] {
         if watcher == Watcher::Tcpdump && !installed("tcpdump") {
             eprintln!("live: tcpdump is not installed, left out");
             continue;
         }
-        figures.push(figure(watcher, &generator)?);
+        figures.push(wire.figure(watcher)?);
     }
-    Ok(figures)
+    Ok((limit, figures))
 }
 
-fn figure(watcher: Watcher, generator: &Generator) -> Result<Figures> {
-    let steady = run(watcher, generator, STEADY_RATE, STEADY)?;
-    let programs = match watcher {
-        Watcher::Ntpmon => programs_cost(generator)?,
-        Watcher::Tcpdump => 0.0,
-    };
-    let process = steady.process.as_nanos() as f64 / steady.sent as f64;
-    Ok(Figures {
-        name: watcher.name(),
-        cpu_ns_per_packet: process + programs,
-        programs_ns_per_packet: programs,
-        lost: steady.lost,
-        highest_lossless_pps: highest(watcher, generator)?,
-    })
+/// The pair: what is sent into it, and where that ends.
+struct Wire {
+    generator: Generator,
+    sink: Ebpf,
 }
 
-/// What the kernel programs take a packet. The kernel measures them only on request, and that costs
-/// time itself, hence a run of its own.
-fn programs_cost(generator: &Generator) -> Result<f64> {
-    let _statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime)
-        .context("have the kernel measure programs")?;
-    let mut measured = (Duration::ZERO, 0);
-    watched(Watcher::Ntpmon, || {
-        let before = program_time();
-        generator.send(STEADY_RATE, TRIAL)?;
-        let after = program_time();
-        measured = (after.0 - before.0, after.1 - before.1);
-        Ok(())
-    })?;
-    ensure!(measured.1 > 0, "no program ran under load");
-    Ok(measured.0.as_nanos() as f64 / measured.1 as f64)
+impl Wire {
+    fn figure(&mut self, watcher: Watcher) -> Result<Figures> {
+        let steady = self.run(watcher, STEADY_RATE, STEADY)?;
+        let programs = match watcher {
+            Watcher::Ntpmon => self.programs_cost()?,
+            Watcher::Tcpdump => 0.0,
+        };
+        let process = steady.process.as_nanos() as f64 / steady.sent as f64;
+        Ok(Figures {
+            name: watcher.name(),
+            cpu_ns_per_packet: process + programs,
+            programs_ns_per_packet: programs,
+            lost: steady.lost,
+            highest_lossless_pps: self.highest(watcher)?,
+        })
+    }
+
+    /// What goes through when nobody watches: nobody who does can see more.
+    fn limit(&mut self) -> Result<f64> {
+        let link = self.attach_sink()?;
+        let sent = self.generator.send(UNLIMITED, TRIAL)?;
+        self.detach_sink(link)?;
+        Ok(sent.rate())
+    }
+
+    /// What the kernel programs take a packet. The kernel measures them only on request, and that
+    /// costs time itself, hence a run of its own.
+    fn programs_cost(&mut self) -> Result<f64> {
+        let _statistics = aya::sys::enable_stats(aya::sys::Stats::RunTime)
+            .context("have the kernel measure programs")?;
+        let mut measured = (Duration::ZERO, 0);
+        self.watched(Watcher::Ntpmon, |generator| {
+            let before = program_time();
+            generator.send(STEADY_RATE, TRIAL)?;
+            let after = program_time();
+            measured = (after.0 - before.0, after.1 - before.1);
+            Ok(())
+        })?;
+        ensure!(measured.1 > 0, "no program ran under load");
+        Ok(measured.0.as_nanos() as f64 / measured.1 as f64)
+    }
+
+    /// The highest rate at which nothing is lost: all that the generator can, or by bisection.
+    fn highest(&mut self, watcher: Watcher) -> Result<f64> {
+        let unlimited = self.run(watcher, UNLIMITED, TRIAL)?;
+        if unlimited.lost == 0 {
+            return Ok(unlimited.rate);
+        }
+        let (mut low, mut high) = (0.0, unlimited.rate);
+        let mut best = 0.0;
+        while high > LOWEST_RATE && (low == 0.0 || high / low > RESOLUTION) {
+            let rate = (low + high) / 2.0;
+            let trial = self.run(watcher, rate as u64, TRIAL)?;
+            if trial.lost == 0 {
+                low = rate;
+                best = trial.rate;
+            } else {
+                high = rate;
+            }
+        }
+        Ok(best)
+    }
+
+    fn run(&mut self, watcher: Watcher, rate: u64, duration: Duration) -> Result<Run> {
+        let arrived = network::received(WATCHED)?;
+        let mut sent = None;
+        let (seen, process) = self.watched(watcher, |generator| {
+            sent = Some(generator.send(rate, duration)?);
+            Ok(())
+        })?;
+        let sent = sent.context("nothing was sent")?;
+        let arrived = network::received(WATCHED)? - arrived;
+        ensure!(
+            arrived == sent.frames,
+            "{} frames were sent, but {arrived} arrived at the watched interface",
+            sent.frames
+        );
+        let lost = sent.frames.saturating_sub(seen);
+        eprintln!(
+            "live: {} at {:.0} packets/s for {:.1} s: {lost} of {} lost",
+            watcher.name(),
+            sent.rate(),
+            sent.duration.as_secs_f64(),
+            sent.frames
+        );
+        Ok(Run {
+            sent: sent.frames,
+            lost,
+            rate: sent.rate(),
+            process,
+        })
+    }
+
+    /// Makes a load while somebody watches; returns how many packets were seen, and the CPU time
+    /// that it took from before the load to after the last packet.
+    fn watched(
+        &mut self,
+        watcher: Watcher,
+        load: impl FnOnce(&Generator) -> Result<()>,
+    ) -> Result<(u64, Duration)> {
+        let mut process = watcher.start()?;
+        // Only now, so that it comes after whoever watches.
+        let link = self.attach_sink()?;
+        let before = network::cpu_time(process.0.id())?;
+        load(&self.generator)?;
+        // tcpdump gets to see what does not fill a block after a second.
+        std::thread::sleep(Duration::from_millis(1500));
+        let time = network::cpu_time(process.0.id())? - before;
+        self.detach_sink(link)?;
+        Ok((watcher.stop(&mut process)?, time))
+    }
+
+    fn attach_sink(&mut self) -> Result<SchedClassifierLinkId> {
+        let program: &mut SchedClassifier = self
+            .sink
+            .program_mut("sink")
+            .context("no program sink")?
+            .try_into()?;
+        let options = TcAttachOptions::TcxOrder(LinkOrder::last());
+        match program.attach_with_options(WATCHED, TcAttachType::Ingress, options) {
+            Ok(link) => Ok(link),
+            // Kernels before 6.6: there filters run in the order of their priority, or age.
+            Err(_) => program
+                .attach(WATCHED, TcAttachType::Ingress)
+                .context("attach the program that ends the way of packets"),
+        }
+    }
+
+    fn detach_sink(&mut self, link: SchedClassifierLinkId) -> Result<()> {
+        let program: &mut SchedClassifier = self
+            .sink
+            .program_mut("sink")
+            .context("no program sink")?
+            .try_into()?;
+        Ok(program.detach(link)?)
+    }
 }
 
 /// Time and runs of all the ingress programs in the kernel; whatever else is attached sees hardly
@@ -110,76 +238,6 @@ fn program_time() -> (Duration, u64) {
         .fold((Duration::ZERO, 0), |(time, count), program| {
             (time + program.run_time(), count + program.run_count())
         })
-}
-
-/// The highest rate at which nothing is lost: all that the generator can, or by bisection.
-fn highest(watcher: Watcher, generator: &Generator) -> Result<f64> {
-    let unlimited = run(watcher, generator, u64::MAX >> 20, TRIAL)?;
-    if unlimited.lost == 0 {
-        return Ok(unlimited.rate);
-    }
-    let (mut low, mut high) = (0.0, unlimited.rate);
-    let mut best = 0.0;
-    while low == 0.0 || high / low > RESOLUTION {
-        let rate = if low == 0.0 {
-            high / 2.0
-        } else {
-            (low + high) / 2.0
-        };
-        if rate < 10_000.0 {
-            break;
-        }
-        let trial = run(watcher, generator, rate as u64, TRIAL)?;
-        if trial.lost == 0 {
-            low = rate;
-            best = trial.rate;
-        } else {
-            high = rate;
-        }
-    }
-    Ok(best)
-}
-
-fn run(watcher: Watcher, generator: &Generator, rate: u64, duration: Duration) -> Result<Run> {
-    let arrived = network::received(WATCHED)?;
-    let mut sent = None;
-    let (seen, process) = watched(watcher, || {
-        sent = Some(generator.send(rate, duration)?);
-        Ok(())
-    })?;
-    let sent = sent.context("nothing was sent")?;
-    let arrived = network::received(WATCHED)? - arrived;
-    ensure!(
-        arrived == sent.frames,
-        "{} frames were sent, but {arrived} arrived at the watched interface",
-        sent.frames
-    );
-    eprintln!(
-        "live: {} at {:.0} packets/s for {:.1} s: {} of {} lost",
-        watcher.name(),
-        sent.rate(),
-        sent.duration.as_secs_f64(),
-        sent.frames.saturating_sub(seen),
-        sent.frames
-    );
-    Ok(Run {
-        sent: sent.frames,
-        lost: sent.frames.saturating_sub(seen),
-        rate: sent.rate(),
-        process,
-    })
-}
-
-/// Runs `load` while somebody watches; returns how many packets were seen, and the CPU time that it
-/// took from before the load to after the last packet.
-fn watched(watcher: Watcher, load: impl FnOnce() -> Result<()>) -> Result<(u64, Duration)> {
-    let mut process = watcher.start()?;
-    let before = network::cpu_time(process.0.id())?;
-    load()?;
-    // tcpdump gets to see what does not fill a block after a second.
-    std::thread::sleep(Duration::from_millis(1500));
-    let time = network::cpu_time(process.0.id())? - before;
-    Ok((watcher.stop(&mut process)?, time))
 }
 
 /// A child that does not outlive its measurement.
@@ -291,7 +349,7 @@ fn paired(totals: &Value) -> Result<u64> {
     Ok(taken)
 }
 
-pub(crate) fn print(figures: &[Figures]) {
+pub(crate) fn print(limit: f64, figures: &[Figures]) {
     println!(
         "live, {STEADY_RATE} packets/s for {} s, then the highest rate without loss",
         STEADY.as_secs()
@@ -300,6 +358,7 @@ pub(crate) fn print(figures: &[Figures]) {
         "{:>10} {:>14} {:>8} {:>20}",
         "", "CPU ns/packet", "lost", "lossless packets/s"
     );
+    println!("{:>10} {:>14} {:>8} {limit:>20.0}", "nobody", "", "");
     for figure in figures {
         println!(
             "{:>10} {:>14.0} {:>8} {:>20.0}",

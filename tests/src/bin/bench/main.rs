@@ -58,9 +58,9 @@ fn main() -> Result<()> {
     }
     // Last, as it leaves this network namespace.
     if wanted(Part::Live) {
-        let figures = live::measure()?;
+        let (limit, figures) = live::measure()?;
         if !arguments.json {
-            live::print(&figures);
+            live::print(limit, &figures);
         }
         report.insert("live".to_owned(), live::json(&figures));
     }
