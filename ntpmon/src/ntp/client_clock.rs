@@ -40,8 +40,17 @@ struct Seen {
     address: [u8; 16],
     interface: u32,
     clock: ClientClock,
+    /// Two clients may share an address behind a translator: each keeps a sample of its own.
+    samples: [Sample; 2],
+}
+
+/// A transmit time and when it passed.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
     transmit: Timestamp,
     time: u64,
+    /// It agreed with the one before it.
+    confirmed: bool,
 }
 
 /// A generation of clients is kept this long (in nanoseconds), so that a client is recognised when
@@ -66,35 +75,61 @@ impl ClientClocks {
         let same = |seen: &Seen| seen.address == event.source && seen.interface == event.interface;
         self.seen.expire(event.time, |_| true, |_| ());
         if let Some(seen) = self.seen.refresh(event.time, hash, same) {
-            // A retransmission says nothing new.
-            if seen.transmit != transmit {
-                seen.clock = agreement(seen, transmit, event.time);
-                seen.transmit = transmit;
-                seen.time = event.time;
-            }
+            seen.judge(transmit, event.time);
             return seen.clock;
         }
+        let first = Sample {
+            transmit,
+            time: event.time,
+            confirmed: false,
+        };
         let seen = Seen {
             address: event.source,
             interface: event.interface,
             clock: ClientClock::Unknown,
-            transmit,
-            time: event.time,
+            samples: [first; 2],
         };
         self.seen.insert(event.time, seen, [hash], same);
         seen.clock
     }
 }
 
-/// Compares the advance of the transmit time with that of the capture. The allowance is for the
-/// network's jitter and for clients that share an address; a random number misses it by decades.
-fn agreement(seen: &Seen, transmit: Timestamp, time: u64) -> ClientClock {
-    let claimed = transmit.since(seen.transmit).nanoseconds();
-    let elapsed = i64::try_from(i128::from(time) - i128::from(seen.time)).unwrap_or(i64::MAX);
-    let allowance = elapsed.unsigned_abs() / 20 + 100_000_000;
-    if claimed.abs_diff(elapsed) <= allowance {
-        ClientClock::Honest
-    } else {
-        ClientClock::Randomised
+impl Seen {
+    fn judge(&mut self, transmit: Timestamp, time: u64) {
+        // A retransmission says nothing new.
+        if self.samples.iter().any(|old| old.transmit == transmit) {
+            return;
+        }
+        let [first, second] = &self.samples;
+        let agreeing = self
+            .samples
+            .iter()
+            .position(|old| old.agrees(transmit, time));
+        // A sample that nothing followed makes room before one that its client has confirmed.
+        let replaced = agreeing.unwrap_or_else(|| {
+            let keep_second = (second.confirmed, second.time) > (first.confirmed, first.time);
+            usize::from(!keep_second)
+        });
+        self.clock = if agreeing.is_some() {
+            ClientClock::Honest
+        } else {
+            ClientClock::Randomised
+        };
+        self.samples[replaced] = Sample {
+            transmit,
+            time,
+            confirmed: agreeing.is_some(),
+        };
+    }
+}
+
+impl Sample {
+    /// Compares the advance of the transmit time with that of the capture. The allowance is for
+    /// the network's jitter; a random number misses it by decades.
+    fn agrees(&self, transmit: Timestamp, time: u64) -> bool {
+        let claimed = transmit.since(self.transmit).nanoseconds();
+        let elapsed = i64::try_from(i128::from(time) - i128::from(self.time)).unwrap_or(i64::MAX);
+        let allowance = elapsed.unsigned_abs() / 20 + 100_000_000;
+        claimed.abs_diff(elapsed) <= allowance
     }
 }

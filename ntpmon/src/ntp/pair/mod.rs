@@ -7,14 +7,19 @@
 //! pace, so they wait in a table of their own, without a timeout.
 
 use hashbrown::HashMap;
-use ntpmon_common::{Event, Mode, Timestamp};
+use ntpmon_common::{Event, Mode};
 
 use super::{
     Stamped,
     client_clock::{ClientClock, ClientClocks},
     flow,
-    table::Table,
+    table::{Place, Table},
 };
+
+#[cfg(test)]
+mod oracle;
+#[cfg(test)]
+mod tests;
 
 /// How a [`Pairer`] works.
 #[derive(Clone, Debug)]
@@ -27,6 +32,11 @@ pub struct Settings {
     pub pending_bound: usize,
     /// Clients whose last request is remembered, in each of two generations.
     pub client_bound: usize,
+    /// Responses that no request was seen for, in each of two generations. They wait as long as a
+    /// request does: queues of a NIC, and captures of them, can swap the two.
+    pub held_bound: usize,
+    /// Symmetric associations at most, each direction its own.
+    pub symmetric_bound: usize,
     /// Report an exchange when its time is over instead of when its response comes: in the order
     /// of the requests, and with every duplicate counted.
     pub in_order: bool,
@@ -39,16 +49,13 @@ impl Default for Settings {
             ports: vec![123],
             pending_bound: 1 << 18,
             client_bound: 1 << 18,
+            held_bound: 1 << 15,
+            symmetric_bound: 1 << 16,
             in_order: false,
         }
     }
 }
 
-/// Responses that no request was seen for, at most, in each of two generations. They wait as long
-/// as a request does: queues of a NIC, and captures of them, can swap the two.
-const HELD_BOUND: usize = 1 << 15;
-/// Symmetric associations at most, each direction its own.
-const SYMMETRIC_BOUND: usize = 1 << 16;
 /// A peer that was not answered for this long (in nanoseconds) is let go of.
 const SYMMETRIC_LIFETIME: u64 = 2100 * 1_000_000_000;
 /// A jump of the packets' times back by more than this (in nanoseconds) begins a new life: another
@@ -106,7 +113,8 @@ pub struct Totals {
     pub unanswered: u64,
     /// Responses to nothing.
     pub unsolicited: u64,
-    /// Of those, the ones whose request was seen but had timed out.
+    /// Of those, the ones whose request was seen but had timed out. A request is remembered for
+    /// one to two timeouts, so a very late response is no longer known to be one.
     pub late: u64,
     /// Retransmitted requests.
     pub duplicates: u64,
@@ -122,7 +130,8 @@ pub struct Totals {
     pub broadcast: u64,
     /// Modes 1 and 2.
     pub symmetric: u64,
-    /// Requests that were given up before their time because too many waited.
+    /// Requests and unmatched responses that were given up before their time because too many
+    /// waited.
     pub evicted: u64,
 }
 
@@ -215,6 +224,8 @@ struct Held {
     response: Stamped,
     seen: u64,
     paired: bool,
+    /// Its request was seen, but had timed out.
+    late: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -257,6 +268,21 @@ impl Pending {
         }
     }
 
+    /// Whether a response could still come in time, by the pairer's own time.
+    const fn is_alive(&self, timeout: u64, now: u64) -> bool {
+        !self.given_up && self.seen.saturating_add(timeout) >= now
+    }
+
+    fn is_named(&self, answer: &Stamped, by: Match) -> bool {
+        let question = &self.request.event;
+        let value = match by {
+            Match::Basic => question.ntp.asks_with(),
+            Match::Interleaved if question.ntp.version() == 5 => return false,
+            Match::Interleaved => question.ntp.receive(),
+        };
+        value == answer.event.ntp.origin() && flow::is_reverse(question, &answer.event)
+    }
+
     /// Reports what has not been reported when the response came.
     fn let_go(&mut self, totals: &mut Totals, sink: &mut impl FnMut(Outcome<'_>)) {
         match (&self.response, self.answered) {
@@ -272,13 +298,56 @@ impl Pending {
     }
 }
 
+impl Held {
+    fn let_go(&self, totals: &mut Totals, sink: &mut impl FnMut(Outcome<'_>)) {
+        if !self.paired {
+            totals.unsolicited += 1;
+            totals.late += u64::from(self.late);
+            sink(Outcome::Unsolicited(&self.response));
+        }
+    }
+}
+
+/// By what a response named its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Match {
+    /// The transmit time, or version 5's cookie.
+    Basic,
+    /// The receive time (RFC 9769).
+    Interleaved,
+}
+
+impl Match {
+    /// Whether the response's transmit time belongs to the response before: version 5 has a flag
+    /// for that.
+    const fn is_interleaved(self, question: &Event, answer: &Event) -> bool {
+        match self {
+            Self::Interleaved => true,
+            Self::Basic => {
+                question.ntp.version() == 5
+                    && answer.ntp.version() == 5
+                    && answer.ntp.version5_flags() & 2 != 0
+            }
+        }
+    }
+}
+
+/// What became of a response that may be meant for a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PeerMatch {
+    Nothing,
+    Answer,
+    /// It names a question that was answered already.
+    Repeat,
+}
+
 impl Pairer {
     /// A pairer that has seen nothing.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self {
             pending: Table::new(settings.pending_bound, settings.timeout),
-            held: Table::new(HELD_BOUND, settings.timeout),
+            held: Table::new(settings.held_bound, settings.timeout),
             symmetric: HashMap::default(),
             symmetric_swept: 0,
             clocks: ClientClocks::new(settings.client_bound),
@@ -305,7 +374,8 @@ impl Pairer {
             Mode::Client => self.request(packet, sink),
             Mode::Server => self.response(packet, sink),
             Mode::Unspecified => {
-                if self.answers_something(packet) || !self.is_to_server(packet) {
+                let hash = flow::answering_hash(&packet.event, packet.event.ntp.origin());
+                if self.answers_something(packet, hash) || !self.is_to_server(packet) {
                     self.response(packet, sink);
                 } else {
                     self.request(packet, sink);
@@ -360,15 +430,18 @@ impl Pairer {
             now,
             |response| response.seen.saturating_add(timeout) < now,
             |response| {
-                if !response.paired {
-                    totals.unsolicited += 1;
-                    sink(Outcome::Unsolicited(&response.response));
+                if !response.paired && response.seen.saturating_add(timeout) >= now {
+                    totals.evicted += 1;
                 }
+                response.let_go(totals, sink);
             },
         );
         if now.saturating_sub(self.symmetric_swept) > SYMMETRIC_LIFETIME / 32 {
             self.symmetric_swept = now;
-            self.let_go_of_peers(now.saturating_sub(SYMMETRIC_LIFETIME), sink);
+            self.let_go_of_peers(
+                |peer| peer.seen.saturating_add(SYMMETRIC_LIFETIME) < now,
+                sink,
+            );
         }
     }
 
@@ -376,13 +449,8 @@ impl Pairer {
     pub fn flush(&mut self, sink: &mut impl FnMut(Outcome<'_>)) {
         let totals = &mut self.totals;
         self.pending.flush(|request| request.let_go(totals, sink));
-        self.held.flush(|response| {
-            if !response.paired {
-                totals.unsolicited += 1;
-                sink(Outcome::Unsolicited(&response.response));
-            }
-        });
-        self.let_go_of_peers(u64::MAX, sink);
+        self.held.flush(|response| response.let_go(totals, sink));
+        self.let_go_of_peers(|_| true, sink);
         self.symmetric_swept = 0;
     }
 
@@ -399,24 +467,22 @@ impl Pairer {
         let hash = flow::asking_hash(event, value);
         let timeout = self.settings.timeout;
         let now = self.now;
-        let waiting = self.pending.find(hash, |pending| {
-            pending.request.event.ntp.asks_with() == value
-                && flow::is_same(&pending.request.event, event)
-        });
         let mut rival_until = 0;
-        if let Some(waiting) = waiting {
-            let until = waiting.seen.saturating_add(timeout);
+        if let Some(waiting) = self.pending.find(hash, |pending| {
+            pending.is_alive(timeout, now)
+                && pending.request.event.ntp.asks_with() == value
+                && flow::is_same(&pending.request.event, event)
+        }) {
             if !value.is_zero() {
-                if until >= now && !waiting.given_up {
-                    waiting.duplicates += 1;
-                    self.totals.duplicates += 1;
-                    return;
-                }
-            } else if !waiting.answered && !waiting.given_up && until >= now {
-                rival_until = until;
-            } else {
-                rival_until = waiting.rival_until;
+                waiting.duplicates += 1;
+                self.totals.duplicates += 1;
+                return;
             }
+            rival_until = if waiting.answered {
+                waiting.rival_until
+            } else {
+                waiting.seen.saturating_add(timeout)
+            };
         }
         let client_clock = self.clocks.judge(packet);
         let mut pending = Pending {
@@ -432,8 +498,8 @@ impl Pairer {
             passive: false,
             client_clock,
         };
-        if let Some((response, interleaved)) = self.take_held(&pending.request) {
-            pending.interleaved = interleaved;
+        if let Some((response, by)) = self.take_held(&pending.request) {
+            pending.interleaved = by.is_interleaved(event, &response.event);
             self.totals.answered += 1;
             pending.answered = true;
             if self.settings.in_order {
@@ -449,49 +515,69 @@ impl Pairer {
             .insert(now, pending, std::iter::once(hash).chain(second), |old| {
                 flow::is_same(&old.request.event, event)
                     && (old.request.event.ntp.asks_with() == value
-                        || old.request.event.ntp.receive() == receive)
+                        || second.is_some() && old.request.event.ntp.receive() == receive)
             });
     }
 
-    /// A response that came before this request, and whether it names it in interleaved mode.
-    fn take_held(&mut self, request: &Stamped) -> Option<(Stamped, bool)> {
+    /// A response that came before this request, and by what it names it.
+    fn take_held(&mut self, request: &Stamped) -> Option<(Stamped, Match)> {
         if self.held.is_empty() {
             return None;
         }
         let now = self.now;
         let timeout = self.settings.timeout;
-        let values = [request.event.ntp.asks_with(), request.event.ntp.receive()];
-        for (value, interleaved) in values.into_iter().zip([false, true]) {
-            if value.is_zero() || (interleaved && request.event.ntp.version() == 5) {
+        let ntp = &request.event.ntp;
+        let basic = (ntp.asks_with(), Match::Basic);
+        let interleaved = (ntp.version() < 5).then(|| (ntp.receive(), Match::Interleaved));
+        for (value, by) in std::iter::once(basic).chain(interleaved) {
+            if value.is_zero() {
                 continue;
             }
             let hash = flow::asking_hash(&request.event, value);
-            let held = self.held.find(hash, |held| {
-                !held.paired
-                    && held.seen.saturating_add(timeout) >= now
-                    && held.response.event.ntp.origin() == value
+            let newest = self.held.find(hash, |held| {
+                held.response.event.ntp.origin() == value
                     && flow::is_reverse(&request.event, &held.response.event)
             });
-            if let Some(held) = held {
+            if let Some(held) = newest
+                && !held.paired
+                && held.seen.saturating_add(timeout) >= now
+            {
                 held.paired = true;
-                return Some((held.response, interleaved));
+                return Some((held.response, by));
             }
         }
         None
     }
 
-    fn find_asked(&mut self, packet: &Stamped) -> Option<&mut Pending> {
+    /// The request that waits, or waited until a moment ago, for this response. One that it names
+    /// by its transmit time is preferred to one that it names by its receive time.
+    fn find_asked(&self, packet: &Stamped, hash: u32) -> Option<(Place, Match)> {
         let origin = packet.event.ntp.origin();
-        let hash = flow::answering_hash(&packet.event, origin);
-        self.pending.find(hash, |pending| {
-            let asked = &pending.request.event.ntp;
-            (asked.asks_with() == origin || (asked.receive() == origin && !origin.is_zero()))
-                && flow::is_reverse(&pending.request.event, &packet.event)
-        })
+        let timeout = self.settings.timeout;
+        let now = self.now;
+        let basic = self.pending.place(hash, |pending| {
+            pending.is_alive(timeout, now) && pending.is_named(packet, Match::Basic)
+        });
+        if let Some(place) = basic {
+            return Some((place, Match::Basic));
+        }
+        if origin.is_zero() {
+            return None;
+        }
+        let interleaved = self.pending.place(hash, |pending| {
+            pending.is_alive(timeout, now) && pending.is_named(packet, Match::Interleaved)
+        })?;
+        Some((interleaved, Match::Interleaved))
     }
 
-    fn answers_something(&mut self, packet: &Stamped) -> bool {
-        self.find_asked(packet).is_some()
+    /// Whether a request is known that this packet answers, be it too late.
+    fn answers_something(&self, packet: &Stamped, hash: u32) -> bool {
+        let named = |pending: &Pending| {
+            pending.is_named(packet, Match::Basic)
+                || !packet.event.ntp.origin().is_zero()
+                    && pending.is_named(packet, Match::Interleaved)
+        };
+        self.pending.place(hash, named).is_some()
     }
 
     fn is_to_server(&self, packet: &Stamped) -> bool {
@@ -507,33 +593,26 @@ impl Pairer {
         let Settings {
             timeout, in_order, ..
         } = self.settings;
-        let now = self.now;
-        let time = packet.event.time;
-        let origin = ntp.origin();
-        let Some(asked) = self.find_asked(packet) else {
-            self.unmatched(packet, origin, sink);
+        let hash = flow::answering_hash(&packet.event, ntp.origin());
+        let Some((place, by)) = self.find_asked(packet, hash) else {
+            self.unmatched(packet, hash, sink);
             return;
         };
-        let age = time.saturating_sub(asked.request.event.time);
-        if asked.given_up || (age > timeout && !asked.answered) {
-            self.totals.late += 1;
-            self.totals.unsolicited += 1;
-            sink(Outcome::Unsolicited(packet));
+        let asked = self.pending.get_mut(place);
+        // By the packets' own times, should they have been delivered in another order.
+        let age = packet.event.time.saturating_sub(asked.request.event.time);
+        if age > timeout {
+            self.unmatched(packet, hash, sink);
         } else if asked.answered {
             self.totals.multiple_responses += 1;
             sink(Outcome::Multiple(packet));
-        } else if origin.is_zero() && asked.rival_until >= now {
+        } else if ntp.origin().is_zero() && asked.rival_until >= self.now {
             // Two requests without a transmit time wait: this may be the answer to either.
             self.totals.unsolicited += 1;
             sink(Outcome::Unsolicited(packet));
         } else {
             asked.answered = true;
-            let question = &asked.request.event.ntp;
-            asked.interleaved = if question.version() == 5 {
-                ntp.version5_flags() & 2 != 0
-            } else {
-                question.asks_with() != origin
-            };
+            asked.interleaved = by.is_interleaved(&asked.request.event, &packet.event);
             if in_order {
                 asked.response = Some(Box::new(*packet));
             } else {
@@ -543,27 +622,32 @@ impl Pairer {
         }
     }
 
-    /// No request is known: a peer may have asked, or the request is still to come.
-    fn unmatched(
-        &mut self,
-        packet: &Stamped,
-        origin: Timestamp,
-        sink: &mut impl FnMut(Outcome<'_>),
-    ) {
-        if origin.is_zero() {
-            self.totals.unsolicited += 1;
-            sink(Outcome::Unsolicited(packet));
-            return;
-        }
-        if !self.symmetric.is_empty() && self.answer_peer(packet, sink) {
-            return;
+    /// No request waits for it: a peer may have asked, the request may be still to come, or may
+    /// have timed out.
+    fn unmatched(&mut self, packet: &Stamped, hash: u32, sink: &mut impl FnMut(Outcome<'_>)) {
+        let origin = packet.event.ntp.origin();
+        if !self.symmetric.is_empty() {
+            match self.answer_peer(packet, sink) {
+                PeerMatch::Answer => return,
+                PeerMatch::Repeat => {
+                    self.totals.multiple_responses += 1;
+                    sink(Outcome::Multiple(packet));
+                    return;
+                }
+                PeerMatch::Nothing => {}
+            }
         }
         let held = Held {
             response: *packet,
             seen: self.now,
             paired: false,
+            late: self.answers_something(packet, hash),
         };
-        let hash = flow::answering_hash(&packet.event, origin);
+        // A late response will find no request any more; one without an origin never does.
+        if held.late || origin.is_zero() {
+            held.let_go(&mut self.totals, sink);
+            return;
+        }
         self.held.insert(self.now, held, [hash], |old| {
             flow::is_same(&old.response.event, &packet.event)
                 && old.response.event.ntp.origin() == origin
@@ -573,7 +657,7 @@ impl Pairer {
     /// A packet between peers answers the other side's last one, and asks.
     fn peer(&mut self, packet: &Stamped, sink: &mut impl FnMut(Outcome<'_>)) {
         self.totals.symmetric += 1;
-        let answers = self.answer_peer(packet, sink);
+        let answers = self.answer_peer(packet, sink) == PeerMatch::Answer;
         let value = packet.event.ntp.asks_with();
         let key = FlowKey::of(&packet.event);
         if let Some(last) = self.symmetric.get_mut(&key) {
@@ -583,9 +667,9 @@ impl Pairer {
                 return;
             }
             last.let_go(&mut self.totals, sink);
-        } else if self.symmetric.len() >= SYMMETRIC_BOUND {
+        } else if self.symmetric.len() >= self.settings.symmetric_bound {
             let before = self.totals.unanswered;
-            self.let_go_of_peers(u64::MAX, sink);
+            self.let_go_of_peers(|_| true, sink);
             self.totals.evicted += self.totals.unanswered - before;
         }
         // A passive peer's answer becomes a question only when it is answered.
@@ -607,39 +691,49 @@ impl Pairer {
     }
 
     /// Whether the packet is the answer to the last one that went the other way.
-    fn answer_peer(&mut self, packet: &Stamped, sink: &mut impl FnMut(Outcome<'_>)) -> bool {
+    fn answer_peer(&mut self, packet: &Stamped, sink: &mut impl FnMut(Outcome<'_>)) -> PeerMatch {
         let origin = packet.event.ntp.origin();
         let key = FlowKey::of(&packet.event).reversed();
         let Some(asked) = self.symmetric.get_mut(&key) else {
-            return false;
+            return PeerMatch::Nothing;
         };
-        let question = &asked.request.event.ntp;
-        let basic = question.asks_with() == origin;
-        if asked.answered || origin.is_zero() || !(basic || question.receive() == origin) {
-            return false;
+        let by = if origin.is_zero() {
+            return PeerMatch::Nothing;
+        } else if asked.is_named(packet, Match::Basic) {
+            Match::Basic
+        } else if asked.is_named(packet, Match::Interleaved) {
+            Match::Interleaved
+        } else {
+            return PeerMatch::Nothing;
+        };
+        if asked.answered {
+            return PeerMatch::Repeat;
         }
         asked.answered = true;
-        asked.interleaved = !basic;
+        asked.interleaved = by.is_interleaved(&asked.request.event, &packet.event);
         if asked.passive {
             asked.sequence = self.totals.exchanges;
             self.totals.exchanges += 1;
         }
         sink(Outcome::Exchange(asked.pair(Some(packet))));
         self.totals.answered += 1;
-        true
+        PeerMatch::Answer
     }
 
-    /// Lets go of the peers that asked before `before` and were not answered, in the order of
-    /// their packets.
-    fn let_go_of_peers(&mut self, before: u64, sink: &mut impl FnMut(Outcome<'_>)) {
+    /// Lets go of peers, in the order of their packets.
+    fn let_go_of_peers(
+        &mut self,
+        is_due: impl Fn(&Pending) -> bool,
+        sink: &mut impl FnMut(Outcome<'_>),
+    ) {
         let mut gone: Vec<Pending> = self
             .symmetric
-            .extract_if(|_, pending| pending.seen < before)
-            .map(|(_, pending)| pending)
+            .extract_if(|_, peer| is_due(peer))
+            .map(|(_, peer)| peer)
             .collect();
-        gone.sort_unstable_by_key(|pending| pending.sequence);
-        for mut pending in gone {
-            pending.let_go(&mut self.totals, sink);
+        gone.sort_unstable_by_key(|peer| peer.sequence);
+        for mut peer in gone {
+            peer.let_go(&mut self.totals, sink);
         }
     }
 }
