@@ -1,9 +1,12 @@
 //! Every row of the pairing rules, each as a few packets and what must come of them.
 
-use ntpmon_common::{Event, Timestamp};
+use ntpmon_common::Event;
 
 use super::{Outcome, Pairer, Settings, Totals};
 use crate::ntp::{ClientClock, Stamped};
+
+use Came::{Interleaved, Multiple, Other, Pair, Unanswered, Unsolicited};
+use ClientClock::{Honest, Randomised, Unknown};
 
 pub(crate) const MILLISECOND: u64 = 1_000_000;
 const SECOND: u64 = 1000 * MILLISECOND;
@@ -196,18 +199,18 @@ impl World {
                     duplicates.push(pair.duplicates);
                     clocks.push(pair.client_clock);
                     match pair.response {
-                        None => Came::Unanswered(pair.request.frame),
+                        None => Unanswered(pair.request.frame),
                         Some(response) if pair.interleaved => {
-                            Came::Interleaved(pair.request.frame, response.frame)
+                            Interleaved(pair.request.frame, response.frame)
                         }
-                        Some(response) => Came::Pair(pair.request.frame, response.frame),
+                        Some(response) => Pair(pair.request.frame, response.frame),
                     }
                 }
-                Outcome::Unsolicited(packet) => Came::Unsolicited(packet.frame),
-                Outcome::Multiple(packet) => Came::Multiple(packet.frame),
+                Outcome::Unsolicited(packet) => Unsolicited(packet.frame),
+                Outcome::Multiple(packet) => Multiple(packet.frame),
                 Outcome::Broadcast(packet)
                 | Outcome::Control(packet)
-                | Outcome::Private(packet) => Came::Other(packet.frame),
+                | Outcome::Private(packet) => Other(packet.frame),
             });
         });
     }
@@ -220,8 +223,6 @@ impl World {
         self.flush().came
     }
 }
-
-use Came::{Interleaved, Multiple, Other, Pair, Unanswered, Unsolicited};
 
 fn came(packets: &[Made]) -> Vec<Came> {
     World::of(packets).came()
@@ -860,8 +861,6 @@ fn judged(requests: &[(u64, f64)]) -> Vec<ClientClock> {
         .collect();
     World::of(&packets).flush().clocks
 }
-
-use ClientClock::{Honest, Randomised, Unknown};
 
 #[test]
 fn a_clock_that_is_wrong_by_days_but_advances_is_honest() {
