@@ -19,7 +19,7 @@ use super::{
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// How a [`Pairer`] works.
 #[derive(Clone, Debug)]

@@ -78,13 +78,13 @@ impl Made {
         self
     }
 
-    fn leap(mut self, leap: u8) -> Self {
+    pub(crate) fn leap(mut self, leap: u8) -> Self {
         let first = &mut self.0.event.ntp.0[0];
         *first = *first & !0xc0 | leap << 6;
         self
     }
 
-    fn stratum(mut self, stratum: u8, reference_id: &[u8; 4]) -> Self {
+    pub(crate) fn stratum(mut self, stratum: u8, reference_id: &[u8; 4]) -> Self {
         self.0.event.ntp.0[1] = stratum;
         self.0.event.ntp.0[12..16].copy_from_slice(reference_id);
         self

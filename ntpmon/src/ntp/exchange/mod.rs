@@ -10,6 +10,9 @@ use ntpmon_common::{Authentication, Mode, Span, Timestamp};
 
 use super::{ClientClock, Stamped, kiss_code, pair::Pair};
 
+#[cfg(test)]
+mod tests;
+
 /// What this host is to an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
