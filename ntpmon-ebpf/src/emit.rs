@@ -2,6 +2,7 @@
 
 use aya_ebpf::{
     EbpfContext, Global,
+    bindings::BPF_RB_NO_WAKEUP,
     helpers::bpf_ktime_get_ns,
     macros::map,
     maps::{PerCpuArray, RingBuf},
@@ -97,7 +98,8 @@ fn emit<P: Packet>(found: &Found, packet: &P, complete: impl FnOnce(&mut Event))
         return reason;
     }
     complete(event);
-    record.submit(0);
+    // Nobody is woken: see the drain in user space.
+    record.submit(u64::from(BPF_RB_NO_WAKEUP));
     Counter::Emitted
 }
 

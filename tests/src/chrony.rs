@@ -4,12 +4,13 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
 
 /// One line of `measurements.log`: one answer, as chrony's client took it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measurement {
-    /// The day and the second, UTC, as written: finer times are not logged.
-    pub time: String,
+    /// When, in seconds of Unix: finer times are not logged.
+    pub second: i64,
     /// The server.
     pub server: IpAddr,
     /// `N` normal, `+` or `-` a leap second to come, `?` not synchronised.
@@ -47,7 +48,9 @@ fn measurement(line: &str) -> Result<Measurement> {
     ensure!(fields.len() >= 20, "{} fields instead of 20", fields.len());
     let (mode, kind) = fields[17].split_at_checked(1).context("no mode")?;
     Ok(Measurement {
-        time: format!("{} {}", fields[0], fields[1]),
+        second: format!("{}T{}Z", fields[0], fields[1])
+            .parse::<Timestamp>()?
+            .as_second(),
         server: fields[2].parse()?,
         leap: fields[3].chars().next().context("no leap indicator")?,
         stratum: fields[4].parse()?,
@@ -154,7 +157,7 @@ mod tests {
         assert_eq!(
             measurements[0],
             Measurement {
-                time: "2026-11-21 00:53:10".into(),
+                second: 1_795_222_390,
                 server: "10.0.0.1".parse().unwrap(),
                 leap: 'N',
                 stratum: 3,

@@ -5,6 +5,7 @@
 use std::{collections::HashMap, net::SocketAddr};
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::{tcpdump::Capture, watch::Watched};
@@ -38,6 +39,8 @@ pub struct Exchange {
     pub client: SocketAddr,
     /// Who answered.
     pub server: SocketAddr,
+    /// When the request was captured, in whole seconds of Unix: as fine as chrony's log.
+    pub second: i64,
     /// The kiss code, where the answer has stratum 0.
     pub kiss: Option<String>,
     /// Whether the answer is in the interleaved mode.
@@ -45,7 +48,8 @@ pub struct Exchange {
     /// From the request's capture to the answer's, in seconds.
     pub turnaround: f64,
     /// With the times of capture as the client's: how far the server is ahead, in seconds. Only for
-    /// an answer that is a time sample, and not interleaved.
+    /// an answer that is a time sample. An interleaved answer tells when the answer before it was
+    /// sent, so this is of the exchange before, as in chrony's log.
     pub offset: Option<f64>,
     /// The network's part of the turnaround, in seconds; known with the offset.
     pub delay: Option<f64>,
@@ -57,6 +61,7 @@ impl Seen {
         let mut seen = Self::default();
         let mut pending = HashMap::new();
         let mut answered = Vec::new();
+        let mut before = HashMap::new();
         for (time, datagram) in capture.datagrams() {
             let payload = datagram.payload;
             let Some(first) = payload.first() else {
@@ -88,22 +93,30 @@ impl Seen {
                     };
                     let turnaround = time.saturating_sub(asked) as f64 * 1e-9;
                     let stratum = payload.get(1).copied().unwrap_or_default();
-                    let sample = !interleaved && first >> 6 != 3 && (1..16).contains(&stratum);
                     let letters = payload.get(12..16).unwrap_or_default();
-                    let kiss = String::from_utf8_lossy(letters)
-                        .trim_end_matches('\0')
-                        .into();
-                    let (offset, delay) = offset_and_delay([asked, receive, transmit, time]);
+                    let kiss: String = String::from_utf8_lossy(letters).trim_matches('\0').into();
+                    // The client's port changes from poll to poll.
+                    let ends = (datagram.destination.ip(), datagram.source);
+                    let times = match before.insert(ends, [asked, receive, time]) {
+                        Some([asked, receive, time]) if interleaved => {
+                            Some([asked, receive, transmit, time])
+                        }
+                        _ => (!interleaved).then_some([asked, receive, transmit, time]),
+                    };
+                    let figures = times
+                        .filter(|_| first >> 6 != 3 && (1..16).contains(&stratum))
+                        .map(offset_and_delay);
                     answered.push((
                         number,
                         Exchange {
                             client: datagram.destination,
                             server: datagram.source,
-                            kiss: (stratum == 0).then_some(kiss),
+                            second: (asked / 1_000_000_000) as i64,
+                            kiss: (stratum == 0 && !kiss.is_empty()).then_some(kiss),
                             interleaved,
                             turnaround,
-                            offset: sample.then_some(offset),
-                            delay: sample.then_some(delay),
+                            offset: figures.map(|(offset, _)| offset),
+                            delay: figures.map(|(_, delay)| delay),
                         },
                     ));
                 }
@@ -133,14 +146,14 @@ impl Seen {
             .filter(|line| line.get("mode").and_then(Value::as_u64) == Some(4))
             .filter(|line| line.get("answered") == Some(&Value::Bool(true)))
             .map(|line| {
+                let what = || format!("a line of ntpmon: {line:?}");
                 let time = line.get("session_timestamp").and_then(Value::as_str);
-                let exchange = Exchange::printed(line)
-                    .with_context(|| format!("a line of ntpmon: {line:?}"))?;
-                Ok((time.context("no session_timestamp")?.to_string(), exchange))
+                let time: Timestamp = time.with_context(what)?.parse().with_context(what)?;
+                Ok((time, Exchange::printed(line, time).with_context(what)?))
             })
             .collect::<Result<_>>()?;
-        // Live lines come in the order of the answers. The times are of one length and zone.
-        answered.sort_by(|(one, _), (other, _)| one.cmp(other));
+        // Live lines come in the order of the answers.
+        answered.sort_by_key(|(time, _)| *time);
         Ok(Self {
             requests: total("requests")?,
             responses: total("responses")?,
@@ -154,7 +167,7 @@ impl Seen {
 }
 
 impl Exchange {
-    fn printed(line: &Map<String, Value>) -> Result<Self> {
+    fn printed(line: &Map<String, Value>, time: Timestamp) -> Result<Self> {
         let text = |name: &str| line.get(name).and_then(Value::as_str);
         let number = |name: &str| line.get(name).and_then(Value::as_f64);
         let end = |ip: &str, port: &str| -> Result<SocketAddr> {
@@ -167,16 +180,15 @@ impl Exchange {
         };
         let turnaround =
             number("total_process_time_seconds").context("no total_process_time_seconds")?;
-        let offset = number("offset_seconds");
-        let inside = number("server_processing_time_seconds");
         Ok(Self {
             client: end("client_ip", "client_port")?,
             server: end("server_ip", "server_port")?,
+            second: time.as_second(),
             kiss: text("kiss_code").map(str::to_string),
             interleaved: line.get("interleaved") == Some(&Value::Bool(true)),
             turnaround,
-            offset,
-            delay: offset.and(inside).map(|inside| turnaround - inside),
+            offset: number("offset_seconds"),
+            delay: number("delay_seconds"),
         })
     }
 }
@@ -280,18 +292,18 @@ mod tests {
     #[test]
     fn ntpmons_lines_and_totals_are_read() {
         let object = |text: &str| serde_json::from_str(text).unwrap();
-        let line = |time: &str, offset: &str| {
+        let line = |time: &str, offset: &str, delay: &str| {
             object(&format!(
                 r#"{{"client_ip":"10.0.0.2","client_port":5,"server_ip":"10.0.0.1",
                 "server_port":123,"mode":4,"answered":true,"session_timestamp":"{time}",
                 "kiss_code":null,"interleaved":false,"total_process_time_seconds":0.5,
-                "server_processing_time_seconds":0.1,"offset_seconds":{offset}}}"#
+                "offset_seconds":{offset},"delay_seconds":{delay}}}"#
             ))
         };
         let watched = Watched {
             lines: vec![
-                line("2026-11-21T00:00:02.000000000Z", "null"),
-                line("2026-11-21T00:00:01.000000000Z", "-0.25"),
+                line("2026-11-21T00:00:02.000000000Z", "null", "null"),
+                line("2026-11-21T00:00:01.000000000Z", "-0.25", "0.4"),
             ],
             totals: object(
                 r#"{"requests":3,"responses":2,"symmetric":0,"broadcast":0,"control":1,"private":0}"#,

@@ -68,13 +68,13 @@ impl Watch {
         }
         let process = Process::start(command.args(["--format", "ndjson"]).args(arguments))?;
         let mut watch = Self { process };
-        let count = interfaces.len();
+        let ready: Vec<_> = interfaces
+            .iter()
+            .map(|name| format!("watching {name}:"))
+            .collect();
         watch.process.wait_until("ntpmon to watch", START, |it| {
-            interfaces
-                .iter()
-                .filter(|name| it.stderr().contains(**name))
-                .count()
-                == count
+            let stderr = it.stderr();
+            ready.iter().all(|line| stderr.contains(line))
         })?;
         Ok(watch)
     }
@@ -141,7 +141,7 @@ mod tests {
     fn a_watch_gives_its_lines_and_its_totals() {
         const STAND_IN: &str = "#!/bin/sh
             trap 'echo \"{\\\"requests\\\":7}\" >&2; exit 0' INT
-            echo \"watching $3\" >&2
+            echo \"watching $3: a stand-in\" >&2
             echo '{\"mode\":4}'
             while :; do sleep 0.02; done";
         let folder = namespace::folder().unwrap();

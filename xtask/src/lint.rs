@@ -23,6 +23,8 @@ pub(crate) fn lint() -> Result<()> {
         "clippy",
         "--workspace",
         "--all-targets",
+        "--features",
+        "ntpmon-tests/vm",
         "--",
         "-D",
         "warnings",

@@ -51,16 +51,24 @@ const VM_PACKAGES: [(&str, &str, &str); 2] = [
 ];
 
 /// Packages that the tests download and unpack, never install: apt has to know them.
-const DOWNLOADED: [&str; 5] = [
+const DOWNLOADED: [&str; 7] = [
     "chrony",
     "ntpsec",
     "ntpsec-ntpdate",
+    "ntpsec-ntpdig",
+    "python3-ntp",
     "openntpd",
     "linux-image-cloud-amd64",
 ];
 
 /// Settings of the tests that must get through sudo.
-const PASSED_ON: [&str; 4] = ["NTPMON_CAPTURES", "RUST_BACKTRACE", "RUST_LOG", "PATH"];
+const PASSED_ON: [&str; 5] = [
+    "NTPMON_BINARY",
+    "NTPMON_CAPTURES",
+    "RUST_BACKTRACE",
+    "RUST_LOG",
+    "PATH",
+];
 
 /// Runs all tests, or those whose names contain a filter.
 pub(crate) fn test(vm: bool, filters: &[String]) -> Result<()> {

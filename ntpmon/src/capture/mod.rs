@@ -97,7 +97,8 @@ impl Capture {
             attached,
         };
         for index in 0..settings.rings {
-            let drain = drain::Drain::new(&mut capture.attached, index, Arc::clone(&capture.stop))?;
+            let stop = Arc::clone(&capture.stop);
+            let drain = drain::Drain::new(&mut capture.attached, index, settings.ring_bytes, stop)?;
             let consume = consumer();
             let thread = std::thread::Builder::new()
                 .name(format!("drain-{}-{index}", interface.name))

@@ -1,9 +1,10 @@
 //! Whose transmit time can be believed. Many clients put a random number where the time they sent
 //! belongs; an honest one's value advances as fast as the packets do, however wrong it is.
 
+use hashbrown::HashTable;
 use ntpmon_common::{Mode, Timestamp};
 
-use super::{Stamped, flow, table::Table};
+use super::{Stamped, flow};
 
 /// What is known of a client's habit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,19 +30,25 @@ impl ClientClock {
     }
 }
 
-/// The last request of each client.
+/// The last request of each client, in two generations that take turns: whoever asks within a
+/// generation's life is remembered, however many others are forged.
 #[derive(Debug)]
 pub(super) struct ClientClocks {
-    seen: Table<Seen>,
+    current: HashTable<Seen>,
+    previous: HashTable<Seen>,
+    /// When the current generation began.
+    started: u64,
+    /// Clients in a generation at most.
+    bound: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Seen {
-    address: [u8; 16],
-    interface: u32,
-    clock: ClientClock,
+    /// Of the address and the interface: 64 seeded bits are enough to tell clients apart.
+    client: u64,
     /// Two clients may share an address behind a translator: each keeps a sample of its own.
     samples: [Sample; 2],
+    clock: ClientClock,
 }
 
 /// A transmit time and when it passed.
@@ -60,7 +67,10 @@ const LIFETIME: u64 = 1100 * 1_000_000_000;
 impl ClientClocks {
     pub(super) fn new(bound: usize) -> Self {
         Self {
-            seen: Table::new(bound, LIFETIME),
+            current: HashTable::new(),
+            previous: HashTable::new(),
+            started: 0,
+            bound,
         }
     }
 
@@ -71,34 +81,47 @@ impl ClientClocks {
         if event.ntp.mode() != Mode::Client || event.ntp.version() == 5 || transmit.is_zero() {
             return ClientClock::Unknown;
         }
-        let hash = flow::client_hash(&event.source, event.interface);
-        let same = |seen: &Seen| seen.address == event.source && seen.interface == event.interface;
-        self.seen.expire(event.time, |_| true, |_| ());
-        if let Some(seen) = self.seen.refresh(event.time, hash, same) {
-            seen.judge(transmit, event.time);
-            return seen.clock;
+        let client = flow::client_hash(&event.source, event.interface);
+        let same = |seen: &Seen| seen.client == client;
+        if let Some(seen) = self.current.find_mut(client, same) {
+            return seen.note(transmit, event.time);
         }
-        let first = Sample {
-            transmit,
-            time: event.time,
-            confirmed: false,
-        };
-        let seen = Seen {
-            address: event.source,
-            interface: event.interface,
+        self.make_room(event.time);
+        let mut seen = self.previous.find(client, same).copied().unwrap_or(Seen {
+            client,
+            samples: [Sample {
+                transmit,
+                time: event.time,
+                confirmed: false,
+            }; 2],
             clock: ClientClock::Unknown,
-            samples: [first; 2],
-        };
-        self.seen.insert(event.time, seen, [hash], same);
-        seen.clock
+        });
+        let clock = seen.note(transmit, event.time);
+        self.current.insert_unique(client, seen, |seen| seen.client);
+        clock
+    }
+
+    fn make_room(&mut self, now: u64) {
+        if self.current.is_empty() {
+            self.started = now;
+        }
+        if self.current.len() >= self.bound || now.saturating_sub(self.started) > LIFETIME {
+            std::mem::swap(&mut self.current, &mut self.previous);
+            // After a flood the memory goes back.
+            if self.current.len() < self.current.capacity() / 8 {
+                self.current = HashTable::new();
+            }
+            self.current.clear();
+            self.started = now;
+        }
     }
 }
 
 impl Seen {
-    fn judge(&mut self, transmit: Timestamp, time: u64) {
+    fn note(&mut self, transmit: Timestamp, time: u64) -> ClientClock {
         // A retransmission says nothing new.
         if self.samples.iter().any(|old| old.transmit == transmit) {
-            return;
+            return self.clock;
         }
         let [first, second] = &self.samples;
         let agreeing = self
@@ -120,6 +143,7 @@ impl Seen {
             time,
             confirmed: agreeing.is_some(),
         };
+        self.clock
     }
 }
 

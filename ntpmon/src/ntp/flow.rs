@@ -9,7 +9,7 @@ use ntpmon_common::{Event, Timestamp};
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::default);
 
 /// The flow of a packet whose sender asks, and the value that its answer will carry.
-pub(super) fn asking_hash(event: &Event, value: Timestamp) -> u32 {
+pub(super) fn asking_hash(event: &Event, value: Timestamp) -> u64 {
     hash(
         (&event.source, event.source_port),
         (&event.destination, event.destination_port),
@@ -19,7 +19,7 @@ pub(super) fn asking_hash(event: &Event, value: Timestamp) -> u32 {
 }
 
 /// The flow of a packet whose sender answers: the same flow, seen from the asker.
-pub(super) fn answering_hash(event: &Event, value: Timestamp) -> u32 {
+pub(super) fn answering_hash(event: &Event, value: Timestamp) -> u64 {
     hash(
         (&event.destination, event.destination_port),
         (&event.source, event.source_port),
@@ -28,8 +28,8 @@ pub(super) fn answering_hash(event: &Event, value: Timestamp) -> u32 {
     )
 }
 
-pub(super) fn client_hash(address: &[u8; 16], interface: u32) -> u32 {
-    HASHER.hash_one((u128::from_ne_bytes(*address), interface)) as u32
+pub(super) fn client_hash(address: &[u8; 16], interface: u32) -> u64 {
+    HASHER.hash_one((u128::from_ne_bytes(*address), interface))
 }
 
 /// Whether `answer` went the way back that `question` came.
@@ -55,12 +55,12 @@ fn hash(
     answerer: (&[u8; 16], u16),
     interface: u32,
     value: Timestamp,
-) -> u32 {
+) -> u64 {
     let ends = u64::from(interface) << 32 | u64::from(asker.1) << 16 | u64::from(answerer.1);
     HASHER.hash_one((
         u128::from_ne_bytes(*asker.0),
         u128::from_ne_bytes(*answerer.0),
         ends,
         value.0,
-    )) as u32
+    ))
 }

@@ -38,7 +38,8 @@ pub(super) struct Place {
     entry: usize,
 }
 
-/// Spreads a 32-bit hash over 64 bits, as the index takes both its bucket and its tag from it.
+/// Spreads the half of a hash that a slot has room for over 64 bits, as the index takes both its
+/// bucket and its tag from it.
 fn spread(hash: u32) -> u64 {
     u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
@@ -53,7 +54,8 @@ impl<T> Generation<T> {
         }
     }
 
-    fn find(&self, hash: u32, matches: &impl Fn(&T) -> bool) -> Option<usize> {
+    fn find(&self, hash: u64, matches: &impl Fn(&T) -> bool) -> Option<usize> {
+        let hash = hash as u32;
         self.index
             .find(spread(hash), |slot| {
                 slot.hash == hash && matches(&self.entries[slot.entry as usize])
@@ -99,14 +101,14 @@ impl<T> Table<T> {
     }
 
     /// The newest entry with this hash for which `matches` holds, let go of or not.
-    pub(super) fn find(&mut self, hash: u32, matches: impl Fn(&T) -> bool) -> Option<&mut T> {
+    pub(super) fn find(&mut self, hash: u64, matches: impl Fn(&T) -> bool) -> Option<&mut T> {
         let place = self.place(hash, matches)?;
         Some(self.get_mut(place))
     }
 
     /// As [`Self::find`], but only where it is.
     #[inline]
-    pub(super) fn place(&self, hash: u32, matches: impl Fn(&T) -> bool) -> Option<Place> {
+    pub(super) fn place(&self, hash: u64, matches: impl Fn(&T) -> bool) -> Option<Place> {
         if let Some(entry) = self.current.find(hash, &matches) {
             return Some(Place {
                 is_current: true,
@@ -137,7 +139,7 @@ impl<T> Table<T> {
         &mut self,
         now: u64,
         entry: T,
-        hashes: impl IntoIterator<Item = u32>,
+        hashes: impl IntoIterator<Item = u64>,
         replaces: impl Fn(&T) -> bool,
     ) {
         let Generation {
@@ -151,6 +153,7 @@ impl<T> Table<T> {
         }
         let position = entries.len() as u32;
         for hash in hashes {
+            let hash = hash as u32;
             let slot = Slot {
                 hash,
                 entry: position,
@@ -165,25 +168,6 @@ impl<T> Table<T> {
             }
         }
         entries.push(entry);
-    }
-
-    /// As [`Self::find`], and what is found begins its life again.
-    pub(super) fn refresh(
-        &mut self,
-        now: u64,
-        hash: u32,
-        matches: impl Fn(&T) -> bool,
-    ) -> Option<&mut T>
-    where
-        T: Copy,
-    {
-        if let Some(found) = self.current.find(hash, &matches) {
-            return self.current.entries.get_mut(found);
-        }
-        let found = self.previous.find(hash, &matches)?;
-        let entry = *self.previous.entries.get(found)?;
-        self.insert(now, entry, [hash], matches);
-        self.current.entries.last_mut()
     }
 
     /// Lets go, oldest first, of the entries that are due, and turns the generations when it is
@@ -246,7 +230,7 @@ mod tests {
         for value in 0..50_u32 {
             let now = u64::from(value);
             gone.extend(values(&mut table, now));
-            table.insert(now, (value, now), [value], |_| false);
+            table.insert(now, (value, now), [u64::from(value)], |_| false);
             assert_eq!(gone.len() as u64, now.saturating_sub(10), "at {now}");
         }
         table.flush(|entry| gone.push(entry.0));
@@ -260,7 +244,7 @@ mod tests {
         let mut early = 0;
         for value in 0..1000_u32 {
             early += table.expire(5, |_| false, |_| gone += 1);
-            table.insert(5, (value, 5), [value], |_| false);
+            table.insert(5, (value, 5), [u64::from(value)], |_| false);
         }
         assert_eq!(gone, early);
         table.flush(|_| gone += 1);

@@ -29,7 +29,9 @@ impl Chronyd {
         let path = folder.path().display();
         let configuration = folder.path().join("chrony.conf");
         let text = format!(
-            "cmdport 0\n\
+            // Real-time priority: on a busy machine it would be late for an answer, and not log it.
+            "sched_priority 1\n\
+             cmdport 0\n\
              bindcmdaddress {path}/socket\n\
              pidfile {path}/process\n\
              ntsdumpdir {path}\n\

@@ -7,7 +7,7 @@
 //! pace, so they wait in a table of their own, without a timeout.
 
 use hashbrown::HashMap;
-use ntpmon_common::{Event, Mode};
+use ntpmon_common::{Event, Mode, Timestamp};
 
 use super::{
     Stamped,
@@ -190,7 +190,7 @@ pub struct Pairer {
     settings: Settings,
     pending: Table<Pending>,
     held: Table<Held>,
-    symmetric: HashMap<FlowKey, Pending, foldhash::fast::RandomState>,
+    symmetric: HashMap<FlowKey, Peer, foldhash::fast::RandomState>,
     symmetric_swept: u64,
     clocks: ClientClocks,
     totals: Totals,
@@ -198,25 +198,46 @@ pub struct Pairer {
     now: u64,
 }
 
+/// A request that waits, or that did. Many wait at once under a flood and few in peace, and those
+/// that were answered are only remembered: what is large is let go of as soon as it can be.
 #[derive(Debug)]
 struct Pending {
-    request: Stamped,
-    /// Kept only to report in order; otherwise the exchange was reported when it came.
-    response: Option<Box<Stamped>>,
+    /// Hash of the flow and the value that names the request, and of the flow and its receive
+    /// time (or the same again), which names it in interleaved mode.
+    hashes: [u64; 2],
     /// When the packet came by the pairer's own time, which never goes back.
     seen: u64,
     sequence: u64,
     /// Until when an older request of this flow, also without a transmit time, may be the one
     /// that a response means. 0 when there is none.
     rival_until: u64,
+    state: State,
+    duplicates: u32,
+    interleaved: bool,
+    client_clock: ClientClock,
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting(Box<Stamped>),
+    /// Reported when the response came.
+    Answered,
+    /// Answered, and to be reported in order.
+    Kept(Box<(Stamped, Stamped)>),
+    /// Reported as unanswered: a response that comes now is late, whatever its own time says.
+    GivenUp,
+}
+
+/// The last packet of a peer, which asks until the next one.
+#[derive(Debug)]
+struct Peer {
+    request: Stamped,
+    seen: u64,
+    sequence: u64,
     duplicates: u32,
     answered: bool,
-    /// Reported as unanswered: a response that comes now is late, whatever its own time says.
-    given_up: bool,
-    interleaved: bool,
     /// An answer of a passive peer: it asks as well, but may never be meant to.
     passive: bool,
-    client_clock: ClientClock,
 }
 
 #[derive(Debug)]
@@ -257,10 +278,10 @@ impl FlowKey {
 }
 
 impl Pending {
-    const fn pair<'a>(&'a self, response: Option<&'a Stamped>) -> Pair<'a> {
+    const fn pair<'a>(&self, request: &'a Stamped, response: Option<&'a Stamped>) -> Pair<'a> {
         Pair {
             sequence: self.sequence,
-            request: &self.request,
+            request,
             response,
             interleaved: self.interleaved,
             duplicates: self.duplicates,
@@ -268,32 +289,83 @@ impl Pending {
         }
     }
 
-    /// Whether a response could still come in time, by the pairer's own time.
-    const fn is_alive(&self, timeout: u64, now: u64) -> bool {
-        !self.given_up && self.seen.saturating_add(timeout) >= now
+    const fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Waiting(_))
     }
 
-    fn is_named(&self, answer: &Stamped, by: Match) -> bool {
-        let question = &self.request.event;
-        let value = match by {
-            Match::Basic => question.ntp.asks_with(),
-            Match::Interleaved if question.ntp.version() == 5 => return false,
-            Match::Interleaved => question.ntp.receive(),
+    /// Whether a response could still come in time, by the pairer's own time.
+    const fn is_alive(&self, timeout: u64, now: u64) -> bool {
+        !matches!(self.state, State::GivenUp) && self.seen.saturating_add(timeout) >= now
+    }
+
+    /// Whether a packet that goes the way of `same_way` and carries `value` names this request. As
+    /// long as it waits the packets themselves are compared; afterwards 64 seeded bits are enough
+    /// to count what comes too often.
+    fn is_named(
+        &self,
+        by: Match,
+        hash: u64,
+        value: Timestamp,
+        same_way: impl FnOnce(&Event) -> bool,
+    ) -> bool {
+        let [basic, interleaved] = self.hashes;
+        let named = match by {
+            Match::Basic => basic == hash,
+            Match::Interleaved => interleaved == hash && interleaved != basic,
         };
-        value == answer.event.ntp.origin() && flow::is_reverse(question, &answer.event)
+        if !named {
+            return false;
+        }
+        let State::Waiting(request) = &self.state else {
+            return true;
+        };
+        by.value(&request.event) == Some(value) && same_way(&request.event)
+    }
+
+    /// The response has come: reports the exchange, or keeps it for its turn.
+    fn answer(&mut self, response: &Stamped, in_order: bool, sink: &mut impl FnMut(Outcome<'_>)) {
+        let State::Waiting(request) = std::mem::replace(&mut self.state, State::Answered) else {
+            return;
+        };
+        if in_order {
+            self.state = State::Kept(Box::new((*request, *response)));
+        } else {
+            sink(Outcome::Exchange(self.pair(&request, Some(response))));
+        }
     }
 
     /// Reports what has not been reported when the response came.
     fn let_go(&mut self, totals: &mut Totals, sink: &mut impl FnMut(Outcome<'_>)) {
-        match (&self.response, self.answered) {
-            (Some(response), _) => sink(Outcome::Exchange(self.pair(Some(response)))),
-            (None, true) => {}
-            (None, false) if self.passive => {}
-            (None, false) => {
-                self.given_up = true;
+        match std::mem::replace(&mut self.state, State::Answered) {
+            State::Waiting(request) => {
+                self.state = State::GivenUp;
                 totals.unanswered += 1;
-                sink(Outcome::Exchange(self.pair(None)));
+                sink(Outcome::Exchange(self.pair(&request, None)));
             }
+            State::Kept(both) => sink(Outcome::Exchange(self.pair(&both.0, Some(&both.1)))),
+            State::Answered => {}
+            State::GivenUp => self.state = State::GivenUp,
+        }
+    }
+}
+
+impl Peer {
+    const fn pair<'a>(&'a self, response: Option<&'a Stamped>, interleaved: bool) -> Pair<'a> {
+        Pair {
+            sequence: self.sequence,
+            request: &self.request,
+            response,
+            interleaved,
+            duplicates: self.duplicates,
+            client_clock: ClientClock::Unknown,
+        }
+    }
+
+    /// Reports it as unanswered, if that is what it is.
+    fn let_go(&self, totals: &mut Totals, sink: &mut impl FnMut(Outcome<'_>)) {
+        if !self.answered && !self.passive {
+            totals.unanswered += 1;
+            sink(Outcome::Exchange(self.pair(None, false)));
         }
     }
 }
@@ -308,7 +380,7 @@ impl Held {
     }
 }
 
-/// By what a response named its request.
+/// By what a response names its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Match {
     /// The transmit time, or version 5's cookie.
@@ -318,6 +390,15 @@ enum Match {
 }
 
 impl Match {
+    /// The value in the request, where it has one of this kind.
+    fn value(self, question: &Event) -> Option<Timestamp> {
+        match self {
+            Self::Basic => Some(question.ntp.asks_with()),
+            Self::Interleaved => (question.ntp.version() < 5 && !question.ntp.receive().is_zero())
+                .then(|| question.ntp.receive()),
+        }
+    }
+
     /// Whether the response's transmit time belongs to the response before: version 5 has a flag
     /// for that.
     const fn is_interleaved(self, question: &Event, answer: &Event) -> bool {
@@ -417,7 +498,7 @@ impl Pairer {
             now,
             |request| request.seen.saturating_add(timeout) < now,
             |request| {
-                if !request.answered && request.seen.saturating_add(timeout) < now {
+                if request.is_waiting() && request.seen.saturating_add(timeout) < now {
                     due_unanswered += 1;
                 }
                 request.let_go(totals, sink);
@@ -465,57 +546,53 @@ impl Pairer {
         let event = &packet.event;
         let value = event.ntp.asks_with();
         let hash = flow::asking_hash(event, value);
-        let timeout = self.settings.timeout;
+        let Settings {
+            timeout, in_order, ..
+        } = self.settings;
         let now = self.now;
         let mut rival_until = 0;
         if let Some(waiting) = self.pending.find(hash, |pending| {
             pending.is_alive(timeout, now)
-                && pending.request.event.ntp.asks_with() == value
-                && flow::is_same(&pending.request.event, event)
+                && pending.is_named(Match::Basic, hash, value, |asked| {
+                    flow::is_same(asked, event)
+                })
         }) {
             if !value.is_zero() {
                 waiting.duplicates += 1;
                 self.totals.duplicates += 1;
                 return;
             }
-            rival_until = if waiting.answered {
-                waiting.rival_until
-            } else {
+            rival_until = if waiting.is_waiting() {
                 waiting.seen.saturating_add(timeout)
+            } else {
+                waiting.rival_until
             };
         }
         let client_clock = self.clocks.judge(packet);
+        let second = match Match::Interleaved.value(event) {
+            Some(receive) if receive != value => flow::asking_hash(event, receive),
+            _ => hash,
+        };
         let mut pending = Pending {
-            request: *packet,
-            response: None,
+            hashes: [hash, second],
             seen: now,
             sequence: self.next_sequence(),
             rival_until,
+            state: State::Waiting(Box::new(*packet)),
             duplicates: 0,
-            answered: false,
-            given_up: false,
             interleaved: false,
-            passive: false,
             client_clock,
         };
-        if let Some((response, by)) = self.take_held(&pending.request) {
+        if let Some((response, by)) = self.take_held(packet) {
             pending.interleaved = by.is_interleaved(event, &response.event);
+            pending.answer(&response, in_order, sink);
             self.totals.answered += 1;
-            pending.answered = true;
-            if self.settings.in_order {
-                pending.response = Some(Box::new(response));
-            } else {
-                sink(Outcome::Exchange(pending.pair(Some(&response))));
-            }
         }
-        let receive = event.ntp.receive();
-        let second = (!receive.is_zero() && receive != value && event.ntp.version() < 5)
-            .then(|| flow::asking_hash(event, receive));
+        let further = (second != hash).then_some(second);
         self.pending
-            .insert(now, pending, std::iter::once(hash).chain(second), |old| {
-                flow::is_same(&old.request.event, event)
-                    && (old.request.event.ntp.asks_with() == value
-                        || second.is_some() && old.request.event.ntp.receive() == receive)
+            .insert(now, pending, std::iter::once(hash).chain(further), |old| {
+                let [basic, interleaved] = old.hashes;
+                basic == hash || interleaved == second && interleaved != basic
             });
     }
 
@@ -526,13 +603,10 @@ impl Pairer {
         }
         let now = self.now;
         let timeout = self.settings.timeout;
-        let ntp = &request.event.ntp;
-        let basic = (ntp.asks_with(), Match::Basic);
-        let interleaved = (ntp.version() < 5).then(|| (ntp.receive(), Match::Interleaved));
-        for (value, by) in std::iter::once(basic).chain(interleaved) {
-            if value.is_zero() {
+        for by in [Match::Basic, Match::Interleaved] {
+            let Some(value) = by.value(&request.event).filter(|value| !value.is_zero()) else {
                 continue;
-            }
+            };
             let hash = flow::asking_hash(&request.event, value);
             let newest = self.held.find(hash, |held| {
                 held.response.event.ntp.origin() == value
@@ -549,35 +623,36 @@ impl Pairer {
         None
     }
 
-    /// The request that waits, or waited until a moment ago, for this response. One that it names
-    /// by its transmit time is preferred to one that it names by its receive time.
-    fn find_asked(&self, packet: &Stamped, hash: u32) -> Option<(Place, Match)> {
+    /// The request that a response comes in time for. One that it names by its transmit time is
+    /// preferred to one that it names by its receive time.
+    fn find_asked(&self, packet: &Stamped, hash: u64) -> Option<(Place, Match)> {
         let origin = packet.event.ntp.origin();
         let timeout = self.settings.timeout;
         let now = self.now;
-        let basic = self.pending.place(hash, |pending| {
-            pending.is_alive(timeout, now) && pending.is_named(packet, Match::Basic)
-        });
-        if let Some(place) = basic {
-            return Some((place, Match::Basic));
-        }
-        if origin.is_zero() {
-            return None;
-        }
-        let interleaved = self.pending.place(hash, |pending| {
-            pending.is_alive(timeout, now) && pending.is_named(packet, Match::Interleaved)
-        })?;
-        Some((interleaved, Match::Interleaved))
+        [Match::Basic, Match::Interleaved]
+            .into_iter()
+            .find_map(|by| {
+                let place = self.pending.place(hash, |pending| {
+                    pending.is_alive(timeout, now)
+                        && pending.is_named(by, hash, origin, |asked| {
+                            flow::is_reverse(asked, &packet.event)
+                        })
+                })?;
+                Some((place, by))
+            })
     }
 
     /// Whether a request is known that this packet answers, be it too late.
-    fn answers_something(&self, packet: &Stamped, hash: u32) -> bool {
-        let named = |pending: &Pending| {
-            pending.is_named(packet, Match::Basic)
-                || !packet.event.ntp.origin().is_zero()
-                    && pending.is_named(packet, Match::Interleaved)
-        };
-        self.pending.place(hash, named).is_some()
+    fn answers_something(&self, packet: &Stamped, hash: u64) -> bool {
+        let origin = packet.event.ntp.origin();
+        let place = self.pending.place(hash, |pending| {
+            [Match::Basic, Match::Interleaved].into_iter().any(|by| {
+                pending.is_named(by, hash, origin, |asked| {
+                    flow::is_reverse(asked, &packet.event)
+                })
+            })
+        });
+        place.is_some()
     }
 
     fn is_to_server(&self, packet: &Stamped) -> bool {
@@ -599,32 +674,28 @@ impl Pairer {
             return;
         };
         let asked = self.pending.get_mut(place);
-        // By the packets' own times, should they have been delivered in another order.
-        let age = packet.event.time.saturating_sub(asked.request.event.time);
-        if age > timeout {
-            self.unmatched(packet, hash, sink);
-        } else if asked.answered {
+        let State::Waiting(request) = &asked.state else {
             self.totals.multiple_responses += 1;
             sink(Outcome::Multiple(packet));
+            return;
+        };
+        // Also by the packets' own times, should they have been delivered in another order.
+        if packet.event.time.saturating_sub(request.event.time) > timeout {
+            self.unmatched(packet, hash, sink);
         } else if ntp.origin().is_zero() && asked.rival_until >= self.now {
             // Two requests without a transmit time wait: this may be the answer to either.
             self.totals.unsolicited += 1;
             sink(Outcome::Unsolicited(packet));
         } else {
-            asked.answered = true;
-            asked.interleaved = by.is_interleaved(&asked.request.event, &packet.event);
-            if in_order {
-                asked.response = Some(Box::new(*packet));
-            } else {
-                sink(Outcome::Exchange(asked.pair(Some(packet))));
-            }
+            asked.interleaved = by.is_interleaved(&request.event, &packet.event);
+            asked.answer(packet, in_order, sink);
             self.totals.answered += 1;
         }
     }
 
     /// No request waits for it: a peer may have asked, the request may be still to come, or may
     /// have timed out.
-    fn unmatched(&mut self, packet: &Stamped, hash: u32, sink: &mut impl FnMut(Outcome<'_>)) {
+    fn unmatched(&mut self, packet: &Stamped, hash: u64, sink: &mut impl FnMut(Outcome<'_>)) {
         let origin = packet.event.ntp.origin();
         if !self.symmetric.is_empty() {
             match self.answer_peer(packet, sink) {
@@ -643,7 +714,7 @@ impl Pairer {
             paired: false,
             late: self.answers_something(packet, hash),
         };
-        // A late response will find no request any more; one without an origin never does.
+        // A late response finds no request any more; one without an origin never does.
         if held.late || origin.is_zero() {
             held.let_go(&mut self.totals, sink);
             return;
@@ -674,20 +745,15 @@ impl Pairer {
         }
         // A passive peer's answer becomes a question only when it is answered.
         let passive = answers && packet.event.ntp.mode() == Mode::SymmetricPassive;
-        let pending = Pending {
+        let peer = Peer {
             request: *packet,
-            response: None,
             seen: self.now,
             sequence: if passive { 0 } else { self.next_sequence() },
-            rival_until: 0,
             duplicates: 0,
             answered: false,
-            given_up: false,
-            interleaved: false,
             passive,
-            client_clock: ClientClock::Unknown,
         };
-        self.symmetric.insert(key, pending);
+        self.symmetric.insert(key, peer);
     }
 
     /// Whether the packet is the answer to the last one that went the other way.
@@ -697,25 +763,23 @@ impl Pairer {
         let Some(asked) = self.symmetric.get_mut(&key) else {
             return PeerMatch::Nothing;
         };
-        let by = if origin.is_zero() {
-            return PeerMatch::Nothing;
-        } else if asked.is_named(packet, Match::Basic) {
-            Match::Basic
-        } else if asked.is_named(packet, Match::Interleaved) {
-            Match::Interleaved
-        } else {
+        let question = &asked.request.event;
+        let named = [Match::Basic, Match::Interleaved]
+            .into_iter()
+            .find(|by| !origin.is_zero() && by.value(question) == Some(origin));
+        let Some(by) = named else {
             return PeerMatch::Nothing;
         };
         if asked.answered {
             return PeerMatch::Repeat;
         }
         asked.answered = true;
-        asked.interleaved = by.is_interleaved(&asked.request.event, &packet.event);
         if asked.passive {
             asked.sequence = self.totals.exchanges;
             self.totals.exchanges += 1;
         }
-        sink(Outcome::Exchange(asked.pair(Some(packet))));
+        let interleaved = by.is_interleaved(&asked.request.event, &packet.event);
+        sink(Outcome::Exchange(asked.pair(Some(packet), interleaved)));
         self.totals.answered += 1;
         PeerMatch::Answer
     }
@@ -723,16 +787,16 @@ impl Pairer {
     /// Lets go of peers, in the order of their packets.
     fn let_go_of_peers(
         &mut self,
-        is_due: impl Fn(&Pending) -> bool,
+        is_due: impl Fn(&Peer) -> bool,
         sink: &mut impl FnMut(Outcome<'_>),
     ) {
-        let mut gone: Vec<Pending> = self
+        let mut gone: Vec<Peer> = self
             .symmetric
             .extract_if(|_, peer| is_due(peer))
             .map(|(_, peer)| peer)
             .collect();
         gone.sort_unstable_by_key(|peer| peer.sequence);
-        for mut peer in gone {
+        for peer in gone {
             peer.let_go(&mut self.totals, sink);
         }
     }
