@@ -531,7 +531,10 @@ mod tests {
     #[test]
     fn names_in_files_cannot_steer_a_terminal() {
         assert_eq!(printable("eth0"), "eth0");
-        assert_eq!(printable("a\u{1b}[31m\nb\u{9b}é"), "a\\u{1b}[31m\\nb\\u{9b}é");
+        assert_eq!(
+            printable("a\u{1b}[31m\nb\u{9b}é"),
+            "a\\u{1b}[31m\\nb\\u{9b}é"
+        );
     }
 
     #[test]
