@@ -41,8 +41,9 @@ use crate::{
 
 /// Print NTP exchanges live as they pair
 ///
-/// Ends on Ctrl-C with the totals, on standard error. Several interfaces are watched at once; one
-/// that goes away is picked up again when it comes back.
+/// Needs root, or the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON. Ends on Ctrl-C with the
+/// totals, on standard error. Several interfaces are watched at once; one that goes away is picked
+/// up again when it comes back. Packets are never dropped for a slow reader: lines are, and counted.
 #[derive(Debug, clap::Args)]
 pub(super) struct Watch {
     /// An interface; may be given several times [default: that of the default route]
