@@ -1,6 +1,14 @@
 //! Empties a ring: wait, linger so that a burst costs one wake-up, drain to the last event.
 
-use std::{os::fd::OwnedFd, sync::Arc, thread, time::Duration};
+use std::{
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use aya::maps::{MapData, RingBuf};
@@ -36,22 +44,33 @@ const IDLE: Timespec = Timespec {
     tv_nsec: 200_000_000,
 };
 /// The consumer looks at the clock at least this often, in events, while the ring never empties.
-const BATCH: usize = 16_384;
+const BATCH: u64 = 16_384;
 
 /// One ring and what it takes to empty it.
 pub(super) struct Drain {
     ring: RingBuf<MapData>,
     stop: Arc<OwnedFd>,
+    /// Events of all rings of the capture.
+    taken: Arc<AtomicU64>,
+    /// Events go on coming after the end, and wait for the next process.
+    pinned: bool,
     /// What the programs log, on the thread of the first ring.
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
 impl Drain {
-    pub(super) fn new(attached: &mut Attached, index: usize, stop: Arc<OwnedFd>) -> Result<Self> {
+    pub(super) fn new(
+        attached: &mut Attached,
+        index: usize,
+        stop: &Arc<OwnedFd>,
+        taken: &Arc<AtomicU64>,
+    ) -> Result<Self> {
         let map = attached.take_map(&format!("RING_{index}"))?;
         Ok(Self {
             ring: RingBuf::try_from(map).context("mapping a ring")?,
-            stop,
+            stop: Arc::clone(stop),
+            taken: Arc::clone(taken),
+            pinned: attached.pinned(),
             logger: attached.take_logger(),
         })
     }
@@ -98,12 +117,24 @@ impl Drain {
                 consume(Drained::Event(&event));
             }
             count += 1;
-            if count % BATCH == 0 {
+            if count == BATCH {
+                self.taken.fetch_add(count, Ordering::Release);
+                count = 0;
+                // Under a load that is too much for this thread, the ring never empties.
+                if self.pinned && is_set(&self.stop) {
+                    break;
+                }
                 consume(Drained::Begin);
             }
         }
+        self.taken.fetch_add(count, Ordering::Release);
         consume(Drained::End {
             now: clock::monotonic(),
         });
     }
+}
+
+fn is_set(event: &OwnedFd) -> bool {
+    let mut ready = [PollFd::new(event, PollFlags::IN)];
+    poll(&mut ready, Some(&Timespec::default())).is_ok_and(|count| count > 0)
 }
