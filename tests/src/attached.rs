@@ -15,27 +15,40 @@ use serde_json::Value;
 
 use crate::namespace::Namespace;
 
-/// The programs on the interfaces of a namespace, as `DEVICE KIND NAME`, sorted. Empty when there is
-/// nothing, filters on clsact included.
-pub fn programs(namespace: &Namespace) -> Result<Vec<String>> {
+/// The programs on an interface of a namespace, as `HOOK NAME`: none when nothing is attached.
+/// Filters on clsact and XDP as bpftool lists them, which on Debian does not know TCX: for that the
+/// kernel itself is asked.
+pub fn programs(namespace: &Namespace, device: &str) -> Result<Vec<String>> {
     let printed = namespace.run("bpftool", ["-j", "net", "show"])?;
     let lists: Value = serde_json::from_str(&printed).context("bpftool prints JSON")?;
     let mut found = Vec::new();
     for list in lists.as_array().into_iter().flatten() {
-        for (kind, entries) in list.as_object().into_iter().flatten() {
+        for (hook, entries) in list.as_object().into_iter().flatten() {
             for entry in entries.as_array().into_iter().flatten() {
-                let text = |name: &str| entry[name].as_str().unwrap_or_default();
-                found.push(format!(
-                    "{} {kind} {} {}",
-                    text("devname"),
-                    text("kind"),
-                    text("name")
-                ));
+                // Newer ones do know it.
+                let kind = entry["kind"].as_str().unwrap_or_default();
+                if entry["devname"] == device && !kind.starts_with("tcx") {
+                    found.push(match entry["name"].as_str() {
+                        Some(name) => format!("{hook} {name}"),
+                        None => hook.clone(),
+                    });
+                }
             }
         }
     }
-    found.sort();
-    Ok(found)
+    namespace.enter(|| {
+        for (hook, direction) in [
+            ("tcx-egress", TcAttachType::Egress),
+            ("tcx-ingress", TcAttachType::Ingress),
+        ] {
+            let (_, programs) = SchedClassifier::query_tcx(device, direction)?;
+            for program in programs {
+                let name = program.name_as_str().unwrap_or_default();
+                found.push(format!("{hook} {name}"));
+            }
+        }
+        Ok(found)
+    })
 }
 
 /// Where a program of somebody else hangs.

@@ -79,39 +79,32 @@ fn kill_and_start_again(arguments: &[&str], expected: &[&str]) {
             Ok((load.sent() > before + 100).then_some(()))
         })
         .unwrap();
-        assert_eq!(attached::programs(&pair.client).unwrap(), expected);
+        assert_eq!(attached::programs(&pair.client, DEVICE).unwrap(), expected);
         watch.kill().unwrap();
         wait_for("nothing attached", PATIENCE, || {
-            Ok(attached::programs(&pair.client)?.is_empty().then_some(()))
+            Ok(attached::programs(&pair.client, DEVICE)?
+                .is_empty()
+                .then_some(()))
         })
         .unwrap();
     }
     load.stop().unwrap();
 
     let watch = Watch::start(&pair.client, &[DEVICE], &arguments).unwrap();
-    assert_eq!(attached::programs(&pair.client).unwrap(), expected);
+    assert_eq!(attached::programs(&pair.client, DEVICE).unwrap(), expected);
     load::send(&pair.client, server(), 1000).unwrap();
     assert_exactly(&watch.stop().unwrap(), 1000);
-    assert_eq!(attached::programs(&pair.client).unwrap(), [""; 0]);
+    assert_eq!(attached::programs(&pair.client, DEVICE).unwrap(), [""; 0]);
 }
 
 #[test]
 fn a_killed_watch_leaves_nothing_and_the_next_one_is_exact() {
-    kill_and_start_again(
-        &[],
-        &[
-            "veth0 tc tcx/egress tc_egress",
-            "veth0 tc tcx/ingress tc_ingress",
-        ],
-    );
+    kill_and_start_again(&[], &["tcx-egress tc_egress", "tcx-ingress tc_ingress"]);
 }
 
 #[test]
 fn a_killed_watch_at_xdp_leaves_nothing_and_the_next_one_is_exact() {
-    kill_and_start_again(
-        &["--xdp"],
-        &["veth0 tc tcx/egress tc_egress", "veth0 xdp driver "],
-    );
+    kill_and_start_again(&["--xdp"], &["xdp", "tcx-egress tc_egress"]);
 }
 
 /// What a process holds on to, in the words of the kernel.
@@ -198,7 +191,7 @@ fn an_interface_that_is_renamed_or_leaves_is_followed_by_its_name() {
     watch
         .wait_for_message("veth0 is gone", 1, PATIENCE)
         .unwrap();
-    assert_eq!(attached::programs(&pair.client).unwrap(), [""; 0]);
+    assert_eq!(attached::programs(&pair.client, "lan").unwrap(), [""; 0]);
     load::send(&pair.client, server(), 10).unwrap();
     pair.client.ip("link set lan name veth0").unwrap();
     watch
