@@ -3,14 +3,17 @@
 
 use anyhow::{Context, Result};
 use aya::{
-    Ebpf,
+    Ebpf, EbpfLoader,
     maps::PerCpuArray,
     programs::{
         LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode,
         tc::{NlOptions, TcAttachOptions, TcHandle, qdisc_add_clsact},
     },
 };
-use ntpmon_common::Counters;
+use ntpmon_common::{
+    Counters,
+    settings::{PortSet, globals},
+};
 use serde_json::Value;
 
 use crate::namespace::Namespace;
@@ -73,7 +76,10 @@ impl Foreign {
     /// Attaches it.
     pub fn attach(namespace: &Namespace, device: &str, place: Place) -> Result<Self> {
         namespace.enter(|| {
-            let mut programs = Ebpf::load(ntpmon::capture::OBJECT).context("cannot load it")?;
+            let mut programs = EbpfLoader::new()
+                .override_global(globals::PORTS, &PortSet::of(&[123]).0, true)
+                .load(ntpmon::capture::OBJECT)
+                .context("cannot load it")?;
             let name = if place == Place::Xdp {
                 "xdp_ingress"
             } else {

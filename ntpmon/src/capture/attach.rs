@@ -104,12 +104,29 @@ const PIN_ROOT: &str = "/sys/fs/bpf/ntpmon-1";
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
+/// Where the programs' log lines go. Programs are made to log only on request, so what they say is
+/// shown, whatever level they give it.
+#[derive(Debug)]
+pub(super) struct KernelLog;
+
+impl log::Log for KernelLog {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        tracing::info!("kernel: {}", record.args());
+    }
+
+    fn flush(&self) {}
+}
+
 /// Loaded and attached programs.
 pub(super) struct Attached {
     pub(super) mode: Mode,
     pub(super) notes: Vec<String>,
     ebpf: Option<Ebpf>,
-    logger: Option<EbpfLogger<&'static dyn log::Log>>,
+    logger: Option<EbpfLogger<KernelLog>>,
     interface: u32,
     made_qdisc: bool,
     pins: Option<Pins>,
@@ -133,7 +150,7 @@ impl Attached {
             .ok_or_else(|| anyhow!("the kernel object has no map {name}"))
     }
 
-    pub(super) const fn take_logger(&mut self) -> Option<EbpfLogger<&'static dyn log::Log>> {
+    pub(super) const fn take_logger(&mut self) -> Option<EbpfLogger<KernelLog>> {
         self.logger.take()
     }
 
@@ -240,7 +257,7 @@ struct Loaded {
     mode: Mode,
     notes: Vec<String>,
     ebpf: Ebpf,
-    logger: Option<EbpfLogger<&'static dyn log::Log>>,
+    logger: Option<EbpfLogger<KernelLog>>,
 }
 
 fn load_and_attach(
@@ -255,7 +272,7 @@ fn load_and_attach(
     let mut ebpf = load(link, settings, pins)?;
     let logger = settings
         .debug
-        .then(|| EbpfLogger::init(&mut ebpf))
+        .then(|| EbpfLogger::init_with_logger(&mut ebpf, KernelLog))
         .transpose()
         .context("reading what the kernel programs log")?;
     let mut attacher = Attacher {

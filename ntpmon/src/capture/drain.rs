@@ -16,7 +16,7 @@ use aya_log::EbpfLogger;
 use ntpmon_common::Event;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::attach::Attached;
+use super::attach::{Attached, KernelLog};
 use crate::ntp::clock;
 
 /// What a consumer is told.
@@ -55,7 +55,7 @@ pub(super) struct Drain {
     /// Events go on coming after the end, and wait for the next process.
     pinned: bool,
     /// What the programs log, on the thread of the first ring.
-    logger: Option<EbpfLogger<&'static dyn log::Log>>,
+    logger: Option<EbpfLogger<KernelLog>>,
 }
 
 impl Drain {
