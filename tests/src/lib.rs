@@ -4,11 +4,14 @@
 //!
 //! Everything here needs root, and says so rather than being skipped.
 
+pub mod attached;
+pub mod bpf_mount;
 pub mod cases;
 pub mod chrony;
 pub mod daemons;
 pub mod frames;
 pub mod link;
+pub mod load;
 pub mod namespace;
 pub mod ntpmon;
 pub mod others;
