@@ -254,4 +254,48 @@ mod tests {
         assert_eq!(header.root_delay(), -1);
         assert_eq!(header.root_dispersion(), u32::MAX);
     }
+
+    #[test]
+    fn a_span_keeps_its_sign_when_it_is_rounded() {
+        for (units, nanoseconds) in [
+            (1_i64 << 32, 1_000_000_000),
+            (-1 << 31, -500_000_000),
+            (4, 1),
+            (-4, -1),
+            (1, 0),
+        ] {
+            assert_eq!(Span(units).nanoseconds(), nanoseconds, "{units}");
+        }
+        assert_eq!(Span(-1 << 31).seconds(), -0.5);
+    }
+
+    #[test]
+    fn version_5_is_named_by_its_cookie_and_the_others_by_their_transmit_time() {
+        let mut header = NtpHeader([0; 48]);
+        header.0[31] = 1;
+        header.0[47] = 2;
+        for version in 1..=5 {
+            header.0[0] = version << 3 | 3;
+            let expected = if version == 5 { 1 } else { 2 };
+            assert_eq!(header.asks_with(), Timestamp(expected));
+        }
+    }
+
+    #[test]
+    fn the_first_byte_holds_leap_version_and_mode() {
+        let header = |first| {
+            let mut header = NtpHeader([0; 48]);
+            header.0[0] = first;
+            (
+                header.leap_indicator(),
+                header.version(),
+                header.mode() as u8,
+            )
+        };
+        assert_eq!(header(0b11_100_011), (3, 4, 3));
+        assert_eq!(header(0b01_001_100), (1, 1, 4));
+        for mode in 0..8 {
+            assert_eq!(header(mode), (0, 0, mode));
+        }
+    }
 }

@@ -7,6 +7,9 @@ use crate::{
     settings::{Link, PortSet},
 };
 
+#[cfg(test)]
+mod tests;
+
 /// A packet that can be read at an offset. `None` means that the bytes are not there.
 ///
 /// `T` must be valid for every bit pattern and is read in the byte order of the wire.

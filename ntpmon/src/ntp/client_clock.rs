@@ -46,9 +46,18 @@ pub(super) struct ClientClocks {
 struct Seen {
     /// Of the address and the interface: 64 seeded bits are enough to tell clients apart.
     client: u64,
+    /// Two clients may share an address behind a translator: each keeps a sample of its own.
+    samples: [Sample; 2],
+    clock: ClientClock,
+}
+
+/// A transmit time and when it passed.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
     transmit: Timestamp,
     time: u64,
-    clock: ClientClock,
+    /// It agreed with the one before it.
+    confirmed: bool,
 }
 
 /// A generation of clients is kept this long (in nanoseconds), so that a client is recognised when
@@ -80,8 +89,11 @@ impl ClientClocks {
         self.make_room(event.time);
         let mut seen = self.previous.find(client, same).copied().unwrap_or(Seen {
             client,
-            transmit,
-            time: event.time,
+            samples: [Sample {
+                transmit,
+                time: event.time,
+                confirmed: false,
+            }; 2],
             clock: ClientClock::Unknown,
         });
         let clock = seen.note(transmit, event.time);
@@ -108,24 +120,40 @@ impl ClientClocks {
 impl Seen {
     fn note(&mut self, transmit: Timestamp, time: u64) -> ClientClock {
         // A retransmission says nothing new.
-        if self.transmit != transmit {
-            self.clock = agreement(self, transmit, time);
-            self.transmit = transmit;
-            self.time = time;
+        if self.samples.iter().any(|old| old.transmit == transmit) {
+            return self.clock;
         }
+        let [first, second] = &self.samples;
+        let agreeing = self
+            .samples
+            .iter()
+            .position(|old| old.agrees(transmit, time));
+        // A sample that nothing followed makes room before one that its client has confirmed.
+        let replaced = agreeing.unwrap_or_else(|| {
+            let keep_second = (second.confirmed, second.time) > (first.confirmed, first.time);
+            usize::from(!keep_second)
+        });
+        self.clock = if agreeing.is_some() {
+            ClientClock::Honest
+        } else {
+            ClientClock::Randomised
+        };
+        self.samples[replaced] = Sample {
+            transmit,
+            time,
+            confirmed: agreeing.is_some(),
+        };
         self.clock
     }
 }
 
-/// Compares the advance of the transmit time with that of the capture. The allowance is for the
-/// network's jitter and for clients that share an address; a random number misses it by decades.
-fn agreement(seen: &Seen, transmit: Timestamp, time: u64) -> ClientClock {
-    let claimed = transmit.since(seen.transmit).nanoseconds();
-    let elapsed = i64::try_from(i128::from(time) - i128::from(seen.time)).unwrap_or(i64::MAX);
-    let allowance = elapsed.unsigned_abs() / 20 + 100_000_000;
-    if claimed.abs_diff(elapsed) <= allowance {
-        ClientClock::Honest
-    } else {
-        ClientClock::Randomised
+impl Sample {
+    /// Compares the advance of the transmit time with that of the capture. The allowance is for
+    /// the network's jitter; a random number misses it by decades.
+    fn agrees(&self, transmit: Timestamp, time: u64) -> bool {
+        let claimed = transmit.since(self.transmit).nanoseconds();
+        let elapsed = i64::try_from(i128::from(time) - i128::from(self.time)).unwrap_or(i64::MAX);
+        let allowance = elapsed.unsigned_abs() / 20 + 100_000_000;
+        claimed.abs_diff(elapsed) <= allowance
     }
 }

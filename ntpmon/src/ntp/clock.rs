@@ -1,6 +1,11 @@
 //! The only place that reads the clocks. The kernel stamps packets with monotonic time; what has
 //! to be added to it to get UTC changes only when somebody steps the clock, since slewing moves
 //! both alike.
+//!
+//! A leap second is such a step: Unix time has no 23:59:60, the kernel repeats 23:59:59 instead
+//! (unless the clock is smeared, which is slewing). Packets of that second share their UTC with
+//! those of the second before; their monotonic times, by which they are ordered and measured, go
+//! on. NTP announces the second by leap indicators 1 and 2.
 
 use std::time::Duration;
 
@@ -32,8 +37,8 @@ pub struct UtcOffset {
 
 /// Less than this is the uncertainty of reading two clocks one after the other.
 const SMALLEST_STEP: Duration = Duration::from_micros(100);
-/// A reading during which this much time passed was interrupted.
-const INTERRUPTED: Duration = Duration::from_micros(20);
+/// A reading that took no longer than this was not interrupted: it needs no second one.
+const QUICK: Duration = Duration::from_micros(1);
 
 impl UtcOffset {
     /// Reads the clocks.
@@ -78,7 +83,7 @@ fn sample() -> i64 {
             let middle = before + width / 2;
             best = (width, utc - middle.cast_signed());
         }
-        if width < INTERRUPTED.as_nanos() as u64 / 20 {
+        if width < QUICK.as_nanos() as u64 {
             break;
         }
     }
@@ -109,5 +114,18 @@ mod tests {
         );
         assert_eq!(offset.update(1000 - 5_000_000), None);
         assert_eq!(offset.unix(5_000_000), 1000);
+    }
+
+    #[test]
+    fn a_leap_second_is_a_step_back_by_a_second() {
+        let second = 1_000_000_000;
+        let mut offset = UtcOffset {
+            current: 1_483_228_799 * second,
+        };
+        let before = offset.unix(second.unsigned_abs() / 2);
+        let step = offset.update(1_483_228_798 * second);
+        assert_eq!(step.map(|step| step.nanoseconds), Some(-second));
+        // One second later it is the same half past 23:59:59 again.
+        assert_eq!(offset.unix(second.unsigned_abs() * 3 / 2), before);
     }
 }

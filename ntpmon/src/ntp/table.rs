@@ -31,6 +31,13 @@ struct Slot {
     entry: u32,
 }
 
+/// Where an entry is, until the table is changed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    is_current: bool,
+    entry: usize,
+}
+
 /// Spreads the half of a hash that a slot has room for over 64 bits, as the index takes both its
 /// bucket and its tag from it.
 fn spread(hash: u32) -> u64 {
@@ -95,14 +102,35 @@ impl<T> Table<T> {
 
     /// The newest entry with this hash for which `matches` holds, let go of or not.
     pub(super) fn find(&mut self, hash: u64, matches: impl Fn(&T) -> bool) -> Option<&mut T> {
-        if let Some(found) = self.current.find(hash, &matches) {
-            return self.current.entries.get_mut(found);
+        let place = self.place(hash, matches)?;
+        Some(self.get_mut(place))
+    }
+
+    /// As [`Self::find`], but only where it is.
+    #[inline]
+    pub(super) fn place(&self, hash: u64, matches: impl Fn(&T) -> bool) -> Option<Place> {
+        if let Some(entry) = self.current.find(hash, &matches) {
+            return Some(Place {
+                is_current: true,
+                entry,
+            });
         }
-        if self.previous.entries.is_empty() {
-            return None;
-        }
-        let found = self.previous.find(hash, &matches)?;
-        self.previous.entries.get_mut(found)
+        let entry = self.previous.find(hash, &matches)?;
+        Some(Place {
+            is_current: false,
+            entry,
+        })
+    }
+
+    /// What [`Self::place`] found.
+    #[inline]
+    pub(super) fn get_mut(&mut self, place: Place) -> &mut T {
+        let generation = if place.is_current {
+            &mut self.current
+        } else {
+            &mut self.previous
+        };
+        &mut generation.entries[place.entry]
     }
 
     /// Adds an entry, to be found by any of `hashes`. An older entry of this generation for which

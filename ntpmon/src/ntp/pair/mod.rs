@@ -13,8 +13,13 @@ use super::{
     Stamped,
     client_clock::{ClientClock, ClientClocks},
     flow,
-    table::Table,
+    table::{Place, Table},
 };
+
+#[cfg(test)]
+mod oracle;
+#[cfg(test)]
+pub(super) mod tests;
 
 /// How a [`Pairer`] works.
 #[derive(Clone, Debug)]
@@ -27,6 +32,11 @@ pub struct Settings {
     pub pending_bound: usize,
     /// Clients whose last request is remembered, in each of two generations.
     pub client_bound: usize,
+    /// Responses that no request was seen for, in each of two generations. They wait as long as a
+    /// request does: queues of a NIC, and captures of them, can swap the two.
+    pub held_bound: usize,
+    /// Symmetric associations at most, each direction its own.
+    pub symmetric_bound: usize,
     /// Report an exchange when its time is over instead of when its response comes: in the order
     /// of the requests, and with every duplicate counted.
     pub in_order: bool,
@@ -39,16 +49,13 @@ impl Default for Settings {
             ports: vec![123],
             pending_bound: 1 << 18,
             client_bound: 1 << 18,
+            held_bound: 1 << 15,
+            symmetric_bound: 1 << 16,
             in_order: false,
         }
     }
 }
 
-/// Responses that no request was seen for, at most, in each of two generations. They wait as long
-/// as a request does: queues of a NIC, and captures of them, can swap the two.
-const HELD_BOUND: usize = 1 << 15;
-/// Symmetric associations at most, each direction its own.
-const SYMMETRIC_BOUND: usize = 1 << 16;
 /// A peer that was not answered for this long (in nanoseconds) is let go of.
 const SYMMETRIC_LIFETIME: u64 = 2100 * 1_000_000_000;
 /// A jump of the packets' times back by more than this (in nanoseconds) begins a new life: another
@@ -106,7 +113,8 @@ pub struct Totals {
     pub unanswered: u64,
     /// Responses to nothing.
     pub unsolicited: u64,
-    /// Of those, the ones whose request was seen but had timed out.
+    /// Of those, the ones whose request was seen but had timed out. A request is remembered for
+    /// one to two timeouts, so a very late response is no longer known to be one.
     pub late: u64,
     /// Retransmitted requests.
     pub duplicates: u64,
@@ -122,7 +130,8 @@ pub struct Totals {
     pub broadcast: u64,
     /// Modes 1 and 2.
     pub symmetric: u64,
-    /// Requests that were given up before their time because too many waited.
+    /// Requests and unmatched responses that were given up before their time because too many
+    /// waited.
     pub evicted: u64,
 }
 
@@ -236,6 +245,8 @@ struct Held {
     response: Stamped,
     seen: u64,
     paired: bool,
+    /// Its request was seen, but had timed out.
+    late: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -282,18 +293,33 @@ impl Pending {
         matches!(self.state, State::Waiting(_))
     }
 
+    /// Whether a response could still come in time, by the pairer's own time.
+    const fn is_alive(&self, timeout: u64, now: u64) -> bool {
+        !matches!(self.state, State::GivenUp) && self.seen.saturating_add(timeout) >= now
+    }
+
     /// Whether a packet that goes the way of `same_way` and carries `value` names this request. As
     /// long as it waits the packets themselves are compared; afterwards 64 seeded bits are enough
     /// to count what comes too often.
-    fn is_named(&self, hash: u64, value: Timestamp, same_way: impl FnOnce(&Event) -> bool) -> bool {
-        if !self.hashes.contains(&hash) {
+    fn is_named(
+        &self,
+        by: Match,
+        hash: u64,
+        value: Timestamp,
+        same_way: impl FnOnce(&Event) -> bool,
+    ) -> bool {
+        let [basic, interleaved] = self.hashes;
+        let named = match by {
+            Match::Basic => basic == hash,
+            Match::Interleaved => interleaved == hash && interleaved != basic,
+        };
+        if !named {
             return false;
         }
         let State::Waiting(request) = &self.state else {
             return true;
         };
-        let asked = &request.event.ntp;
-        (asked.asks_with() == value || asked.receive() == value) && same_way(&request.event)
+        by.value(&request.event) == Some(value) && same_way(&request.event)
     }
 
     /// The response has come: reports the exchange, or keeps it for its turn.
@@ -344,13 +370,65 @@ impl Peer {
     }
 }
 
+impl Held {
+    fn let_go(&self, totals: &mut Totals, sink: &mut impl FnMut(Outcome<'_>)) {
+        if !self.paired {
+            totals.unsolicited += 1;
+            totals.late += u64::from(self.late);
+            sink(Outcome::Unsolicited(&self.response));
+        }
+    }
+}
+
+/// By what a response names its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Match {
+    /// The transmit time, or version 5's cookie.
+    Basic,
+    /// The receive time (RFC 9769).
+    Interleaved,
+}
+
+impl Match {
+    /// The value in the request, where it has one of this kind.
+    fn value(self, question: &Event) -> Option<Timestamp> {
+        match self {
+            Self::Basic => Some(question.ntp.asks_with()),
+            Self::Interleaved => (question.ntp.version() < 5 && !question.ntp.receive().is_zero())
+                .then(|| question.ntp.receive()),
+        }
+    }
+
+    /// Whether the response's transmit time belongs to the response before: version 5 has a flag
+    /// for that.
+    const fn is_interleaved(self, question: &Event, answer: &Event) -> bool {
+        match self {
+            Self::Interleaved => true,
+            Self::Basic => {
+                question.ntp.version() == 5
+                    && answer.ntp.version() == 5
+                    && answer.ntp.version5_flags() & 2 != 0
+            }
+        }
+    }
+}
+
+/// What became of a response that may be meant for a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PeerMatch {
+    Nothing,
+    Answer,
+    /// It names a question that was answered already.
+    Repeat,
+}
+
 impl Pairer {
     /// A pairer that has seen nothing.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self {
             pending: Table::new(settings.pending_bound, settings.timeout),
-            held: Table::new(HELD_BOUND, settings.timeout),
+            held: Table::new(settings.held_bound, settings.timeout),
             symmetric: HashMap::default(),
             symmetric_swept: 0,
             clocks: ClientClocks::new(settings.client_bound),
@@ -377,7 +455,8 @@ impl Pairer {
             Mode::Client => self.request(packet, sink),
             Mode::Server => self.response(packet, sink),
             Mode::Unspecified => {
-                if self.answers_something(packet) || !self.is_to_server(packet) {
+                let hash = flow::answering_hash(&packet.event, packet.event.ntp.origin());
+                if self.answers_something(packet, hash) || !self.is_to_server(packet) {
                     self.response(packet, sink);
                 } else {
                     self.request(packet, sink);
@@ -432,15 +511,18 @@ impl Pairer {
             now,
             |response| response.seen.saturating_add(timeout) < now,
             |response| {
-                if !response.paired {
-                    totals.unsolicited += 1;
-                    sink(Outcome::Unsolicited(&response.response));
+                if !response.paired && response.seen.saturating_add(timeout) >= now {
+                    totals.evicted += 1;
                 }
+                response.let_go(totals, sink);
             },
         );
         if now.saturating_sub(self.symmetric_swept) > SYMMETRIC_LIFETIME / 32 {
             self.symmetric_swept = now;
-            self.let_go_of_peers(now.saturating_sub(SYMMETRIC_LIFETIME), sink);
+            self.let_go_of_peers(
+                |peer| peer.seen.saturating_add(SYMMETRIC_LIFETIME) < now,
+                sink,
+            );
         }
     }
 
@@ -448,13 +530,8 @@ impl Pairer {
     pub fn flush(&mut self, sink: &mut impl FnMut(Outcome<'_>)) {
         let totals = &mut self.totals;
         self.pending.flush(|request| request.let_go(totals, sink));
-        self.held.flush(|response| {
-            if !response.paired {
-                totals.unsolicited += 1;
-                sink(Outcome::Unsolicited(&response.response));
-            }
-        });
-        self.let_go_of_peers(u64::MAX, sink);
+        self.held.flush(|response| response.let_go(totals, sink));
+        self.let_go_of_peers(|_| true, sink);
         self.symmetric_swept = 0;
     }
 
@@ -473,32 +550,28 @@ impl Pairer {
             timeout, in_order, ..
         } = self.settings;
         let now = self.now;
-        let waiting = self.pending.find(hash, |pending| {
-            pending.hashes[0] == hash
-                && pending.is_named(hash, value, |asked| flow::is_same(asked, event))
-        });
         let mut rival_until = 0;
-        if let Some(waiting) = waiting {
-            let until = waiting.seen.saturating_add(timeout);
-            let over = until < now || matches!(waiting.state, State::GivenUp);
+        if let Some(waiting) = self.pending.find(hash, |pending| {
+            pending.is_alive(timeout, now)
+                && pending.is_named(Match::Basic, hash, value, |asked| {
+                    flow::is_same(asked, event)
+                })
+        }) {
             if !value.is_zero() {
-                if !over {
-                    waiting.duplicates += 1;
-                    self.totals.duplicates += 1;
-                    return;
-                }
-            } else if !over && waiting.is_waiting() {
-                rival_until = until;
-            } else {
-                rival_until = waiting.rival_until;
+                waiting.duplicates += 1;
+                self.totals.duplicates += 1;
+                return;
             }
+            rival_until = if waiting.is_waiting() {
+                waiting.seen.saturating_add(timeout)
+            } else {
+                waiting.rival_until
+            };
         }
         let client_clock = self.clocks.judge(packet);
-        let receive = event.ntp.receive();
-        let second = if receive.is_zero() || receive == value || event.ntp.version() == 5 {
-            hash
-        } else {
-            flow::asking_hash(event, receive)
+        let second = match Match::Interleaved.value(event) {
+            Some(receive) if receive != value => flow::asking_hash(event, receive),
+            _ => hash,
         };
         let mut pending = Pending {
             hashes: [hash, second],
@@ -510,55 +583,76 @@ impl Pairer {
             interleaved: false,
             client_clock,
         };
-        if let Some((response, interleaved)) = self.take_held(packet) {
-            pending.interleaved = interleaved;
+        if let Some((response, by)) = self.take_held(packet) {
+            pending.interleaved = by.is_interleaved(event, &response.event);
             pending.answer(&response, in_order, sink);
             self.totals.answered += 1;
         }
         let further = (second != hash).then_some(second);
         self.pending
             .insert(now, pending, std::iter::once(hash).chain(further), |old| {
-                old.hashes.contains(&hash) || old.hashes.contains(&second)
+                let [basic, interleaved] = old.hashes;
+                basic == hash || interleaved == second && interleaved != basic
             });
     }
 
-    /// A response that came before this request, and whether it names it in interleaved mode.
-    fn take_held(&mut self, request: &Stamped) -> Option<(Stamped, bool)> {
+    /// A response that came before this request, and by what it names it.
+    fn take_held(&mut self, request: &Stamped) -> Option<(Stamped, Match)> {
         if self.held.is_empty() {
             return None;
         }
         let now = self.now;
         let timeout = self.settings.timeout;
-        let values = [request.event.ntp.asks_with(), request.event.ntp.receive()];
-        for (value, interleaved) in values.into_iter().zip([false, true]) {
-            if value.is_zero() || (interleaved && request.event.ntp.version() == 5) {
+        for by in [Match::Basic, Match::Interleaved] {
+            let Some(value) = by.value(&request.event).filter(|value| !value.is_zero()) else {
                 continue;
-            }
+            };
             let hash = flow::asking_hash(&request.event, value);
-            let held = self.held.find(hash, |held| {
-                !held.paired
-                    && held.seen.saturating_add(timeout) >= now
-                    && held.response.event.ntp.origin() == value
+            let newest = self.held.find(hash, |held| {
+                held.response.event.ntp.origin() == value
                     && flow::is_reverse(&request.event, &held.response.event)
             });
-            if let Some(held) = held {
+            if let Some(held) = newest
+                && !held.paired
+                && held.seen.saturating_add(timeout) >= now
+            {
                 held.paired = true;
-                return Some((held.response, interleaved));
+                return Some((held.response, by));
             }
         }
         None
     }
 
-    fn find_asked(&mut self, packet: &Stamped) -> Option<&mut Pending> {
+    /// The request that a response comes in time for. One that it names by its transmit time is
+    /// preferred to one that it names by its receive time.
+    fn find_asked(&self, packet: &Stamped, hash: u64) -> Option<(Place, Match)> {
         let origin = packet.event.ntp.origin();
-        let hash = flow::answering_hash(&packet.event, origin);
-        self.pending.find(hash, |pending| {
-            pending.is_named(hash, origin, |asked| flow::is_reverse(asked, &packet.event))
-        })
+        let timeout = self.settings.timeout;
+        let now = self.now;
+        [Match::Basic, Match::Interleaved]
+            .into_iter()
+            .find_map(|by| {
+                let place = self.pending.place(hash, |pending| {
+                    pending.is_alive(timeout, now)
+                        && pending.is_named(by, hash, origin, |asked| {
+                            flow::is_reverse(asked, &packet.event)
+                        })
+                })?;
+                Some((place, by))
+            })
     }
 
-    fn answers_something(&mut self, packet: &Stamped) -> bool {
-        self.find_asked(packet).is_some()
+    /// Whether a request is known that this packet answers, be it too late.
+    fn answers_something(&self, packet: &Stamped, hash: u64) -> bool {
+        let origin = packet.event.ntp.origin();
+        let place = self.pending.place(hash, |pending| {
+            [Match::Basic, Match::Interleaved].into_iter().any(|by| {
+                pending.is_named(by, hash, origin, |asked| {
+                    flow::is_reverse(asked, &packet.event)
+                })
+            })
+        });
+        place.is_some()
     }
 
     fn is_to_server(&self, packet: &Stamped) -> bool {
@@ -574,62 +668,57 @@ impl Pairer {
         let Settings {
             timeout, in_order, ..
         } = self.settings;
-        let now = self.now;
-        let time = packet.event.time;
-        let origin = ntp.origin();
-        let Some(asked) = self.find_asked(packet) else {
-            self.unmatched(packet, origin, sink);
+        let hash = flow::answering_hash(&packet.event, ntp.origin());
+        let Some((place, by)) = self.find_asked(packet, hash) else {
+            self.unmatched(packet, hash, sink);
             return;
         };
-        match &asked.state {
-            State::Waiting(request) => {
-                if time.saturating_sub(request.event.time) > timeout {
-                    self.totals.late += 1;
-                } else if !(origin.is_zero() && asked.rival_until >= now) {
-                    let question = &request.event.ntp;
-                    asked.interleaved = if question.version() == 5 {
-                        ntp.version5_flags() & 2 != 0
-                    } else {
-                        question.asks_with() != origin
-                    };
-                    asked.answer(packet, in_order, sink);
-                    self.totals.answered += 1;
-                    return;
-                }
-                // Else two requests without a transmit time wait: this may answer either.
-            }
-            State::GivenUp => self.totals.late += 1,
-            State::Answered | State::Kept(_) => {
-                self.totals.multiple_responses += 1;
-                sink(Outcome::Multiple(packet));
-                return;
-            }
-        }
-        self.totals.unsolicited += 1;
-        sink(Outcome::Unsolicited(packet));
-    }
-
-    /// No request is known: a peer may have asked, or the request is still to come.
-    fn unmatched(
-        &mut self,
-        packet: &Stamped,
-        origin: Timestamp,
-        sink: &mut impl FnMut(Outcome<'_>),
-    ) {
-        if origin.is_zero() {
+        let asked = self.pending.get_mut(place);
+        let State::Waiting(request) = &asked.state else {
+            self.totals.multiple_responses += 1;
+            sink(Outcome::Multiple(packet));
+            return;
+        };
+        // Also by the packets' own times, should they have been delivered in another order.
+        if packet.event.time.saturating_sub(request.event.time) > timeout {
+            self.unmatched(packet, hash, sink);
+        } else if ntp.origin().is_zero() && asked.rival_until >= self.now {
+            // Two requests without a transmit time wait: this may be the answer to either.
             self.totals.unsolicited += 1;
             sink(Outcome::Unsolicited(packet));
-            return;
+        } else {
+            asked.interleaved = by.is_interleaved(&request.event, &packet.event);
+            asked.answer(packet, in_order, sink);
+            self.totals.answered += 1;
         }
-        if !self.symmetric.is_empty() && self.answer_peer(packet, sink) {
-            return;
+    }
+
+    /// No request waits for it: a peer may have asked, the request may be still to come, or may
+    /// have timed out.
+    fn unmatched(&mut self, packet: &Stamped, hash: u64, sink: &mut impl FnMut(Outcome<'_>)) {
+        let origin = packet.event.ntp.origin();
+        if !self.symmetric.is_empty() {
+            match self.answer_peer(packet, sink) {
+                PeerMatch::Answer => return,
+                PeerMatch::Repeat => {
+                    self.totals.multiple_responses += 1;
+                    sink(Outcome::Multiple(packet));
+                    return;
+                }
+                PeerMatch::Nothing => {}
+            }
         }
         let held = Held {
             response: *packet,
             seen: self.now,
             paired: false,
+            late: self.answers_something(packet, hash),
         };
-        let hash = flow::answering_hash(&packet.event, origin);
+        // A late response finds no request any more; one without an origin never does.
+        if held.late || origin.is_zero() {
+            held.let_go(&mut self.totals, sink);
+            return;
+        }
         self.held.insert(self.now, held, [hash], |old| {
             flow::is_same(&old.response.event, &packet.event)
                 && old.response.event.ntp.origin() == origin
@@ -639,7 +728,7 @@ impl Pairer {
     /// A packet between peers answers the other side's last one, and asks.
     fn peer(&mut self, packet: &Stamped, sink: &mut impl FnMut(Outcome<'_>)) {
         self.totals.symmetric += 1;
-        let answers = self.answer_peer(packet, sink);
+        let answers = self.answer_peer(packet, sink) == PeerMatch::Answer;
         let value = packet.event.ntp.asks_with();
         let key = FlowKey::of(&packet.event);
         if let Some(last) = self.symmetric.get_mut(&key) {
@@ -649,9 +738,9 @@ impl Pairer {
                 return;
             }
             last.let_go(&mut self.totals, sink);
-        } else if self.symmetric.len() >= SYMMETRIC_BOUND {
+        } else if self.symmetric.len() >= self.settings.symmetric_bound {
             let before = self.totals.unanswered;
-            self.let_go_of_peers(u64::MAX, sink);
+            self.let_go_of_peers(|_| true, sink);
             self.totals.evicted += self.totals.unanswered - before;
         }
         // A passive peer's answer becomes a question only when it is answered.
@@ -668,33 +757,42 @@ impl Pairer {
     }
 
     /// Whether the packet is the answer to the last one that went the other way.
-    fn answer_peer(&mut self, packet: &Stamped, sink: &mut impl FnMut(Outcome<'_>)) -> bool {
+    fn answer_peer(&mut self, packet: &Stamped, sink: &mut impl FnMut(Outcome<'_>)) -> PeerMatch {
         let origin = packet.event.ntp.origin();
         let key = FlowKey::of(&packet.event).reversed();
         let Some(asked) = self.symmetric.get_mut(&key) else {
-            return false;
+            return PeerMatch::Nothing;
         };
-        let question = &asked.request.event.ntp;
-        let basic = question.asks_with() == origin;
-        if asked.answered || origin.is_zero() || !(basic || question.receive() == origin) {
-            return false;
+        let question = &asked.request.event;
+        let named = [Match::Basic, Match::Interleaved]
+            .into_iter()
+            .find(|by| !origin.is_zero() && by.value(question) == Some(origin));
+        let Some(by) = named else {
+            return PeerMatch::Nothing;
+        };
+        if asked.answered {
+            return PeerMatch::Repeat;
         }
         asked.answered = true;
         if asked.passive {
             asked.sequence = self.totals.exchanges;
             self.totals.exchanges += 1;
         }
-        sink(Outcome::Exchange(asked.pair(Some(packet), !basic)));
+        let interleaved = by.is_interleaved(&asked.request.event, &packet.event);
+        sink(Outcome::Exchange(asked.pair(Some(packet), interleaved)));
         self.totals.answered += 1;
-        true
+        PeerMatch::Answer
     }
 
-    /// Lets go of the peers that asked before `before` and were not answered, in the order of
-    /// their packets.
-    fn let_go_of_peers(&mut self, before: u64, sink: &mut impl FnMut(Outcome<'_>)) {
+    /// Lets go of peers, in the order of their packets.
+    fn let_go_of_peers(
+        &mut self,
+        is_due: impl Fn(&Peer) -> bool,
+        sink: &mut impl FnMut(Outcome<'_>),
+    ) {
         let mut gone: Vec<Peer> = self
             .symmetric
-            .extract_if(|_, peer| peer.seen < before)
+            .extract_if(|_, peer| is_due(peer))
             .map(|(_, peer)| peer)
             .collect();
         gone.sort_unstable_by_key(|peer| peer.sequence);

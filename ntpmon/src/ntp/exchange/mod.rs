@@ -10,6 +10,9 @@ use ntpmon_common::{Authentication, Mode, Span, Timestamp};
 
 use super::{ClientClock, Stamped, kiss_code, pair::Pair};
 
+#[cfg(test)]
+mod tests;
+
 /// What this host is to an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -146,7 +149,6 @@ struct Last {
     t1: Timestamp,
     t2: Timestamp,
     t4: Timestamp,
-    unix: i64,
 }
 
 impl Timekeeper {
@@ -171,7 +173,9 @@ impl Timekeeper {
             if pair.interleaved
                 && ntp.version() < 5
                 && let Some(last) = self.last.get(&server)
-                && pair.request.unix - last.unix < INTERLEAVED_LIFETIME
+                // The request names the exchange before by its receive time: another may have
+                // been lost, or not been seen, in between.
+                && event.ntp.origin() == last.t2
             {
                 let (offset, delay) = offset_and_delay(last.t1, last.t2, ntp.transmit(), last.t4);
                 timings.offset = Some(offset);
@@ -185,7 +189,6 @@ impl Timekeeper {
                 t1: Timestamp::from_unix_nanoseconds(unix),
                 t2: ntp.receive(),
                 t4: Timestamp::from_unix_nanoseconds(unix.saturating_add_unsigned(round_trip)),
-                unix,
             };
             self.last.insert(server, last);
         }
@@ -201,9 +204,6 @@ impl Timekeeper {
         }
     }
 }
-
-/// An older exchange than this (in nanoseconds) is not the one that a response speaks of.
-const INTERLEAVED_LIFETIME: i64 = 2100 * 1_000_000_000;
 
 /// A response of a synchronised server that carries both of its times.
 fn is_time_sample(response: &Stamped) -> bool {
