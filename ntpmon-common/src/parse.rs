@@ -26,7 +26,7 @@ pub trait Packet: Sized {
         Some(())
     }
 
-    /// Takes one of the steps that few packets need; the answer is an [`Outcome`]'s word. In the
+    /// Takes one of the steps that few packets need; the answer is one word. In the
     /// kernel this is a call of a function that the verifier looks at once: inlined, it would
     /// follow every way through it for every way that leads to it.
     #[inline(always)]
@@ -239,7 +239,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// Takes the step; the answer is an [`Outcome`]'s word.
+    /// Takes the step; the answer is one word.
     #[inline(always)]
     pub fn run<P: Packet>(self, packet: &P, offset: usize, argument: u32) -> u64 {
         // Nothing can be read there, and the verifier has to know that nothing is.
@@ -614,14 +614,17 @@ impl Found {
     #[inline(always)]
     pub fn write<P: Packet>(&self, packet: &P, event: &mut Event) -> Result<(), Skip> {
         let layers = &self.layers;
-        if layers.flags & flags::IPV6 == 0 {
-            let [source, destination] = read(packet, layers.network + 12)?;
-            event.source = mapped(source);
-            event.destination = mapped(destination);
+        let (source, destination) = if layers.flags & flags::IPV6 == 0 {
+            let [source, destination]: [u32; 2] = read(packet, layers.network + 12)?;
+            (mapped(source), mapped(destination))
         } else {
-            let [source, destination] = read(packet, layers.network + 8)?;
-            event.source = address(source);
-            event.destination = address(destination);
+            let [source, destination]: [[u64; 2]; 2] = read(packet, layers.network + 8)?;
+            (source, destination)
+        };
+        // SAFETY: the addresses of an event lie at multiples of 8, as asserted below.
+        unsafe {
+            store(&raw mut event.source, source);
+            store(&raw mut event.destination, destination);
         }
         event.source_port = self.udp.source_port;
         event.destination_port = self.udp.destination_port;
@@ -649,19 +652,32 @@ impl Found {
     }
 }
 
+/// An IPv4 address as IPv6 carries it, in two words of the wire's byte order.
 #[inline(always)]
-const fn mapped(ipv4: u32) -> [u8; 16] {
-    let [a, b, c, d] = ipv4.to_ne_bytes();
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+const fn mapped(ipv4: u32) -> [u64; 2] {
+    [0, (0xffff_0000_0000 | u32::from_be(ipv4) as u64).to_be()]
 }
 
+/// Stores an address word by word: the compiler for the kernel would call a function that sets and
+/// copies single bytes.
+///
+/// # Safety
+/// The address is one to write to, and aligned as a word.
 #[inline(always)]
-const fn address([high, low]: [u64; 2]) -> [u8; 16] {
-    // Whole words: the compiler for the kernel would copy sixteen single bytes.
-    let [a, b, c, d, e, f, g, h] = high.to_ne_bytes();
-    let [i, j, k, l, m, n, o, p] = low.to_ne_bytes();
-    [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+unsafe fn store(address: *mut [u8; 16], [high, low]: [u64; 2]) {
+    let words = address.cast::<u64>();
+    // SAFETY: the caller's. Volatile, or the words would be taken apart again.
+    unsafe {
+        words.write_volatile(high);
+        words.add(1).write_volatile(low);
+    }
 }
+
+const _: () = assert!(
+    align_of::<Event>() == 8
+        && core::mem::offset_of!(Event, source) % 8 == 0
+        && core::mem::offset_of!(Event, destination) % 8 == 0
+);
 
 /// Says what follows the header. Up to version 3 it is a MAC; from version 4 on extension fields,
 /// then perhaps a MAC.
