@@ -238,7 +238,7 @@ fn a_file_that_may_not_be_read_is_named() {
     let folder = folder().unwrap();
     let file = folder.path().join("secret");
     fs::write(&file, "").unwrap();
-    fs::set_permissions(&file, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
     let before = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"];
     let mut command = ntpmon::command(&before).unwrap();
     let output = command.arg("replay").arg(&file).output().unwrap();

@@ -1057,6 +1057,11 @@ fn a_header_comes_at_a_terminal_and_again_after_forty_lines() {
     .unwrap();
     assert_eq!(output.matches("CLIENT").count(), 2, "{output}");
     assert!(output.contains("\u{1b}[1m"), "{output:?}");
+    // A file can be of any day.
+    for row in replay(&own("plain.pcap"), &[]).unwrap() {
+        let time = row.text("session_timestamp").unwrap().replace('T', " ");
+        assert!(output.contains(&time[..26]), "{time} is not in {output}");
+    }
 }
 
 #[test]
