@@ -51,6 +51,8 @@ struct Watched {
     earlier: Counters,
     /// As it was attached last.
     mode: String,
+    /// Why it could not be captured, as it was told last.
+    failure: Option<String>,
 }
 
 /// The watched interfaces and how to capture them.
@@ -67,7 +69,7 @@ pub enum Change {
     Started(String),
     /// It is gone; it will be captured again when it is back.
     Gone(String),
-    /// It is there, but could not be captured.
+    /// It is there, but could not be captured. Told again only when the reason changes.
     Failed(String, String),
 }
 
@@ -102,17 +104,31 @@ impl Monitor {
                 capture: None,
                 earlier: Counters::default(),
                 mode: String::new(),
+                failure: None,
             });
         watched.mode = capture.mode().to_string();
         Ok(watched.capture.insert(capture))
     }
 
+    /// Whether an interface could not be captured, so that [`Self::follow`] should be called again
+    /// even if nothing changes.
+    #[must_use]
+    pub fn must_retry(&self) -> bool {
+        self.watched
+            .values()
+            .any(|watched| watched.failure.is_some())
+    }
+
     /// Brings the captures in line with the interfaces that there are. Called whenever
-    /// [`netlink::Changes`] has something to tell.
+    /// [`netlink::Changes`] has something to tell, with the indices that it says were deleted.
     ///
     /// # Errors
     /// When the kernel does not answer.
-    pub fn follow<C>(&mut self, mut consumer: impl FnMut(&Interface) -> C) -> Result<Vec<Change>>
+    pub fn follow<C>(
+        &mut self,
+        deleted: &[u32],
+        mut consumer: impl FnMut(&Interface) -> C,
+    ) -> Result<Vec<Change>>
     where
         C: FnMut(Drained<'_>) + Send + 'static,
     {
@@ -121,29 +137,39 @@ impl Monitor {
         let mut changes = Vec::new();
         for (name, watched) in &mut self.watched {
             let now = interfaces.iter().find(|interface| &interface.name == name);
-            let same =
-                |capture: &Capture| now.is_some_and(|now| now.index == capture.interface().index);
+            let same = |capture: &Capture| {
+                let index = capture.interface().index;
+                !deleted.contains(&index) && now.is_some_and(|now| now.index == index)
+            };
             if watched.capture.as_ref().is_some_and(same) {
                 continue;
             }
             if let Some(gone) = watched.capture.take() {
                 // Its links went with it; what is in the rings is still taken.
-                match gone.stop() {
+                match gone.abandon() {
                     Ok(counters) => watched.earlier.add(&counters),
                     Err(error) => tracing::warn!("{name} is gone: {error:#}"),
                 }
                 changes.push(Change::Gone(name.clone()));
             }
             let Some(interface) = now else {
+                watched.failure = None;
                 continue;
             };
             match Capture::start(interface, &self.settings, || consumer(interface)) {
                 Ok(capture) => {
                     watched.mode = capture.mode().to_string();
                     watched.capture = Some(capture);
+                    watched.failure = None;
                     changes.push(Change::Started(name.clone()));
                 }
-                Err(error) => changes.push(Change::Failed(name.clone(), format!("{error:#}"))),
+                Err(error) => {
+                    let why = format!("{error:#}");
+                    if watched.failure.as_ref() != Some(&why) {
+                        changes.push(Change::Failed(name.clone(), why.clone()));
+                        watched.failure = Some(why);
+                    }
+                }
             }
         }
         Ok(changes)
@@ -169,14 +195,30 @@ impl Monitor {
 }
 
 /// Pairs of watched interfaces that the same packet can pass, one after the other: a bridge or
-/// bond and its port, an interface and what stands on it.
+/// bond and its port, an interface and what stands on it, however many lie between, the two ends of
+/// a veth pair.
 #[must_use]
 pub fn overlaps<'a>(all: &'a [Interface], watched: &[Interface]) -> Vec<(&'a str, &'a str)> {
+    let is_watched = |interface: &Interface| watched.iter().any(|it| it.index == interface.index);
     let mut found = Vec::new();
-    for interface in all.iter().filter(|interface| watched.contains(interface)) {
-        for other in all.iter().filter(|other| watched.contains(other)) {
-            if interface.master == Some(other.index) || interface.below == Some(other.index) {
-                found.push((interface.name.as_str(), other.name.as_str()));
+    for interface in all.iter().filter(|interface| is_watched(interface)) {
+        // All that a packet which comes in here goes on to.
+        let mut above = vec![interface];
+        let mut next = 0;
+        while let Some(&from) = above.get(next) {
+            next += 1;
+            for other in all {
+                let on_top = from.master == Some(other.index) || other.below == Some(from.index);
+                if on_top && !above.contains(&other) {
+                    above.push(other);
+                }
+            }
+        }
+        for other in above.into_iter().skip(1) {
+            let pair = (interface.name.as_str(), other.name.as_str());
+            // A veth's end stands on the other, and that on it.
+            if is_watched(other) && !found.contains(&(pair.1, pair.0)) {
+                found.push(pair);
             }
         }
     }
@@ -208,7 +250,37 @@ mod tests {
             interface("eth1", 3, None, None),
             interface("vlan1", 4, None, Some(3)),
         ];
-        assert_eq!(overlaps(&all, &all), [("eth0", "br0"), ("vlan1", "eth1")]);
+        assert_eq!(overlaps(&all, &all), [("eth0", "br0"), ("eth1", "vlan1")]);
         assert_eq!(overlaps(&all, &[all[0].clone(), all[2].clone()]), []);
+    }
+
+    #[test]
+    fn an_overlap_is_found_through_what_is_not_watched_and_told_once() {
+        let all = [
+            interface("eth0", 1, Some(2), None),
+            interface("bond0", 2, None, None),
+            interface("bond0.7", 3, None, Some(2)),
+            interface("bond0.8", 4, None, Some(2)),
+            interface("veth0", 5, None, Some(6)),
+            interface("veth1", 6, None, Some(5)),
+        ];
+        let watching = |names: &[&str]| {
+            all.iter()
+                .filter(|interface| names.contains(&interface.name.as_str()))
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            overlaps(&all, &watching(&["eth0", "bond0.7", "bond0.8"])),
+            [("eth0", "bond0.7"), ("eth0", "bond0.8")]
+        );
+        assert_eq!(
+            overlaps(&all, &watching(&["bond0.7", "bond0.8", "veth0"])),
+            []
+        );
+        assert_eq!(
+            overlaps(&all, &watching(&["veth0", "veth1"])),
+            [("veth0", "veth1")]
+        );
     }
 }

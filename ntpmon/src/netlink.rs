@@ -11,7 +11,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
 };
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -263,6 +264,36 @@ pub fn filters(interface: u32) -> Result<Vec<Filter>> {
     Ok(filters)
 }
 
+/// The kind of the qdisc that filters for ingress hang on, `clsact` or the older `ingress`; nothing
+/// when there is none.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub fn ingress_qdisc(interface: u32) -> Result<Option<String>> {
+    let request = TcMessage::with_index(interface.cast_signed());
+    let mut found = None;
+    // The kernel lists those of every interface, whatever it is asked.
+    dump(
+        RouteNetlinkMessage::GetQueueDiscipline(request),
+        |message| {
+            if let RouteNetlinkMessage::NewQueueDiscipline(qdisc) = message
+                && qdisc.header.index == interface.cast_signed()
+                && qdisc.header.handle == CLSACT
+            {
+                found = qdisc
+                    .attributes
+                    .iter()
+                    .find_map(|attribute| match attribute {
+                        TcAttribute::Kind(kind) => Some(kind.clone()),
+                        _ => None,
+                    });
+            }
+        },
+    )
+    .with_context(|| format!("asking the kernel for the qdiscs of interface {interface}"))?;
+    Ok(found)
+}
+
 /// Removes one filter.
 ///
 /// # Errors
@@ -329,19 +360,36 @@ impl Changes {
             .context("listening for changes of interfaces and addresses")
     }
 
-    /// Takes all that has been told so far. What it says does not matter: whoever listens asks
-    /// for the whole state again, so that a message lost under load loses nothing.
-    pub fn drain(&self) {
+    /// Takes all that has been told so far, and says which interfaces, by index, were deleted or
+    /// left the namespace: one that is back already may have the same index. All else that it
+    /// says does not matter: whoever listens asks for the whole state again, so that a message
+    /// lost under load loses nothing.
+    pub fn drain(&self) -> Vec<u32> {
+        let mut deleted = Vec::new();
         loop {
             match self.0.recv_from_full() {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Ok((bytes, _)) => {
+                    let read = messages(&bytes, |message| {
+                        if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) =
+                            message.payload
+                            // A port that leaves its bridge is told in the same words.
+                            && link.header.interface_family == AddressFamily::Unspec
+                        {
+                            deleted.push(link.header.index);
+                        }
+                        Ok(Flow::More)
+                    });
+                    if let Err(error) = read {
+                        tracing::warn!(%error, "reading changes of interfaces");
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return deleted,
                 // Too many changes for the socket's buffer: there are more, and we were told.
                 Err(error)
                     if error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => {}
                 Err(error) => {
                     tracing::warn!(%error, "reading changes of interfaces");
-                    return;
+                    return deleted;
                 }
             }
         }
@@ -361,20 +409,34 @@ impl AsFd for Changes {
     }
 }
 
+/// How often a question is asked whose answer changed while it was given.
+const ATTEMPTS: usize = 10;
+
 fn dump(request: RouteNetlinkMessage, on_message: impl FnMut(RouteNetlinkMessage)) -> Result<()> {
-    exchange(request, NLM_F_REQUEST | NLM_F_DUMP, on_message)
+    let mut answers = Vec::new();
+    for _ in 0..ATTEMPTS {
+        answers.clear();
+        let flags = NLM_F_REQUEST | NLM_F_DUMP;
+        let whole = exchange(request.clone(), flags, |message| answers.push(message))?;
+        if whole {
+            answers.into_iter().for_each(on_message);
+            return Ok(());
+        }
+    }
+    // An answer with a hole would look like an interface that is gone.
+    bail!("the answer changed while it was given, {ATTEMPTS} times")
 }
 
 fn change(request: RouteNetlinkMessage) -> Result<()> {
-    exchange(request, NLM_F_REQUEST | NLM_F_ACK, |_| ())
+    exchange(request, NLM_F_REQUEST | NLM_F_ACK, |_| ()).map(drop)
 }
 
-/// Sends a request and reads its answers to the end.
+/// Sends a request and reads its answers to the end. Says whether they are of one moment.
 fn exchange(
     request: RouteNetlinkMessage,
     flags: u16,
     mut on_message: impl FnMut(RouteNetlinkMessage),
-) -> Result<()> {
+) -> Result<bool> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
@@ -386,32 +448,56 @@ fn exchange(
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
     socket.send(&bytes, 0)?;
+    let mut whole = true;
     loop {
         let (bytes, _) = socket.recv_from_full()?;
-        let mut rest = bytes.as_slice();
-        while let Some(length) = rest.first_chunk::<4>() {
-            let length = u32::from_ne_bytes(*length) as usize;
-            if length < 16 || length > rest.len() {
-                bail!("the kernel sent a netlink message of impossible length {length}");
+        let flow = messages(&bytes, |message| {
+            whole &= message.header.flags & NLM_F_DUMP_INTR == 0;
+            match message.payload {
+                NetlinkPayload::Done(_) => return Ok(Flow::End),
+                NetlinkPayload::Error(error) if error.code.is_none() => return Ok(Flow::End),
+                NetlinkPayload::Error(error) => return Err(error.to_io().into()),
+                NetlinkPayload::InnerMessage(message) => on_message(message),
+                _ => {}
             }
-            match NetlinkMessage::<RouteNetlinkMessage>::deserialize(&rest[..length]) {
-                Ok(message) => match message.payload {
-                    NetlinkPayload::Done(_) => return Ok(()),
-                    NetlinkPayload::Error(error) => {
-                        return match error.code {
-                            None => Ok(()),
-                            Some(_) => Err(error.to_io().into()),
-                        };
-                    }
-                    NetlinkPayload::InnerMessage(message) => on_message(message),
-                    _ => {}
-                },
-                // An attribute that the library does not know yet: of no interest here.
-                Err(error) => tracing::debug!(%error, "a netlink message was not understood"),
-            }
-            rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+            Ok(Flow::More)
+        })?;
+        if flow == Flow::End {
+            return Ok(whole);
         }
     }
+}
+
+/// Whether more messages are awaited.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    More,
+    End,
+}
+
+/// The messages in what one read gave, until one is the last.
+fn messages(
+    bytes: &[u8],
+    mut on_message: impl FnMut(NetlinkMessage<RouteNetlinkMessage>) -> Result<Flow>,
+) -> Result<Flow> {
+    let mut rest = bytes;
+    while let Some(length) = rest.first_chunk::<4>() {
+        let length = u32::from_ne_bytes(*length) as usize;
+        if length < 16 || length > rest.len() {
+            bail!("the kernel sent a netlink message of impossible length {length}");
+        }
+        match NetlinkMessage::deserialize(&rest[..length]) {
+            Ok(message) => {
+                if on_message(message)? == Flow::End {
+                    return Ok(Flow::End);
+                }
+            }
+            // An attribute that the library does not know yet: of no interest here.
+            Err(error) => tracing::debug!(%error, "a netlink message was not understood"),
+        }
+        rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+    }
+    Ok(Flow::More)
 }
 
 #[cfg(test)]

@@ -4,13 +4,19 @@
 //!
 //! Everything here needs root, and says so rather than being skipped.
 
+pub mod attached;
+pub mod bpf_mount;
 pub mod cases;
 pub mod chrony;
 pub mod daemons;
 pub mod frames;
 pub mod link;
+pub mod load;
 pub mod namespace;
+pub mod ntpmon;
+pub mod others;
 pub mod packages;
+pub mod pcap;
 pub mod process;
 pub mod programs;
 pub mod seen;

@@ -3,6 +3,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -61,7 +62,15 @@ impl Watch {
         interfaces: &[&str],
         arguments: &[&str],
     ) -> Result<Self> {
-        let mut command = namespace.command(binary);
+        Self::start_command(namespace.command(binary), interfaces, arguments)
+    }
+
+    /// Starts it by a command that has all but ntpmon's arguments.
+    pub fn start_command(
+        mut command: Command,
+        interfaces: &[&str],
+        arguments: &[&str],
+    ) -> Result<Self> {
         command.arg("watch");
         for interface in interfaces {
             command.args(["-i", interface]);
@@ -87,6 +96,23 @@ impl Watch {
     /// Kills it, as nothing that it could prepare for.
     pub fn kill(mut self) -> Result<()> {
         self.process.stop_with(libc::SIGKILL).map(drop)
+    }
+
+    /// What it has written to its standard error so far.
+    pub fn stderr(&self) -> String {
+        self.process.stderr()
+    }
+
+    /// Waits until it has said something so many times, on its standard error; fails when it ends.
+    pub fn wait_for_message(&mut self, text: &str, times: usize, deadline: Duration) -> Result<()> {
+        self.process.wait_until(text, deadline, |it| {
+            it.stderr().matches(text).count() >= times
+        })
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        self.process.signal(signal)
     }
 
     /// The exchanges printed so far.

@@ -120,6 +120,180 @@ fn linux_6_1_takes_every_program_with_every_setting() {
     }
 }
 
+/// Starts and ends a watch, and tells what hangs on `near`: filters of ours (by their handle) and of
+/// others, and whether there is a clsact qdisc.
+const FUNCTIONS: &str = r#"
+start() {
+    ntpmon watch -i near --summary $options > /run/totals$1 2> /run/log$1 &
+    eval "watch$1=$!"
+    until grep -q 'watching near' /run/log$1; do kill -0 $!; sleep 0.1; done
+}
+stop() {
+    eval "id=\$watch$1"
+    kill -INT $id
+    wait $id || { cat /run/log$1 >&2; exit 1; }
+    cat /run/log$1 >&2
+    cat /run/totals$1
+}
+murder() {
+    kill -KILL $watch
+    wait $watch || true
+}
+report() {
+    tc filter show dev near ingress > /run/filters
+    tc filter show dev near egress >> /run/filters
+    ours=$(grep -c 'handle 0x6e74' /run/filters || true)
+    theirs=$(grep -c 'handle 0x1 ' /run/filters || true)
+    qdisc=$(tc qdisc show dev near | grep -c clsact || true)
+    echo "{\"when\": \"$1\", \"ours\": $ours, \"theirs\": $theirs, \"qdisc\": $qdisc}"
+}
+"#;
+
+/// What a report says: our filters, those of others, qdiscs.
+fn assert_report(report: &Value, expected: [u64; 3]) {
+    let counts = ["ours", "theirs", "qdisc"].map(|name| report[name].as_u64().expect("a number"));
+    assert_eq!(counts, expected, "{report}");
+}
+
+fn assert_totals(totals: &Value, sent: &Value) {
+    for (name, expected) in sent.as_object().expect("an object") {
+        assert_eq!(&totals[name], expected, "{name} of {totals}");
+    }
+    assert_eq!(totals["lost"], 0, "{totals}");
+}
+
+#[test]
+fn a_killed_watch_under_linux_6_1_leaves_nothing_that_the_next_one_does_not_take_away() {
+    let there = under_linux_6_1(&format!(
+        "{FUNCTIONS}
+        start
+        murder
+        report killed
+        start
+        report again
+        $ask
+        stop
+        report stopped
+
+        start 1
+        start 2
+        stop 1 > /run/null
+        report 'one of two'
+        stop 2 > /run/null
+        report neither
+
+        tc qdisc add dev near clsact
+        # A program that never matches.
+        tc filter add dev near ingress handle 1 bpf bytecode '1,6 0 0 0'
+        report theirs
+        start
+        murder
+        ntpmon cleanup >&2
+        report 'cleaned up'
+        start
+        murder
+        start
+        report 'beside theirs'
+        $ask
+        stop
+        report 'theirs again'
+
+        tc qdisc del dev near clsact
+        tc qdisc add dev near ingress
+        if ntpmon watch -i near 2> /run/refusal; then exit 1; fi
+        grep -q 'qdisc ingress in the place that clsact needs' /run/refusal
+        "
+    ));
+    let [
+        _,
+        killed,
+        again,
+        sent,
+        totals,
+        stopped,
+        one_of_two,
+        neither,
+        theirs,
+        cleaned_up,
+        beside,
+        sent_beside,
+        totals_beside,
+        theirs_again,
+    ] = there.as_slice()
+    else {
+        panic!("expected what the script prints: {there:?}");
+    };
+    assert_report(killed, [2, 0, 1]);
+    assert_report(again, [2, 0, 1]);
+    assert_totals(totals, sent);
+    assert_report(stopped, [0, 0, 0]);
+    assert_report(one_of_two, [2, 0, 1]);
+    assert_report(neither, [0, 0, 0]);
+    assert_report(theirs, [0, 1, 1]);
+    assert_report(cleaned_up, [0, 1, 1]);
+    assert_report(beside, [2, 1, 1]);
+    assert_totals(totals_beside, sent_beside);
+    assert_report(theirs_again, [0, 1, 1]);
+}
+
+#[test]
+fn pinned_filters_under_linux_6_1_lose_and_double_nothing_over_restarts() {
+    let there = under_linux_6_1(&format!(
+        "{FUNCTIONS}
+        options=--pin
+        start
+        stop > /run/null
+        report pinned
+        # While nobody is there; while one starts, and is killed; and while one takes over.
+        $ask
+        start
+        stop
+        ntp-traffic ask 10.123.0.2 answered=3000 > /run/sent &
+        asking=$!
+        start
+        stop
+        start
+        wait $asking
+        cat /run/sent
+        stop
+        report 'still pinned'
+        start
+        murder
+        $ask
+        start
+        stop
+        ntpmon cleanup >&2
+        report 'cleaned up'
+        "
+    ));
+    let [
+        _,
+        pinned,
+        sent,
+        totals,
+        totals_before,
+        sent_meanwhile,
+        totals_after,
+        still_pinned,
+        sent_to_nobody,
+        totals_of_nobody,
+        cleaned_up,
+    ] = there.as_slice()
+    else {
+        panic!("expected what the script prints: {there:?}");
+    };
+    assert_report(pinned, [2, 0, 1]);
+    assert_totals(totals, sent);
+    let packets = |totals: &Value| totals["ntp_packets"].as_u64().expect("a number");
+    assert_eq!(
+        packets(totals_before) + packets(totals_after),
+        packets(sent_meanwhile)
+    );
+    assert_report(still_pinned, [2, 0, 1]);
+    assert_totals(totals_of_nobody, sent_to_nobody);
+    assert_report(cleaned_up, [0, 0, 0]);
+}
+
 /// What the other tests would say of a kernel that our programs bring down or stop.
 #[test]
 fn a_guest_that_hangs_or_panics_is_an_error_with_its_console() {

@@ -86,6 +86,11 @@ impl fmt::Display for Mode {
 const INGRESS: &str = "tc_ingress";
 const EGRESS: &str = "tc_egress";
 const XDP: &str = "xdp_ingress";
+/// The ways to attach it, the better one first.
+const XDP_MODES: [(XdpMode, Hook); 2] = [
+    (XdpMode::Driver, Hook::XdpDriver),
+    (XdpMode::Skb, Hook::XdpGeneric),
+];
 
 /// "nt": the major number of the handles of our filters.
 const HANDLE_MAJOR: u16 = 0x6e74;
@@ -99,16 +104,33 @@ const PIN_ROOT: &str = "/sys/fs/bpf/ntpmon-1";
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
+/// Where the programs' log lines go. Programs are made to log only on request, so what they say is
+/// shown, whatever level they give it.
+#[derive(Debug)]
+pub(super) struct KernelLog;
+
+impl log::Log for KernelLog {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        tracing::info!("kernel: {}", record.args());
+    }
+
+    fn flush(&self) {}
+}
+
 /// Loaded and attached programs.
 pub(super) struct Attached {
     pub(super) mode: Mode,
     pub(super) notes: Vec<String>,
     ebpf: Option<Ebpf>,
-    logger: Option<EbpfLogger<&'static dyn log::Log>>,
+    logger: Option<EbpfLogger<KernelLog>>,
     interface: u32,
     made_qdisc: bool,
-    pinned: bool,
-    _slot: Slot,
+    pins: Option<Pins>,
+    slot: Slot,
 }
 
 impl fmt::Debug for Attached {
@@ -128,17 +150,34 @@ impl Attached {
             .ok_or_else(|| anyhow!("the kernel object has no map {name}"))
     }
 
-    pub(super) const fn take_logger(&mut self) -> Option<EbpfLogger<&'static dyn log::Log>> {
+    pub(super) const fn take_logger(&mut self) -> Option<EbpfLogger<KernelLog>> {
         self.logger.take()
+    }
+
+    /// Whether programs and rings stay when this is detached.
+    pub(super) const fn pinned(&self) -> bool {
+        self.pins.is_some()
+    }
+
+    /// Gives the pins up: detaching then takes everything off the interface. For one that is gone,
+    /// or has another name now, and for which nobody will come back.
+    pub(super) fn unpin(&mut self) {
+        let Some(pins) = self.pins.take() else {
+            return;
+        };
+        if let Err(error) = pins.remove_all() {
+            tracing::warn!("{error:#}");
+        }
+        // A renamed interface still has the filters, which no link of ours stands for any more.
+        if let Err(error) = remove_filters(self.interface, self.slot.number, None) {
+            tracing::debug!(%error, "leaving filters in place");
+        }
     }
 
     /// Takes the programs off the interface; pinned ones stay. Maps that were taken live on.
     pub(super) fn detach(&mut self) {
-        if self.ebpf.take().is_none() || self.pinned || !self.made_qdisc {
-            return;
-        }
-        if let Err(error) = remove_qdisc_if_empty(self.interface) {
-            tracing::debug!(%error, "leaving the clsact qdisc in place");
+        if self.ebpf.take().is_some() && self.pins.is_none() && self.made_qdisc {
+            give_back_qdisc(self.interface);
         }
     }
 }
@@ -146,6 +185,12 @@ impl Attached {
 impl Drop for Attached {
     fn drop(&mut self) {
         self.detach();
+    }
+}
+
+fn give_back_qdisc(interface: u32) {
+    if let Err(error) = remove_qdisc_if_empty(interface) {
+        tracing::debug!(%error, "leaving the clsact qdisc in place");
     }
 }
 
@@ -160,28 +205,82 @@ pub(super) fn attach(interface: &Interface, settings: &Settings) -> Result<Attac
     privileges::check_capture()?;
     let link = link_of(interface)?;
     let slot = Slot::take(interface.index, settings.pin)?;
+    if !settings.pin {
+        for removed in remove_leftovers(interface, Some(&slot))? {
+            tracing::warn!(interface = interface.name, "removed {removed}");
+        }
+    }
     let pins = settings
         .pin
         .then(|| Pins::prepare(&interface.name))
         .transpose()?;
-    let mut notes = Vec::new();
-    if pins.is_none() {
-        for removed in remove_leftovers(interface, slot.number)? {
-            tracing::warn!(interface = interface.name, "removed {removed}");
+    let mut made_qdisc = false;
+    let loaded = load_and_attach(
+        interface,
+        link,
+        settings,
+        pins.as_ref(),
+        slot.number,
+        &mut made_qdisc,
+    );
+    let loaded = match loaded {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            // Nothing of a half-made capture stays; what a predecessor pinned waits for a better try.
+            if let Some(pins) = pins.filter(|pins| pins.new)
+                && let Err(error) = pins.remove_all()
+            {
+                tracing::warn!("{error:#}");
+            }
+            if made_qdisc {
+                give_back_qdisc(interface.index);
+            }
+            return Err(error);
         }
+    };
+    for note in &loaded.notes {
+        tracing::warn!(interface = interface.name, "{note}");
     }
-    let mut ebpf = load(link, settings, pins.as_ref())?;
+    Ok(Attached {
+        mode: loaded.mode,
+        notes: loaded.notes,
+        ebpf: Some(loaded.ebpf),
+        logger: loaded.logger,
+        interface: interface.index,
+        made_qdisc,
+        pins,
+        slot,
+    })
+}
+
+struct Loaded {
+    mode: Mode,
+    notes: Vec<String>,
+    ebpf: Ebpf,
+    logger: Option<EbpfLogger<KernelLog>>,
+}
+
+fn load_and_attach(
+    interface: &Interface,
+    link: Link,
+    settings: &Settings,
+    pins: Option<&Pins>,
+    slot: u16,
+    made_qdisc: &mut bool,
+) -> Result<Loaded> {
+    let mut notes = Vec::new();
+    let mut ebpf = load(link, settings, pins)?;
     let logger = settings
         .debug
-        .then(|| EbpfLogger::init(&mut ebpf))
+        .then(|| EbpfLogger::init_with_logger(&mut ebpf, KernelLog))
         .transpose()
         .context("reading what the kernel programs log")?;
     let mut attacher = Attacher {
         ebpf: &mut ebpf,
         interface,
-        pins: pins.as_ref(),
-        slot: slot.number,
-        made_qdisc: false,
+        pins,
+        slot,
+        made_qdisc,
         notes: &mut notes,
     };
     let ingress = attacher.ingress(settings.xdp)?;
@@ -190,19 +289,11 @@ pub(super) fn attach(interface: &Interface, settings: &Settings) -> Result<Attac
     } else {
         Some(attacher.tc(EGRESS, TcAttachType::Egress)?)
     };
-    let made_qdisc = attacher.made_qdisc;
-    for note in &notes {
-        tracing::warn!(interface = interface.name, "{note}");
-    }
-    Ok(Attached {
+    Ok(Loaded {
         mode: Mode { ingress, egress },
         notes,
-        ebpf: Some(ebpf),
+        ebpf,
         logger,
-        interface: interface.index,
-        made_qdisc,
-        pinned: settings.pin,
-        _slot: slot,
     })
 }
 
@@ -234,16 +325,22 @@ fn load(link: Link, settings: &Settings, pins: Option<&Pins>) -> Result<Ebpf> {
         .override_global(globals::DECAPSULATE, &decapsulate, true)
         .override_global(globals::RING_MASK, &ring_mask, true)
         .override_global("AYA_LOG_LEVEL", &log_level, false);
-    let bytes = ring_bytes(settings);
-    for name in names.iter().take(settings.rings) {
-        loader.map_max_entries(name, bytes);
+    if let Some(pins) = pins {
+        pins.check_rings(&names, settings)?;
+        // One more set: what was told already, see `counters`.
+        loader.map_max_entries("COUNTERS", 2);
+        loader.map_pin_path("COUNTERS", pins.directory.join("COUNTERS"));
+    }
+    for (index, name) in names.iter().enumerate() {
+        if index >= settings.rings {
+            // Not in use: as small as the kernel takes them.
+            loader.map_max_entries(name, rustix::param::page_size() as u32);
+            continue;
+        }
+        loader.map_max_entries(name, ring_bytes(settings));
         if let Some(pins) = pins {
-            pins.check_ring(name, bytes)?;
             loader.map_pin_path(name, pins.directory.join(name));
         }
-    }
-    if let Some(pins) = pins {
-        loader.map_pin_path("COUNTERS", pins.directory.join("COUNTERS"));
     }
     let mut ebpf = loader
         .load(OBJECT)
@@ -280,7 +377,7 @@ struct Attacher<'a> {
     interface: &'a Interface,
     pins: Option<&'a Pins>,
     slot: u16,
-    made_qdisc: bool,
+    made_qdisc: &'a mut bool,
     notes: &'a mut Vec<String>,
 }
 
@@ -294,32 +391,46 @@ impl Attacher<'_> {
                     .push(format!("no XDP, using TC for ingress: {error:#}")),
             }
         }
+        if let Some(pins) = self.pins {
+            // A predecessor's, with other settings: both would count.
+            for (_, hook) in XDP_MODES {
+                pins.remove(&pin_of(hook));
+            }
+        }
         self.tc(INGRESS, TcAttachType::Ingress)
     }
 
     fn xdp(&mut self) -> Result<Hook> {
-        if let Some(id) = self.interface.xdp_program {
-            // Ours may be pinned: then it is taken over below.
-            if !self.pins.is_some_and(|pins| pins.link(XDP).exists()) {
-                bail!("the interface has an XDP program already: {}", name_of(id));
-            }
-        }
         let program: &mut Xdp = program(self.ebpf, XDP)?;
         program.load().context("loading the program xdp_ingress")?;
-        if let Some(pins) = self.pins
-            && let Some(link) = pins.take_over(XDP)
-            && let Ok(link) = XdpLink::try_from(link)
-        {
-            program
-                .attach_to_link(link)
-                .context("taking over the pinned XDP link")?;
-            return Ok(Hook::XdpDriver);
+        for (_, hook) in XDP_MODES {
+            if let Some(pins) = self.pins
+                && let Some(link) = pins.take_over(&pin_of(hook))
+            {
+                let taken = XdpLink::try_from(link)
+                    .map_err(anyhow::Error::from)
+                    .and_then(|link| Ok(program.attach_to_link(link)?));
+                match taken {
+                    Ok(_) => return Ok(hook),
+                    // The interface that it was made for is gone.
+                    Err(error) => {
+                        tracing::debug!(%error, "a pinned XDP link cannot be taken over");
+                        pins.remove(&pin_of(hook));
+                    }
+                }
+            }
+        }
+        if let Some(id) = self.interface.xdp_program {
+            bail!("the interface has an XDP program already: {}", name_of(id));
+        }
+        if let Some(pins) = self.pins {
+            // A predecessor's, with other settings: both would count.
+            pins.remove(&pin_of_tc(INGRESS));
+            let ingress = Some(netlink::CLSACT_INGRESS);
+            remove_filters(self.interface.index, self.slot, ingress)?;
         }
         let mut refusals = Vec::new();
-        for (mode, hook) in [
-            (XdpMode::Driver, Hook::XdpDriver),
-            (XdpMode::Skb, Hook::XdpGeneric),
-        ] {
+        for (mode, hook) in XDP_MODES {
             match program.attach_to_if_index(self.interface.index, mode) {
                 Ok(id) => {
                     if hook == Hook::XdpGeneric {
@@ -330,7 +441,7 @@ impl Attacher<'_> {
                     }
                     if let Some(pins) = self.pins {
                         let link: FdLink = program.take_link(id)?.try_into()?;
-                        pins.pin(link, XDP)?;
+                        pins.pin(link, &pin_of(hook))?;
                     }
                     return Ok(hook);
                 }
@@ -351,7 +462,7 @@ impl Attacher<'_> {
             Ok(id) => {
                 if let Some(pins) = self.pins {
                     let link: SchedClassifierLink = program.take_link(id)?;
-                    pins.pin(link.try_into()?, name)?;
+                    pins.pin(link.try_into()?, &pin_of_tc(name))?;
                 }
                 return Ok(Hook::Tcx);
             }
@@ -373,7 +484,7 @@ impl Attacher<'_> {
         let Some(pins) = self.pins else {
             return Ok(false);
         };
-        let Some(link) = pins.take_over(name) else {
+        let Some(link) = pins.take_over(&pin_of_tc(name)) else {
             return Ok(false);
         };
         let program: &mut SchedClassifier = program(self.ebpf, name)?;
@@ -390,7 +501,7 @@ impl Attacher<'_> {
             // The interface that it was made for is gone.
             Err(error) => {
                 tracing::debug!(%error, "a pinned link cannot be taken over");
-                pins.remove(name);
+                pins.remove(&pin_of_tc(name));
                 Ok(false)
             }
         }
@@ -398,42 +509,85 @@ impl Attacher<'_> {
 
     fn clsact(&mut self, name: &str, direction: TcAttachType) -> Result<()> {
         match qdisc_add_clsact(&self.interface.name) {
-            Ok(()) => self.made_qdisc = true,
+            Ok(()) => *self.made_qdisc = true,
             Err(TcError::AlreadyAttached) => {}
             Err(TcError::NetlinkError(error)) if format!("{error:?}").contains("code: 17") => {}
             Err(error) => return Err(error).context("adding the clsact qdisc"),
+        }
+        // The older qdisc in the same place takes filters for egress too, and runs them on ingress.
+        if let Some(kind) = netlink::ingress_qdisc(self.interface.index)?
+            && kind != "clsact"
+        {
+            bail!(
+                "the interface has a qdisc {kind} in the place that clsact needs, and what goes out \
+                 cannot be seen with it: put clsact there, which takes the same filters"
+            );
         }
         let parent = match direction {
             TcAttachType::Egress => netlink::CLSACT_EGRESS,
             _ => netlink::CLSACT_INGRESS,
         };
-        let previous: Vec<netlink::Filter> = netlink::filters(self.interface.index)?
+        let ours: Vec<netlink::Filter> = netlink::filters(self.interface.index)?
             .into_iter()
+            .filter(|filter| slot_of(filter).is_some())
+            .collect();
+        // Whoever of us made it: the last one to go removes it.
+        *self.made_qdisc |= ours.iter().any(|filter| filter.handle.1 & MADE_QDISC != 0);
+        let previous: Vec<&netlink::Filter> = ours
+            .iter()
             .filter(|filter| filter.parent == parent && slot_of(filter) == Some(self.slot))
             .collect();
-        self.made_qdisc |= previous
-            .iter()
-            .any(|filter| filter.handle.1 & MADE_QDISC != 0);
-        let minor = (self.slot + 1) | if self.made_qdisc { MADE_QDISC } else { 0 };
         let program: &mut SchedClassifier = program(self.ebpf, name)?;
-        let id = program.attach_with_options(
-            &self.interface.name,
-            direction,
-            TcAttachOptions::Netlink(NlOptions {
-                handle: TcHandle::new(HANDLE_MAJOR, minor),
-                ..NlOptions::default()
-            }),
-        )?;
-        // Only now, so that nothing passes between the old one and the new one.
-        for filter in &previous {
-            netlink::delete_filter(filter)?;
-        }
+        let id = if let Some((replaced, doubled)) = previous.split_first() {
+            for filter in doubled {
+                netlink::delete_filter(filter)?;
+            }
+            // In one step: both would count what passes between one step and another.
+            let (major, minor) = replaced.handle;
+            program.attach_to_link(SchedClassifierLink::attached(
+                &self.interface.name,
+                direction,
+                replaced.priority,
+                TcHandle::new(major, minor),
+                None,
+            )?)?
+        } else {
+            let minor = (self.slot + 1) | if *self.made_qdisc { MADE_QDISC } else { 0 };
+            program.attach_with_options(
+                &self.interface.name,
+                direction,
+                TcAttachOptions::Netlink(NlOptions {
+                    handle: TcHandle::new(HANDLE_MAJOR, minor),
+                    ..NlOptions::default()
+                }),
+            )?
+        };
         if self.pins.is_some() {
             // A filter needs no pin to outlive us, only not to be taken off.
             std::mem::forget(program.take_link(id)?);
         }
         Ok(())
     }
+}
+
+/// What the pin of a TC program's link is called.
+fn pin_of_tc(program: &str) -> String {
+    format!("link_{program}")
+}
+
+/// What the pin of the XDP program's link is called: who takes it over has to know its mode.
+fn pin_of(hook: Hook) -> String {
+    format!("link_{}", hook.to_string().replace('-', "_"))
+}
+
+/// Removes the filters of one of our captures, in one direction or both.
+fn remove_filters(interface: u32, slot: u16, parent: Option<u16>) -> Result<()> {
+    for filter in netlink::filters(interface)? {
+        if slot_of(&filter) == Some(slot) && parent.is_none_or(|parent| parent == filter.parent) {
+            netlink::delete_filter(&filter)?;
+        }
+    }
+    Ok(())
 }
 
 /// Which of our captures a filter belongs to, if it is one of ours.
@@ -504,13 +658,41 @@ impl Slot {
 /// # Errors
 /// When the kernel refuses.
 pub fn cleanup(interface: &Interface) -> Result<Vec<String>> {
-    let Some(slot) = Slot::try_take(interface.index, 0)? else {
-        return Ok(Vec::new());
-    };
-    remove_leftovers(interface, slot.number)
+    let slot = Slot::try_take(interface.index, 0)?;
+    remove_leftovers(interface, slot.as_ref())
 }
 
-fn remove_leftovers(interface: &Interface, own: u16) -> Result<Vec<String>> {
+/// Removes the pins of interfaces of this network namespace that there are no more, under the
+/// names that they had. Says what it removed.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn cleanup_gone(existing: &[Interface]) -> Result<Vec<String>> {
+    let mut removed = Vec::new();
+    let prefix = pin_prefix()?;
+    let kept: Vec<String> = existing
+        .iter()
+        .map(|interface| pin_name(&prefix, &interface.name))
+        .collect();
+    let Ok(entries) = fs::read_dir(PIN_ROOT) else {
+        // Nothing was ever pinned.
+        return Ok(removed);
+    };
+    for entry in entries {
+        let entry = entry.with_context(|| format!("listing {PIN_ROOT}"))?;
+        let name = entry.file_name();
+        let ours = name.to_str().is_some_and(|name| name.starts_with(&prefix));
+        if ours && kept.iter().all(|kept| name != kept.as_str()) {
+            remove_pins(&entry.path())?;
+            removed.push(format!("the pins in {}", entry.path().display()));
+        }
+    }
+    Ok(removed)
+}
+
+/// `own` is the place that the caller holds, if any. Pins belong to the first one.
+fn remove_leftovers(interface: &Interface, own: Option<&Slot>) -> Result<Vec<String>> {
+    let own = own.map(|slot| slot.number);
     let mut removed = Vec::new();
     let mut made_qdisc = false;
     for filter in netlink::filters(interface.index)? {
@@ -518,7 +700,7 @@ fn remove_leftovers(interface: &Interface, own: u16) -> Result<Vec<String>> {
             continue;
         };
         // Ours by the lock that we hold, or nobody's.
-        let _lock = if slot == own {
+        let _lock = if Some(slot) == own {
             None
         } else {
             match Slot::try_take(interface.index, slot)? {
@@ -540,29 +722,43 @@ fn remove_leftovers(interface: &Interface, own: u16) -> Result<Vec<String>> {
     if made_qdisc {
         remove_qdisc_if_empty(interface.index)?;
     }
-    if own == 0 {
+    if own == Some(0) {
         let directory = pin_directory(&interface.name)?;
         if directory.exists() {
-            fs::remove_dir_all(&directory)
-                .with_context(|| format!("removing {}", directory.display()))?;
+            remove_pins(&directory)?;
             removed.push(format!("the pins in {}", directory.display()));
         }
     }
     Ok(removed)
 }
 
+fn remove_pins(directory: &Path) -> Result<()> {
+    fs::remove_dir_all(directory).with_context(|| format!("removing {}", directory.display()))
+}
+
 fn pin_directory(interface: &str) -> Result<PathBuf> {
+    Ok(Path::new(PIN_ROOT).join(pin_name(&pin_prefix()?, interface)))
+}
+
+/// What the directories of this network namespace begin with.
+fn pin_prefix() -> Result<String> {
     let namespace = fs::metadata("/proc/self/ns/net")
         .context("identifying the network namespace")?
         .ino();
+    Ok(format!("{namespace}-"))
+}
+
+fn pin_name(prefix: &str, interface: &str) -> String {
     // The BPF file system does not allow dots in names, interfaces do.
-    let name = interface.replace('%', "%25").replace('.', "%2e");
-    Ok(Path::new(PIN_ROOT).join(format!("{namespace}-{name}")))
+    let interface = interface.replace('%', "%25").replace('.', "%2e");
+    format!("{prefix}{interface}")
 }
 
 /// An interface's directory in the BPF file system.
 struct Pins {
     directory: PathBuf,
+    /// It was not there before.
+    new: bool,
 }
 
 impl Pins {
@@ -573,17 +769,18 @@ impl Pins {
             bail!("--pin needs the BPF file system: mount -t bpf bpf {BPF_FILE_SYSTEM}");
         }
         let directory = pin_directory(interface)?;
+        let new = !directory.exists();
         fs::create_dir_all(&directory)
             .with_context(|| format!("making {}", directory.display()))?;
-        Ok(Self { directory })
+        Ok(Self { directory, new })
     }
 
-    fn link(&self, name: &str) -> PathBuf {
-        self.directory.join(format!("link_{name}"))
+    fn remove_all(&self) -> Result<()> {
+        remove_pins(&self.directory)
     }
 
     fn take_over(&self, name: &str) -> Option<FdLink> {
-        let path = self.link(name);
+        let path = self.directory.join(name);
         if !path.exists() {
             return None;
         }
@@ -598,33 +795,50 @@ impl Pins {
     }
 
     fn pin(&self, link: FdLink, name: &str) -> Result<()> {
-        let path = self.link(name);
+        let path = self.directory.join(name);
         link.pin(&path)
             .with_context(|| format!("pinning {}", path.display()))?;
         Ok(())
     }
 
     fn remove(&self, name: &str) {
-        let path = self.link(name);
-        if let Err(error) = fs::remove_file(&path) {
-            tracing::debug!(%error, path = %path.display(), "removing a pin");
+        let path = self.directory.join(name);
+        if let Err(error) = fs::remove_file(&path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, path = %path.display(), "removing a pin");
         }
     }
 
-    /// A ring keeps the size it was made with.
-    fn check_ring(&self, name: &str, bytes: u32) -> Result<()> {
-        let path = self.directory.join(name);
-        if !path.exists() {
-            return Ok(());
+    /// Rings keep the size that they were made with, and there are as many as there were: events
+    /// that wait in one are taken only by who opens it.
+    fn check_rings(&self, names: &[String], settings: &Settings) -> Result<()> {
+        let bytes = ring_bytes(settings);
+        let mut pinned = 0;
+        for name in names {
+            let path = self.directory.join(name);
+            if !path.exists() {
+                continue;
+            }
+            pinned += 1;
+            let info =
+                MapInfo::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
+            if info.map_type()? != MapType::RingBuf || info.max_entries() != bytes {
+                bail!(
+                    "the pinned ring {} has {} KiB, not the {} KiB that are asked for: \
+                     ask for that size, or remove it with `ntpmon cleanup`",
+                    path.display(),
+                    info.max_entries() / 1024,
+                    bytes / 1024
+                );
+            }
         }
-        let info =
-            MapInfo::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
-        if info.map_type()? != MapType::RingBuf || info.max_entries() != bytes {
+        if pinned != 0 && pinned != settings.rings {
             bail!(
-                "the pinned ring {} has {} bytes, not the {bytes} that are asked for: \
-                 ask for that size, or remove it with `ntpmon cleanup`",
-                path.display(),
-                info.max_entries()
+                "{} holds {pinned} pinned rings, not the {} that are asked for: \
+                 ask for as many, or remove them with `ntpmon cleanup`",
+                self.directory.display(),
+                settings.rings
             );
         }
         Ok(())

@@ -5,7 +5,15 @@
 //! that showed as an error of the clock. A timer costs less than wake-ups do as soon as there is
 //! traffic, and next to nothing when there is none.
 
-use std::{os::fd::OwnedFd, sync::Arc, thread, time::Duration};
+use std::{
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use aya::maps::{MapData, RingBuf};
@@ -13,7 +21,7 @@ use aya_log::EbpfLogger;
 use ntpmon_common::Event;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::attach::Attached;
+use super::attach::{Attached, KernelLog};
 use crate::ntp::clock;
 
 /// What a consumer is told.
@@ -49,15 +57,19 @@ fn longest_sleep(ring_bytes: u32) -> Duration {
 }
 
 /// The consumer looks at the clock at least this often, in events, while the ring never empties.
-const BATCH: usize = 16_384;
+const BATCH: u64 = 16_384;
 
 /// One ring and what it takes to empty it.
 pub(super) struct Drain {
     ring: RingBuf<MapData>,
     stop: Arc<OwnedFd>,
     longest_sleep: Duration,
+    /// Events of all rings of the capture.
+    taken: Arc<AtomicU64>,
+    /// Events go on coming after the end, and wait for the next process.
+    pinned: bool,
     /// What the programs log, on the thread of the first ring.
-    logger: Option<EbpfLogger<&'static dyn log::Log>>,
+    logger: Option<EbpfLogger<KernelLog>>,
 }
 
 impl Drain {
@@ -65,13 +77,16 @@ impl Drain {
         attached: &mut Attached,
         index: usize,
         ring_bytes: u32,
-        stop: Arc<OwnedFd>,
+        stop: &Arc<OwnedFd>,
+        taken: &Arc<AtomicU64>,
     ) -> Result<Self> {
         let map = attached.take_map(&format!("RING_{index}"))?;
         Ok(Self {
             ring: RingBuf::try_from(map).context("mapping a ring")?,
-            stop,
             longest_sleep: longest_sleep(ring_bytes),
+            stop: Arc::clone(stop),
+            taken: Arc::clone(taken),
+            pinned: attached.pinned(),
             logger: attached.take_logger(),
         })
     }
@@ -117,6 +132,7 @@ impl Drain {
     fn drain(&mut self, consume: &mut impl FnMut(Drained<'_>)) -> bool {
         consume(Drained::Begin);
         let mut count = 0;
+        let mut found = false;
         while let Some(record) = self.ring.next() {
             let bytes: &[u8] = &record;
             if let Some(bytes) = bytes.get(..size_of::<Event>()) {
@@ -124,14 +140,27 @@ impl Drain {
                 let event = unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() };
                 consume(Drained::Event(&event));
             }
+            found = true;
             count += 1;
-            if count % BATCH == 0 {
+            if count == BATCH {
+                self.taken.fetch_add(count, Ordering::Release);
+                count = 0;
+                // Under a load that is too much for this thread, the ring never empties.
+                if self.pinned && is_set(&self.stop) {
+                    break;
+                }
                 consume(Drained::Begin);
             }
         }
+        self.taken.fetch_add(count, Ordering::Release);
         consume(Drained::End {
             now: clock::monotonic(),
         });
-        count > 0
+        found
     }
+}
+
+fn is_set(event: &OwnedFd) -> bool {
+    let mut ready = [PollFd::new(event, PollFlags::IN)];
+    poll(&mut ready, Some(&Timespec::default())).is_ok_and(|count| count > 0)
 }

@@ -6,7 +6,11 @@ mod counters;
 mod drain;
 pub mod pcap;
 
-use std::{os::fd::OwnedFd, sync::Arc, thread::JoinHandle};
+use std::{
+    os::fd::OwnedFd,
+    sync::{Arc, atomic::AtomicU64},
+    thread::JoinHandle,
+};
 
 use anyhow::{Context, Result};
 use ntpmon_common::{Counters, settings::MAX_RINGS};
@@ -16,7 +20,7 @@ use crate::netlink::Interface;
 
 use self::attach::Attached;
 pub use self::{
-    attach::{Hook, Mode, cleanup},
+    attach::{Hook, Mode, cleanup, cleanup_gone},
     drain::Drained,
 };
 
@@ -84,7 +88,8 @@ impl Capture {
         debug_assert!(settings.rings.is_power_of_two() && settings.rings <= MAX_RINGS);
         let mut attached = attach::attach(interface, settings)
             .with_context(|| format!("capturing on {}", interface.name))?;
-        let counters = counters::PerCpu::take(&mut attached)?;
+        let taken = Arc::new(AtomicU64::new(0));
+        let counters = counters::PerCpu::take(&mut attached, &taken)?;
         let stop = Arc::new(
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
                 .context("making the event that stops a capture")?,
@@ -97,8 +102,13 @@ impl Capture {
             attached,
         };
         for index in 0..settings.rings {
-            let stop = Arc::clone(&capture.stop);
-            let drain = drain::Drain::new(&mut capture.attached, index, settings.ring_bytes, stop)?;
+            let drain = drain::Drain::new(
+                &mut capture.attached,
+                index,
+                settings.ring_bytes,
+                &capture.stop,
+                &taken,
+            )?;
             let consume = consumer();
             let thread = std::thread::Builder::new()
                 .name(format!("drain-{}-{index}", interface.name))
@@ -127,7 +137,8 @@ impl Capture {
         &self.attached.notes
     }
 
-    /// What the programs counted so far.
+    /// What the programs counted so far. Where they are pinned: what this run took out of the
+    /// rings, and what was lost or skipped that no earlier run has told.
     ///
     /// # Errors
     /// When the kernel does not let the map be read.
@@ -135,13 +146,22 @@ impl Capture {
         self.counters.sum()
     }
 
-    /// Detaches, takes what is still in the rings, and returns the final counters.
+    /// As [`Self::stop`], and pins go too: for an interface that is not there any more.
+    ///
+    /// # Errors
+    /// As [`Self::stop`].
+    pub fn abandon(mut self) -> Result<Counters> {
+        self.attached.unpin();
+        self.stop()
+    }
+
+    /// Detaches, unless pinned, takes what is still in the rings, and returns the final counters.
     ///
     /// # Errors
     /// When the counters cannot be read or a thread had died.
     pub fn stop(mut self) -> Result<Counters> {
         let died = self.end();
-        let counters = self.counters()?;
+        let counters = self.counters.conclude()?;
         anyhow::ensure!(
             !died,
             "a thread that empties the rings of {} had died",

@@ -18,7 +18,12 @@ impl Cleanup {
     pub(super) fn run(self) -> Result<()> {
         privileges::check_capture()?;
         let all = netlink::interfaces()?;
+        let mut removed = 0;
         let chosen: Vec<_> = if self.interfaces.is_empty() {
+            for what in capture::cleanup_gone(&all)? {
+                removed += 1;
+                println!("removed {what}, of an interface that is gone");
+            }
             all
         } else {
             self.interfaces
@@ -26,7 +31,6 @@ impl Cleanup {
                 .map(|name| netlink::find(&all, name).cloned())
                 .collect::<Result<_>>()?
         };
-        let mut removed = 0;
         for interface in chosen {
             let gone = capture::cleanup(&interface)
                 .with_context(|| format!("cleaning up {}", interface.name))?;

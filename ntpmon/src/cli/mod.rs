@@ -15,11 +15,20 @@ use tracing_subscriber::EnvFilter;
 
 /// Watches every NTP packet on this host from inside the kernel, pairs it, times it.
 #[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = true, propagate_version = true)]
+#[command(
+    version,
+    arg_required_else_help = true,
+    propagate_version = true,
+    after_help = AFTER_HELP
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
+
+const AFTER_HELP: &str = "\
+Exit code: 0, 1 when something failed, 2 when the arguments are wrong.
+NTPMON_LOG=debug (or warn, error) in the environment says more (or less) on standard error.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -54,10 +63,10 @@ pub fn run() -> Result<()> {
 /// What every command that pairs has to be told.
 #[derive(Debug, clap::Args)]
 struct Pairing {
-    /// A UDP port that is NTP, on either side; up to 8
+    /// A UDP port that is NTP, on either side; may be given up to 8 times
     #[arg(long = "port", value_name = "N", default_value = "123", value_parser = clap::value_parser!(u16).range(1..))]
     ports: Vec<u16>,
-    /// How long a request waits for its response
+    /// How long a request waits for its response, 0.001 to 3600; symmetric peers wait longer
     #[arg(long, value_name = "SECONDS", default_value = "2.0", value_parser = parse_timeout)]
     timeout: Duration,
 }

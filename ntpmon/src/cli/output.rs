@@ -2,6 +2,7 @@
 //! that an operator reads.
 
 use std::{
+    borrow::Cow,
     io::{self, Write},
     net::{IpAddr, Ipv6Addr},
 };
@@ -241,6 +242,40 @@ pub(super) struct Printer<W> {
     /// Repeated after this many lines on a terminal; never elsewhere.
     header_every: Option<u64>,
     lines: u64,
+    lines_since_header: u64,
+    widths: Widths,
+}
+
+/// Columns that are as wide as what they held so far: room for the longest addresses from the
+/// start would push the rest off most screens.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Widths {
+    interface: usize,
+    client: usize,
+    server: usize,
+}
+
+impl Widths {
+    /// The names of Linux's interfaces have 15 bytes; files can have longer ones.
+    const INTERFACE_BOUND: usize = 15;
+
+    const fn new() -> Self {
+        const IPV4_WITH_PORT: usize = "255.255.255.255:65535".len();
+        Self {
+            interface: "NIC".len(),
+            client: IPV4_WITH_PORT,
+            server: IPV4_WITH_PORT,
+        }
+    }
+
+    fn hold(self, interface: &str, client: &str, server: &str) -> Self {
+        let interface = interface.chars().count().min(Self::INTERFACE_BOUND);
+        Self {
+            interface: self.interface.max(interface),
+            client: self.client.max(client.len()),
+            server: self.server.max(server.len()),
+        }
+    }
 }
 
 impl<W: Write> Printer<W> {
@@ -253,7 +288,14 @@ impl<W: Write> Printer<W> {
             colour: terminal,
             header_every: if terminal { Some(40) } else { None },
             lines: 0,
+            lines_since_header: 0,
+            widths: Widths::new(),
         }
+    }
+
+    /// A person waited for lines, and none came.
+    pub(super) const fn is_empty_table(&self) -> bool {
+        matches!(self.format, Format::Table) && self.lines == 0
     }
 
     pub(super) fn print(&mut self, exchange: &Exchange, interface: Option<&str>) -> io::Result<()> {
@@ -310,51 +352,46 @@ impl<W: Write> Printer<W> {
     }
 
     fn table(&mut self, exchange: &Exchange, interface: Option<&str>) -> io::Result<()> {
-        if self
-            .header_every
-            .is_some_and(|every| self.lines.is_multiple_of(every))
-        {
-            let style = Style::new().bold();
-            writeln!(
-                self.out,
-                "{style}{:<15} {:<8} {:>39} {:>39} {:<4} {:>3} {:<15} {:>12} {:>12} {:>12} {:>12} NOTES{style:#}",
-                "TIME UTC",
-                "NIC",
-                "CLIENT",
-                "SERVER",
-                "V/M",
-                "STR",
-                "REFID",
-                "LATENCY",
-                "SERVER",
-                "TOTAL",
-                "OFFSET"
-            )?;
-        }
-        let style = self.style(exchange);
-        let described = &exchange.described_by().event.ntp;
         let request = &exchange.request.event;
+        let interface = interface.map_or(Cow::Borrowed("-"), printable);
+        let client = endpoint(&request.source, request.source_port);
+        let server = endpoint(&request.destination, request.destination_port);
+        let widths = self.widths.hold(&interface, &client, &server);
+        if let Some(every) = self.header_every {
+            let due = self.lines == 0 || self.lines_since_header >= every || widths != self.widths;
+            if due {
+                header(&mut self.out, widths)?;
+                self.lines_since_header = 0;
+            }
+            self.lines_since_header += 1;
+        }
+        self.widths = widths;
+
+        let described = &exchange.described_by().event.ntp;
         let timings = &exchange.timings;
         let time = jiff::Timestamp::from_nanosecond(i128::from(exchange.request.unix))
             .map_err(io::Error::other)?;
         let nanoseconds = |span: Option<Span>| span.map(Span::nanoseconds);
         let total = timings.total_process_time.map(u64::cast_signed);
-        writeln!(
-            self.out,
-            "{style}{:<15} {:<8} {:>39} {:>39} {:<4} {:>3} {:<15} {:>12} {:>12} {:>12} {:>12} {}{style:#}",
-            time.strftime("%H:%M:%S%.6f").to_string(),
-            interface.unwrap_or("-"),
-            endpoint(&request.source, request.source_port),
-            endpoint(&request.destination, request.destination_port),
-            format!("{}/{}", described.version(), described.mode() as u8),
-            described.stratum(),
-            reference_id(described).unwrap_or_else(|| "-".to_owned()),
-            duration(nanoseconds(timings.client_to_server_latency)),
-            duration(nanoseconds(timings.server_processing_time)),
-            duration(total),
-            duration(nanoseconds(timings.offset)),
-            notes(exchange),
-        )
+        let row = row(
+            widths,
+            [
+                &time.strftime("%H:%M:%S%.6f").to_string(),
+                &interface,
+                &client,
+                &server,
+                &format!("{}/{}", described.version(), described.mode() as u8),
+                &described.stratum().to_string(),
+                reference_id(described).as_deref().unwrap_or("-"),
+                &duration(nanoseconds(timings.client_to_server_latency)),
+                &duration(nanoseconds(timings.server_processing_time)),
+                &duration(total),
+                &duration(nanoseconds(timings.offset)),
+                &notes(exchange),
+            ],
+        );
+        let style = self.style(exchange);
+        writeln!(self.out, "{style}{}{style:#}", row.trim_end())
     }
 
     fn style(&self, exchange: &Exchange) -> Style {
@@ -368,6 +405,57 @@ impl<W: Write> Printer<W> {
             Style::new()
         }
     }
+}
+
+fn header(out: &mut impl Write, widths: Widths) -> io::Result<()> {
+    let style = Style::new().bold();
+    let names = [
+        "TIME UTC", "NIC", "CLIENT", "SERVER", "V/M", "STR", "REFID", "LATENCY", "SERVICE",
+        "TOTAL", "OFFSET", "NOTES",
+    ];
+    writeln!(out, "{style}{}{style:#}", row(widths, names))
+}
+
+fn row(widths: Widths, cells: [&str; 12]) -> String {
+    let [
+        time,
+        nic,
+        client,
+        server,
+        mode,
+        stratum,
+        reference,
+        latency,
+        service,
+        total,
+        offset,
+        notes,
+    ] = cells;
+    let Widths {
+        interface,
+        client: client_width,
+        server: server_width,
+    } = widths;
+    format!(
+        "{time:<15} {nic:<interface$} {client:>client_width$} {server:>server_width$} \
+         {mode:<4} {stratum:>3} {reference:<15} {latency:>12} {service:>12} {total:>12} \
+         {offset:>12} {notes}"
+    )
+}
+
+/// A capture file can name an interface anything: a terminal gets no control characters from it.
+fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let escaped = |character: char| {
+        if character.is_control() {
+            character.escape_default().to_string()
+        } else {
+            character.to_string()
+        }
+    };
+    Cow::Owned(text.chars().map(escaped).collect())
 }
 
 fn endpoint(address: &[u8; 16], port: u16) -> String {
@@ -438,6 +526,23 @@ mod tests {
         assert_eq!(seconds(-1_500_000_000), "-1.500000000");
         assert_eq!(seconds(1_746_000_000_123_456_789), "1746000000.123456789");
         assert_eq!(seconds(i64::MIN), "-9223372036.854775808");
+    }
+
+    #[test]
+    fn names_in_files_cannot_steer_a_terminal() {
+        assert_eq!(printable("eth0"), "eth0");
+        assert_eq!(
+            printable("a\u{1b}[31m\nb\u{9b}é"),
+            "a\\u{1b}[31m\\nb\\u{9b}é"
+        );
+    }
+
+    #[test]
+    fn columns_grow_with_what_they_hold_and_stay() {
+        let long = "[2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff]:65535";
+        let grown = Widths::new().hold("a name that no interface of Linux has", long, "-");
+        assert_eq!((grown.interface, grown.client, grown.server), (15, 46, 21));
+        assert!(grown == grown.hold("-", "-", "-"));
     }
 
     fn reference(stratum: u8, id: [u8; 4]) -> Option<String> {

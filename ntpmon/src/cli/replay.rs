@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use ntpmon_common::{Counter, Counters, Event, parse, settings::PortSet};
 
@@ -29,9 +29,11 @@ use crate::{
 
 /// Pair and time the NTP packets of capture files
 ///
-/// Reads pcap and pcapng, plain, gzip or zstd. Several files are read as one, in the order given.
-/// NTP inside GRE, IP-in-IP and VXLAN is found too. Exchanges are printed in the order of their
-/// requests.
+/// Reads pcap and pcapng, plain, gzip or zstd; needs no privileges. Several files are read as one,
+/// in the order given, so a request may be in one and its response in the next. NTP inside GRE,
+/// IP-in-IP and VXLAN is found too. Exchanges, answered or not, are printed in the order of their
+/// requests; packets that belong to none (broadcasts, control messages, unsolicited responses)
+/// are counted by --summary. A file that is cut off is read up to there, then reported.
 #[derive(Debug, clap::Args)]
 pub(super) struct Replay {
     /// Capture files; - is standard input
@@ -43,8 +45,8 @@ pub(super) struct Replay {
     /// Print no exchanges, only the totals, as one JSON object
     #[arg(long)]
     summary: bool,
-    /// An address of the host that the files were captured on: tells who is client and who is
-    /// server, and makes offsets known where that host asked; may be given several times
+    /// An address of the host that the files were captured on; may be given several times. Tells
+    /// this host's role in each exchange, and makes offset and delay known where it asked
     #[arg(long = "local", value_name = "IP")]
     local: Vec<IpAddr>,
     #[command(flatten)]
@@ -93,6 +95,8 @@ impl Replay {
     }
 }
 
+const WRITING: &str = "writing to standard output";
+
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .downcast_ref::<io::Error>()
@@ -114,12 +118,12 @@ fn replay_totals(
     settings: parse::Settings<'_>,
 ) -> Result<()> {
     // Timings are worked out as well: what is measured is the work that a capture takes.
-    replayer.read(files, settings, |_, _| Ok(()))?;
+    let read = replayer.read(files, settings, |_, _| Ok(()));
+    // A file that is cut off has been read up to there.
     let object = summary::object(&replayer.counters, replayer.pairer.totals());
-    let mut out = io::stdout().lock();
-    serde_json::to_writer(&mut out, &object).map_err(io::Error::from)?;
-    out.write_all(b"\n")?;
-    Ok(())
+    let text = format!("{}\n", serde_json::to_string(&object)?);
+    io::stdout().write_all(text.as_bytes()).context(WRITING)?;
+    read
 }
 
 fn replay_exchanges<W: Write>(
@@ -129,10 +133,18 @@ fn replay_exchanges<W: Write>(
     printer: &mut Ordered<W>,
 ) -> Result<()> {
     let read = replayer.read(files, settings, |exchange, interfaces| {
-        Ok(printer.push(exchange, interfaces)?)
+        printer.push(exchange, interfaces).context(WRITING)
     });
     // A file that is cut off has been read up to there.
-    printer.finish(&replayer.interfaces)?;
+    printer.finish(&replayer.interfaces).context(WRITING)?;
+    if read.is_ok() && printer.printer.is_empty_table() {
+        let counters = &replayer.counters;
+        eprintln!(
+            "no exchanges in {} packets, {} of them NTP: --summary counts them by kind",
+            counters.packets(),
+            counters.get(Counter::Emitted)
+        );
+    }
     read
 }
 

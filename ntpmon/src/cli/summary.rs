@@ -50,12 +50,12 @@ pub(super) fn object(counters: &Counters, totals: &Totals) -> Map<String, Value>
         ("private", *private),
         ("broadcast", *broadcast),
         ("symmetric", *symmetric),
-        ("late", *late),
-        ("evicted", *evicted),
     ] {
         object.insert(name.to_owned(), value.into());
     }
     object.insert("skipped".to_owned(), skipped.into());
+    object.insert("late".to_owned(), (*late).into());
+    object.insert("evicted".to_owned(), (*evicted).into());
     object
 }
 

@@ -9,9 +9,10 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicI64, AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -41,8 +42,9 @@ use crate::{
 
 /// Print NTP exchanges live as they pair
 ///
-/// Ends on Ctrl-C with the totals, on standard error. Several interfaces are watched at once; one
-/// that goes away is picked up again when it comes back.
+/// Needs root, or the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON. Ends on Ctrl-C with the
+/// totals, on standard error. Several interfaces are watched at once; one that goes away is picked
+/// up again when it comes back. Packets are never dropped for a slow reader: lines are, and counted.
 #[derive(Debug, clap::Args)]
 pub(super) struct Watch {
     /// An interface; may be given several times [default: that of the default route]
@@ -77,6 +79,11 @@ pub(super) struct Watch {
     debug: bool,
 }
 
+/// How often an interface that could not be captured is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+/// How long whoever reads the output gets for the last of it.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
 fn parse_rings(text: &str) -> Result<usize> {
     match text.parse() {
         Ok(rings @ (1 | 2 | 4)) if rings <= MAX_RINGS => Ok(rings),
@@ -103,12 +110,12 @@ impl Watch {
         let chosen = self.choose(&all)?;
         for (one, other) in overlaps(&all, &chosen) {
             tracing::warn!(
-                "{one} belongs to {other}: a packet that passes both is counted on both"
+                "{one} and {other} lie on one way: a packet that passes both is counted on both"
             );
         }
 
-        let (output, printing) = self.output()?;
         let shared = Shared::default();
+        let (output, printing) = self.output(&shared)?;
         shared.addresses.refresh()?;
         let pairing = pair::Settings {
             timeout: self.pairing.timeout_nanoseconds(),
@@ -125,19 +132,25 @@ impl Watch {
         }
 
         let mut reader_gone = printing.gone.clone();
+        let mut retry = tokio::time::interval(RETRY);
         loop {
-            tokio::select! {
+            let deleted = tokio::select! {
                 _ = interrupt.recv() => break,
                 _ = terminate.recv() => break,
                 _ = reader_gone.wait_for(|gone| *gone) => break,
                 ready = changes.readable() => {
                     let mut ready = ready?;
-                    ready.get_inner().drain();
+                    let deleted = ready.get_inner().drain();
                     ready.clear_ready();
-                    for change in monitor.follow(|interface| consumer(interface).into_closure())? {
-                        tell(&change);
-                    }
+                    deleted
                 }
+                _ = retry.tick(), if monitor.must_retry() => Vec::new(),
+            };
+            let followed = monitor.follow(&deleted, |interface| consumer(interface).into_closure());
+            match followed {
+                Ok(changes) => changes.iter().for_each(tell),
+                // What is captured goes on; the next change, or the next try, asks again.
+                Err(error) => tracing::error!("following the interfaces: {error:#}"),
             }
         }
 
@@ -176,7 +189,7 @@ impl Watch {
     }
 
     /// Where exchanges go, and the thread that writes them; nowhere when only totals are wanted.
-    fn output(&self) -> Result<(Option<SyncSender<Batch>>, Printing)> {
+    fn output(&self, shared: &Shared) -> Result<(Option<SyncSender<Batch>>, Printing)> {
         let (tell_gone, gone) = watch::channel(false);
         if self.summary {
             // Nobody prints, so nobody is told; the channel stays open beside the thread.
@@ -189,10 +202,11 @@ impl Watch {
         }
         let format = self.format.unwrap_or(Format::Table);
         let (sender, receiver) = sync_channel(BATCHES);
+        let printed = Arc::clone(&shared.printed);
         let thread = thread::Builder::new()
             .name("printer".to_owned())
             .spawn(move || {
-                let result = print(&receiver, format);
+                let result = print(&receiver, format, &printed);
                 tell_gone.send_replace(true);
                 result
             })
@@ -211,7 +225,7 @@ impl Watch {
             counters.add(share);
         }
         let totals = shared.totals();
-        let unprinted = shared.unprinted.load(Ordering::Relaxed);
+        let unprinted = shared.unprinted();
         let as_json = self.summary || self.format == Some(Format::Ndjson);
         let text = if as_json {
             let mut object = summary::object(&counters, &totals);
@@ -244,12 +258,16 @@ impl Watch {
             }
             text
         };
-        if self.summary {
-            io::stdout().write_all(text.as_bytes())?;
+        let written = if self.summary {
+            io::stdout().write_all(text.as_bytes())
         } else {
-            io::stderr().write_all(text.as_bytes())?;
+            io::stderr().write_all(text.as_bytes())
+        };
+        match written {
+            // Nobody wants to know.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            written => written.context("writing the totals"),
         }
-        Ok(())
     }
 }
 
@@ -265,8 +283,10 @@ fn tell(change: &Change) {
 #[derive(Clone, Default)]
 struct Shared {
     addresses: Addresses,
-    totals: Arc<Mutex<Vec<Arc<Mutex<Totals>>>>>,
-    unprinted: Arc<AtomicU64>,
+    totals: Arc<Mutex<AllTotals>>,
+    /// Exchanges that were to be printed, and those that were.
+    offered: Arc<AtomicU64>,
+    printed: Arc<AtomicU64>,
     clock_steps: Arc<AtomicU64>,
     /// The last step that was told, so that each is told once however many threads see it.
     last_step: Arc<AtomicI64>,
@@ -275,16 +295,45 @@ struct Shared {
 impl Shared {
     fn new_totals(&self) -> Arc<Mutex<Totals>> {
         let totals = Arc::default();
-        lock(&self.totals).push(Arc::clone(&totals));
+        let mut all = lock(&self.totals);
+        all.fold();
+        all.rings.push(Arc::clone(&totals));
         totals
     }
 
     fn totals(&self) -> Totals {
-        let mut sum = Totals::default();
-        for totals in lock(&self.totals).iter() {
+        let all = lock(&self.totals);
+        let mut sum = all.ended;
+        for totals in &all.rings {
             sum.add(&lock(totals));
         }
         sum
+    }
+
+    fn unprinted(&self) -> u64 {
+        let printed = self.printed.load(Ordering::Acquire);
+        self.offered.load(Ordering::Acquire).saturating_sub(printed)
+    }
+}
+
+/// What the rings' threads counted.
+#[derive(Default)]
+struct AllTotals {
+    /// Of those that have ended: an interface may come and go without end.
+    ended: Totals,
+    rings: Vec<Arc<Mutex<Totals>>>,
+}
+
+impl AllTotals {
+    fn fold(&mut self) {
+        let ended = &mut self.ended;
+        self.rings.retain(|totals| {
+            let runs = Arc::strong_count(totals) > 1;
+            if !runs {
+                ended.add(&lock(totals));
+            }
+            runs
+        });
     }
 }
 
@@ -329,7 +378,7 @@ impl Consumer {
                 addresses: shared.addresses.current(),
                 output,
                 batch: Vec::new(),
-                unprinted: Arc::clone(&shared.unprinted),
+                offered: Arc::clone(&shared.offered),
             },
             shared: shared.clone(),
         }
@@ -395,7 +444,7 @@ struct Sink {
     addresses: Arc<LocalAddresses>,
     output: Option<SyncSender<Batch>>,
     batch: Vec<Exchange>,
-    unprinted: Arc<AtomicU64>,
+    offered: Arc<AtomicU64>,
 }
 
 impl Sink {
@@ -423,12 +472,10 @@ impl Sink {
             interface: Arc::clone(&self.interface),
             exchanges: std::mem::take(&mut self.batch),
         };
-        if let Err(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) =
-            output.try_send(batch)
-        {
-            self.unprinted
-                .fetch_add(batch.exchanges.len() as u64, Ordering::Relaxed);
-        }
+        self.offered
+            .fetch_add(batch.exchanges.len() as u64, Ordering::Release);
+        // What finds no place, or no printer, stays unprinted, and is counted as that.
+        let _ = output.try_send(batch);
     }
 }
 
@@ -441,33 +488,48 @@ struct Printing {
 }
 
 impl Printing {
-    /// Waits for the last line. A reader that went away is no failure.
+    /// Waits for the last line. A reader that went away is no failure; one that does not read
+    /// keeps nobody from ending.
     fn finish(self) -> Result<()> {
-        match self.thread.map(thread::JoinHandle::join) {
-            None | Some(Ok(Ok(()))) => Ok(()),
-            Some(Ok(Err(error))) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            Some(Ok(Err(error))) => Err(error).context("writing exchanges to standard output"),
-            Some(Err(_)) => bail!("the printer died"),
+        let Some(thread) = self.thread else {
+            return Ok(());
+        };
+        let end = Instant::now() + LAST_LINES;
+        while !thread.is_finished() {
+            if Instant::now() >= end {
+                tracing::warn!("nobody reads standard output: leaving out what is not read");
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        match thread.join() {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Ok(Err(error)) => Err(error).context("writing exchanges to standard output"),
+            Err(_) => bail!("the printer died"),
         }
     }
 }
 
-fn print(batches: &Receiver<Batch>, format: Format) -> io::Result<()> {
+fn print(batches: &Receiver<Batch>, format: Format, printed: &AtomicU64) -> io::Result<()> {
     let stdout = io::stdout();
     let terminal = stdout.is_terminal();
     let out = BufWriter::with_capacity(1 << 16, stdout.lock());
     let mut printer = Printer::new(out, format, false, terminal);
     while let Ok(mut batch) = batches.recv() {
+        let mut count = 0;
         loop {
             for exchange in &batch.exchanges {
                 printer.print(exchange, Some(&batch.interface))?;
             }
+            count += batch.exchanges.len() as u64;
             match batches.try_recv() {
                 Ok(next) => batch = next,
                 Err(_) => break,
             }
         }
         printer.flush()?;
+        printed.fetch_add(count, Ordering::Release);
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     OBJECT,
     frame::{ntp_request, packet},
+    median,
 };
 
 /// Of each figure so many are taken, in turn with the others, and the median counts.
@@ -88,11 +89,6 @@ fn emitted(programs: &mut Programs, program: Program, frame: &[u8]) -> Result<u6
 
 fn nanoseconds(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn median(mut values: Vec<u64>) -> u64 {
-    values.sort_unstable();
-    values[values.len() / 2]
 }
 
 pub(crate) fn print(figures: &[Figures]) {

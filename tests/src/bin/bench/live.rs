@@ -3,7 +3,6 @@
 //! run on the first CPU, whoever watches on the second.
 
 use std::{
-    ffi::OsStr,
     io::{BufRead, BufReader, Read},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -13,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::programs::loaded_programs;
 use serde_json::{Value, json};
 
-use crate::{generator::Generator, network, ntpmon};
+use crate::{generator::Generator, installed, network, ntpmon};
 
 /// The rate and the time of the measurement at a steady load.
 const STEADY_RATE: u64 = 200_000;
@@ -55,6 +54,7 @@ pub(crate) struct Figures {
 pub(crate) fn measure() -> Result<Vec<Figures>> {
     network::enter_own_namespace()?;
     network::make_pair(SENDER, WATCHED)?;
+    network::raise_priority()?;
     network::pin(0)?;
     let generator = Generator::new(network::index(SENDER)?, CLIENTS)?;
     let mut figures = Vec::new();
@@ -154,6 +154,14 @@ fn run(watcher: Watcher, generator: &Generator, rate: u64, duration: Duration) -
         "{} frames were sent, but {arrived} arrived at the watched interface",
         sent.frames
     );
+    eprintln!(
+        "live: {} at {:.0} packets/s for {:.1} s: {} of {} lost",
+        watcher.name(),
+        sent.rate(),
+        sent.duration.as_secs_f64(),
+        sent.frames.saturating_sub(seen),
+        sent.frames
+    );
     Ok(Run {
         sent: sent.frames,
         lost: sent.frames.saturating_sub(seen),
@@ -168,8 +176,8 @@ fn watched(watcher: Watcher, load: impl FnOnce() -> Result<()>) -> Result<(u64, 
     let mut process = watcher.start()?;
     let before = network::cpu_time(process.0.id())?;
     load()?;
-    // What is still under way.
-    std::thread::sleep(Duration::from_millis(500));
+    // tcpdump gets to see what does not fill a block after a second.
+    std::thread::sleep(Duration::from_millis(1500));
     let time = network::cpu_time(process.0.id())? - before;
     Ok((watcher.stop(&mut process)?, time))
 }
@@ -281,16 +289,6 @@ fn paired(totals: &Value) -> Result<u64> {
         "nothing was lost, but of {taken} packets only {paired} were paired: {totals}"
     );
     Ok(taken)
-}
-
-/// Whether a program is there to be compared with.
-pub(crate) fn installed(program: impl AsRef<OsStr>) -> bool {
-    Command::new(program)
-        .arg("--version")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok()
 }
 
 pub(crate) fn print(figures: &[Figures]) {

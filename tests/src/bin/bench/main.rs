@@ -6,8 +6,13 @@ mod generator;
 mod kernel;
 mod live;
 mod network;
+mod replay;
 
-use std::path::PathBuf;
+use std::{
+    ffi::OsStr,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
@@ -27,6 +32,8 @@ struct Arguments {
 enum Part {
     /// The kernel programs, in nanoseconds a packet.
     Kernel,
+    /// Reading a capture file, in CPU time a packet.
+    Replay,
     /// A veth pair under load: CPU a packet, losses, the highest rate without any.
     Live,
 }
@@ -41,6 +48,13 @@ fn main() -> Result<()> {
             kernel::print(&figures);
         }
         report.insert("kernel".to_owned(), kernel::json(&figures));
+    }
+    if wanted(Part::Replay) {
+        let figures = replay::measure()?;
+        if !arguments.json {
+            replay::print(&figures);
+        }
+        report.insert("replay".to_owned(), replay::json(&figures));
     }
     // Last, as it leaves this network namespace.
     if wanted(Part::Live) {
@@ -70,4 +84,19 @@ fn ntpmon() -> Result<PathBuf> {
         path.display()
     );
     Ok(path)
+}
+
+/// Whether a program is there to be compared with.
+fn installed(program: impl AsRef<OsStr>) -> bool {
+    Command::new(program)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok()
+}
+
+fn median<T: Ord + Copy>(mut values: Vec<T>) -> T {
+    values.sort_unstable();
+    values[values.len() / 2]
 }
