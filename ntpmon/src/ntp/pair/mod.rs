@@ -394,8 +394,12 @@ impl Match {
     fn value(self, question: &Event) -> Option<Timestamp> {
         match self {
             Self::Basic => Some(question.ntp.asks_with()),
-            Self::Interleaved => (question.ntp.version() < 5 && !question.ntp.receive().is_zero())
-                .then(|| question.ntp.receive()),
+            // An interleaved request carries both.
+            Self::Interleaved => {
+                let ntp = &question.ntp;
+                let has_both = !ntp.receive().is_zero() && !ntp.transmit().is_zero();
+                (ntp.version() < 5 && has_both).then(|| ntp.receive())
+            }
         }
     }
 
