@@ -126,12 +126,15 @@ const FUNCTIONS: &str = r#"
 start() {
     ntpmon watch -i near --summary $options > /run/totals$1 2> /run/log$1 &
     eval "watch$1=$!"
-    until grep -q 'watching near' /run/log$1; do kill -0 $!; sleep 0.1; done
+    until grep -q 'watching near' /run/log$1; do
+        kill -0 $! || { cat /run/log$1 >&2; exit 1; }
+        sleep 0.1
+    done
 }
 stop() {
     eval "id=\$watch$1"
     kill -INT $id
-    wait $id || { cat /run/log$1 >&2; exit 1; }
+    wait $id || { echo "ended with $?" >&2; cat /run/log$1 >&2; exit 1; }
     cat /run/log$1 >&2
     cat /run/totals$1
 }
