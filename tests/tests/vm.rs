@@ -124,6 +124,8 @@ fn linux_6_1_takes_every_program_with_every_setting() {
 /// others, and whether there is a clsact qdisc.
 const FUNCTIONS: &str = r#"
 start() {
+    # Not that of an earlier one.
+    : > /run/log$1
     ntpmon watch -i near --summary $options > /run/totals$1 2> /run/log$1 &
     eval "watch$1=$!"
     until grep -q 'watching near' /run/log$1; do
