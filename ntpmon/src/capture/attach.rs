@@ -227,10 +227,13 @@ pub(super) fn attach(interface: &Interface, settings: &Settings) -> Result<Attac
         Ok(loaded) => loaded,
         Err(error) => {
             // Nothing of a half-made capture stays; what a predecessor pinned waits for a better try.
-            if let Some(pins) = pins.filter(|pins| pins.new)
-                && let Err(error) = pins.remove_all()
-            {
-                tracing::warn!("{error:#}");
+            if let Some(pins) = pins.filter(|pins| pins.new) {
+                let removed = pins
+                    .remove_all()
+                    .and_then(|()| remove_filters(interface.index, slot.number, None));
+                if let Err(error) = removed {
+                    tracing::warn!("{error:#}");
+                }
             }
             if made_qdisc {
                 give_back_qdisc(interface.index);
