@@ -1,6 +1,6 @@
 //! What the kernel programs and the daemon share, so that it exists once: the [`Event`] that
 //! crosses the ring buffer, the [parser](parse) that makes it, the [counters](Counter) of what was
-//! not emitted, and the [settings](settings) that a program is loaded with.
+//! not emitted, and the [settings] that a program is loaded with.
 //!
 //! The parser is generic over [`Packet`]: the code that runs in the kernel is the code that is
 //! unit-tested, fuzzed and replayed over capture files.

@@ -26,7 +26,7 @@ pub trait Packet: Sized {
         Some(())
     }
 
-    /// Takes one of the steps that few packets need; the answer is one word. In the
+    /// Takes one of the steps that few packets need; the answer is an `Outcome`'s word. In the
     /// kernel this is a call of a function that the verifier looks at once: inlined, it would
     /// follow every way through it for every way that leads to it.
     #[inline(always)]
@@ -239,7 +239,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// Takes the step; the answer is one word.
+    /// Takes the step; the answer is an `Outcome`'s word.
     #[inline(always)]
     pub fn run<P: Packet>(self, packet: &P, offset: usize, argument: u32) -> u64 {
         // Nothing can be read there, and the verifier has to know that nothing is.

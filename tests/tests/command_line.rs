@@ -10,6 +10,7 @@
 use std::{
     ffi::OsStr,
     fs,
+    io::Write,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Stdio,
@@ -238,7 +239,7 @@ fn a_file_that_may_not_be_read_is_named() {
     let folder = folder().unwrap();
     let file = folder.path().join("secret");
     fs::write(&file, "").unwrap();
-    fs::set_permissions(&file, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
     let before = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"];
     let mut command = ntpmon::command(&before).unwrap();
     let output = command.arg("replay").arg(&file).output().unwrap();
@@ -272,6 +273,18 @@ fn what_stands_before_the_end_of_a_cut_file_is_reported() {
     let ended = replay(&[], &file);
     is_failure(&ended, &words);
     assert_eq!(ended.stdout.lines().count(), 5);
+
+    // As gzip leaves it when the disk is full: not even its checksum is there.
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+    gzip.write_all(&whole).unwrap();
+    let packed = gzip.finish().unwrap();
+    fs::write(&file, &packed[..packed.len() / 2]).unwrap();
+    let ended = replay(&["--format", "ndjson"], &file);
+    is_failure(
+        &ended,
+        &[file.to_str().unwrap(), "compressed data ends early"],
+    );
+    assert!(ended.stdout.lines().count() > 20, "{ended:?}");
 }
 
 #[test]

@@ -598,8 +598,8 @@ fn summaries_of_our_captures_are_what_was_played() {
         ("xleave", Counts::pairs(48)),
         ("nts", Counts::pairs(48)),
         ("tun", Counts::pairs(48)),
-        ("vlan", Counts::pairs(52)),
-        ("qinq", Counts::pairs(49)),
+        ("vlan", Counts::pairs(48)),
+        ("qinq", Counts::pairs(48)),
         ("ntpdate", Counts::pairs(6)),
         ("sntp", Counts::pairs(6)),
         // Its eight responses with stratum 0 have no letters in them: not synchronised, no kiss.
@@ -621,13 +621,13 @@ fn summaries_of_our_captures_are_what_was_played() {
             },
         ),
         (
-            // Packet 1 asks and every later one answers and asks. But 8 answers the same as 6, so that 7
-            // is never answered; 29 and 27 likewise, and 94 is the last.
+            // Every packet asks, and answers the other side's last. But 4 and 8 are never answered,
+            // because the other side's next packet answers an older one again, and 96 is the last.
             "symmetric",
             Counts {
-                packets: 94,
-                symmetric: 94,
-                answered: 91,
+                packets: 96,
+                symmetric: 96,
+                answered: 93,
                 unanswered: 3,
                 ..Counts::NOTHING
             },
@@ -779,7 +779,7 @@ fn every_line_has_the_documented_fields_in_their_order_and_of_their_types() {
             lines += 1;
         }
     }
-    assert!(lines > 600, "{lines}");
+    assert!(lines > 500, "{lines}");
 }
 
 fn check_types(line: &Map<String, Value>) {
@@ -937,7 +937,7 @@ fn exchanges_pair_across_the_border_of_two_files() {
     let whole = pcap::read(&own("ipv6.pcap")).unwrap();
     let expected = without_frames(&ndjson(&[&own("ipv6.pcap")]));
     let [one, other] = ["one", "other"].map(|name| folder.path().join(name));
-    for border in (0..=whole.packets.len()).step_by(5) {
+    for border in 0..=whole.packets.len() {
         let (before, after) = whole.packets.split_at(border);
         for (file, packets) in [(&one, before), (&other, after)] {
             let part = Capture {
@@ -970,7 +970,7 @@ fn exchanges_are_printed_in_the_order_of_their_requests() {
     let file = folder.path().join("peers");
     fs::write(&file, pcap::write(&peers_and_a_client(), Form::default())).unwrap();
     let rows = replay(&file, &[]).unwrap();
-    assert_eq!(rows.len(), 94 + 48);
+    assert_eq!(rows.len(), 96 + 48);
     let frames: Vec<_> = rows
         .iter()
         .map(|row| row.number("request_frame").unwrap())
@@ -1057,6 +1057,11 @@ fn a_header_comes_at_a_terminal_and_again_after_forty_lines() {
     .unwrap();
     assert_eq!(output.matches("CLIENT").count(), 2, "{output}");
     assert!(output.contains("\u{1b}[1m"), "{output:?}");
+    // A file can be of any day.
+    for row in replay(&own("plain.pcap"), &[]).unwrap() {
+        let time = row.text("session_timestamp").unwrap().replace('T', " ");
+        assert!(output.contains(&time[..26]), "{time} is not in {output}");
+    }
 }
 
 #[test]

@@ -124,14 +124,19 @@ fn linux_6_1_takes_every_program_with_every_setting() {
 /// others, and whether there is a clsact qdisc.
 const FUNCTIONS: &str = r#"
 start() {
+    # Not that of an earlier one.
+    : > /run/log$1
     ntpmon watch -i near --summary $options > /run/totals$1 2> /run/log$1 &
     eval "watch$1=$!"
-    until grep -q 'watching near' /run/log$1; do kill -0 $!; sleep 0.1; done
+    until grep -q 'watching near' /run/log$1; do
+        kill -0 $! || { cat /run/log$1 >&2; exit 1; }
+        sleep 0.1
+    done
 }
 stop() {
     eval "id=\$watch$1"
     kill -INT $id
-    wait $id || { cat /run/log$1 >&2; exit 1; }
+    wait $id || { echo "ended with $?" >&2; cat /run/log$1 >&2; exit 1; }
     cat /run/log$1 >&2
     cat /run/totals$1
 }

@@ -120,7 +120,8 @@ fn up_to_two_tags_are_looked_through_wherever_they_are() {
     };
     let (c, s, old) = (0x8100, 0x88a8, 0x9100);
     // (tags in the frame, tag in the skb, what comes out)
-    let cases: [(&[(u16, u16)], u16, Result<[u16; 2], Skip>); 11] = [
+    type Tags<'a> = &'a [(u16, u16)];
+    let cases: [(Tags<'_>, u16, Result<[u16; 2], Skip>); 11] = [
         (&[], 0, Ok([0, 0])),
         (&[], 7, Ok([7, 0])),
         (&[(c, 5)], 0, Ok([5, 0])),

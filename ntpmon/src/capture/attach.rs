@@ -6,25 +6,15 @@
 //! a filter by its handle, a pin by its directory. Whether their owner still lives is told by a
 //! lock that the kernel releases with the process.
 
-use std::{
-    fmt, fs,
-    os::{
-        linux::net::SocketAddrExt,
-        unix::{
-            fs::MetadataExt,
-            net::{SocketAddr, UnixListener},
-        },
-    },
-    path::{Path, PathBuf},
-};
+use std::fmt;
 
 use anyhow::{Context, Result, anyhow, bail};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Map, MapInfo, MapType},
+    maps::Map,
     programs::{
         LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
-        links::{FdLink, PinnedLink},
+        links::FdLink,
         loaded_programs,
         tc::{
             NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
@@ -36,6 +26,13 @@ use aya_log::EbpfLogger;
 use ntpmon_common::settings::{Link, MAX_RINGS, PortSet, globals};
 
 use super::{OBJECT, Settings};
+use super::{
+    leftovers::{
+        HANDLE_MAJOR, MADE_QDISC, remove_filters, remove_leftovers, remove_qdisc_if_empty, slot_of,
+    },
+    pins::Pins,
+    slot::Slot,
+};
 use crate::{
     netlink::{self, Interface},
     privileges,
@@ -91,18 +88,6 @@ const XDP_MODES: [(XdpMode, Hook); 2] = [
     (XdpMode::Driver, Hook::XdpDriver),
     (XdpMode::Skb, Hook::XdpGeneric),
 ];
-
-/// "nt": the major number of the handles of our filters.
-const HANDLE_MAJOR: u16 = 0x6e74;
-/// In the minor number: we made the qdisc.
-const MADE_QDISC: u16 = 0x8000;
-/// How many captures of one interface are told apart.
-const SLOTS: u16 = 8;
-/// Above everything of ours in the BPF file system. The number is that of the event's layout: a
-/// ring with other events in it is not taken over.
-const PIN_ROOT: &str = "/sys/fs/bpf/ntpmon-1";
-const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
 /// Where the programs' log lines go. Programs are made to log only on request, so what they say is
 /// shown, whatever level they give it.
@@ -194,13 +179,6 @@ fn give_back_qdisc(interface: u32) {
     }
 }
 
-fn remove_qdisc_if_empty(interface: u32) -> Result<()> {
-    if netlink::filters(interface)?.is_empty() {
-        netlink::delete_clsact(interface)?;
-    }
-    Ok(())
-}
-
 pub(super) fn attach(interface: &Interface, settings: &Settings) -> Result<Attached> {
     privileges::check_capture()?;
     let link = link_of(interface)?;
@@ -227,10 +205,13 @@ pub(super) fn attach(interface: &Interface, settings: &Settings) -> Result<Attac
         Ok(loaded) => loaded,
         Err(error) => {
             // Nothing of a half-made capture stays; what a predecessor pinned waits for a better try.
-            if let Some(pins) = pins.filter(|pins| pins.new)
-                && let Err(error) = pins.remove_all()
-            {
-                tracing::warn!("{error:#}");
+            if let Some(pins) = pins.filter(|pins| pins.new) {
+                let removed = pins
+                    .remove_all()
+                    .and_then(|()| remove_filters(interface.index, slot.number, None));
+                if let Err(error) = removed {
+                    tracing::warn!("{error:#}");
+                }
             }
             if made_qdisc {
                 give_back_qdisc(interface.index);
@@ -337,7 +318,7 @@ fn load(link: Link, settings: &Settings, pins: Option<&Pins>) -> Result<Ebpf> {
             loader.map_max_entries(name, rustix::param::page_size() as u32);
             continue;
         }
-        loader.map_max_entries(name, ring_bytes(settings));
+        loader.map_max_entries(name, settings.ring_size());
         if let Some(pins) = pins {
             loader.map_pin_path(name, pins.directory.join(name));
         }
@@ -352,14 +333,6 @@ fn load(link: Link, settings: &Settings, pins: Option<&Pins>) -> Result<Ebpf> {
             .with_context(|| format!("loading the program {name}"))?;
     }
     Ok(ebpf)
-}
-
-/// The kernel takes powers of two, and whole pages.
-fn ring_bytes(settings: &Settings) -> u32 {
-    settings
-        .ring_bytes
-        .max(rustix::param::page_size() as u32)
-        .next_power_of_two()
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
@@ -580,23 +553,6 @@ fn pin_of(hook: Hook) -> String {
     format!("link_{}", hook.to_string().replace('-', "_"))
 }
 
-/// Removes the filters of one of our captures, in one direction or both.
-fn remove_filters(interface: u32, slot: u16, parent: Option<u16>) -> Result<()> {
-    for filter in netlink::filters(interface)? {
-        if slot_of(&filter) == Some(slot) && parent.is_none_or(|parent| parent == filter.parent) {
-            netlink::delete_filter(&filter)?;
-        }
-    }
-    Ok(())
-}
-
-/// Which of our captures a filter belongs to, if it is one of ours.
-fn slot_of(filter: &netlink::Filter) -> Option<u16> {
-    let (major, minor) = filter.handle;
-    let slot = (minor & !MADE_QDISC).checked_sub(1)?;
-    (filter.bpf && major == HANDLE_MAJOR && slot < SLOTS).then_some(slot)
-}
-
 fn name_of(program: u32) -> String {
     loaded_programs()
         .flatten()
@@ -614,233 +570,4 @@ fn root_cause(error: &ProgramError) -> String {
         cause = deeper;
     }
     cause.to_string()
-}
-
-/// The right to one of an interface's few places, held by a socket in the abstract name space of
-/// this network namespace: the kernel gives it back however the process ends.
-#[derive(Debug)]
-struct Slot {
-    number: u16,
-    _lock: UnixListener,
-}
-
-impl Slot {
-    fn take(interface: u32, pin: bool) -> Result<Self> {
-        // Pins have one place: only one process can own them.
-        for number in 0..if pin { 1 } else { SLOTS } {
-            if let Some(slot) = Self::try_take(interface, number)? {
-                return Ok(slot);
-            }
-        }
-        if pin {
-            bail!("another ntpmon captures on this interface: only one can own the pins");
-        }
-        bail!("{SLOTS} other ntpmon processes capture on this interface already");
-    }
-
-    fn try_take(interface: u32, number: u16) -> Result<Option<Self>> {
-        let name = format!("ntpmon/{interface}/{number}");
-        let address = SocketAddr::from_abstract_name(name).context("naming a lock")?;
-        match UnixListener::bind_addr(&address) {
-            Ok(lock) => Ok(Some(Self {
-                number,
-                _lock: lock,
-            })),
-            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Ok(None),
-            Err(error) => Err(error).context("taking a lock"),
-        }
-    }
-}
-
-/// Removes what no living ntpmon owns: filters, the qdisc that they were made with, pins. Says
-/// what it removed.
-///
-/// # Errors
-/// When the kernel refuses.
-pub fn cleanup(interface: &Interface) -> Result<Vec<String>> {
-    let slot = Slot::try_take(interface.index, 0)?;
-    remove_leftovers(interface, slot.as_ref())
-}
-
-/// Removes the pins of interfaces of this network namespace that there are no more, under the
-/// names that they had. Says what it removed.
-///
-/// # Errors
-/// When the kernel refuses.
-pub fn cleanup_gone(existing: &[Interface]) -> Result<Vec<String>> {
-    let mut removed = Vec::new();
-    let prefix = pin_prefix()?;
-    let kept: Vec<String> = existing
-        .iter()
-        .map(|interface| pin_name(&prefix, &interface.name))
-        .collect();
-    let Ok(entries) = fs::read_dir(PIN_ROOT) else {
-        // Nothing was ever pinned.
-        return Ok(removed);
-    };
-    for entry in entries {
-        let entry = entry.with_context(|| format!("listing {PIN_ROOT}"))?;
-        let name = entry.file_name();
-        let ours = name.to_str().is_some_and(|name| name.starts_with(&prefix));
-        if ours && kept.iter().all(|kept| name != kept.as_str()) {
-            remove_pins(&entry.path())?;
-            removed.push(format!("the pins in {}", entry.path().display()));
-        }
-    }
-    Ok(removed)
-}
-
-/// `own` is the place that the caller holds, if any. Pins belong to the first one.
-fn remove_leftovers(interface: &Interface, own: Option<&Slot>) -> Result<Vec<String>> {
-    let own = own.map(|slot| slot.number);
-    let mut removed = Vec::new();
-    let mut made_qdisc = false;
-    for filter in netlink::filters(interface.index)? {
-        let Some(slot) = slot_of(&filter) else {
-            continue;
-        };
-        // Ours by the lock that we hold, or nobody's.
-        let _lock = if Some(slot) == own {
-            None
-        } else {
-            match Slot::try_take(interface.index, slot)? {
-                Some(lock) => Some(lock),
-                None => continue,
-            }
-        };
-        netlink::delete_filter(&filter)?;
-        made_qdisc |= filter.handle.1 & MADE_QDISC != 0;
-        let direction = if filter.parent == netlink::CLSACT_EGRESS {
-            "egress"
-        } else {
-            "ingress"
-        };
-        removed.push(format!(
-            "an {direction} filter of an ntpmon that was killed"
-        ));
-    }
-    if made_qdisc {
-        remove_qdisc_if_empty(interface.index)?;
-    }
-    if own == Some(0) {
-        let directory = pin_directory(&interface.name)?;
-        if directory.exists() {
-            remove_pins(&directory)?;
-            removed.push(format!("the pins in {}", directory.display()));
-        }
-    }
-    Ok(removed)
-}
-
-fn remove_pins(directory: &Path) -> Result<()> {
-    fs::remove_dir_all(directory).with_context(|| format!("removing {}", directory.display()))
-}
-
-fn pin_directory(interface: &str) -> Result<PathBuf> {
-    Ok(Path::new(PIN_ROOT).join(pin_name(&pin_prefix()?, interface)))
-}
-
-/// What the directories of this network namespace begin with.
-fn pin_prefix() -> Result<String> {
-    let namespace = fs::metadata("/proc/self/ns/net")
-        .context("identifying the network namespace")?
-        .ino();
-    Ok(format!("{namespace}-"))
-}
-
-fn pin_name(prefix: &str, interface: &str) -> String {
-    // The BPF file system does not allow dots in names, interfaces do.
-    let interface = interface.replace('%', "%25").replace('.', "%2e");
-    format!("{prefix}{interface}")
-}
-
-/// An interface's directory in the BPF file system.
-struct Pins {
-    directory: PathBuf,
-    /// It was not there before.
-    new: bool,
-}
-
-impl Pins {
-    fn prepare(interface: &str) -> Result<Self> {
-        let file_system = rustix::fs::statfs(BPF_FILE_SYSTEM)
-            .with_context(|| format!("looking at {BPF_FILE_SYSTEM}"))?;
-        if file_system.f_type != BPF_FS_MAGIC {
-            bail!("--pin needs the BPF file system: mount -t bpf bpf {BPF_FILE_SYSTEM}");
-        }
-        let directory = pin_directory(interface)?;
-        let new = !directory.exists();
-        fs::create_dir_all(&directory)
-            .with_context(|| format!("making {}", directory.display()))?;
-        Ok(Self { directory, new })
-    }
-
-    fn remove_all(&self) -> Result<()> {
-        remove_pins(&self.directory)
-    }
-
-    fn take_over(&self, name: &str) -> Option<FdLink> {
-        let path = self.directory.join(name);
-        if !path.exists() {
-            return None;
-        }
-        match PinnedLink::from_pin(&path) {
-            Ok(link) => Some(link.into()),
-            Err(error) => {
-                tracing::warn!(%error, path = %path.display(), "a pinned link does not open");
-                self.remove(name);
-                None
-            }
-        }
-    }
-
-    fn pin(&self, link: FdLink, name: &str) -> Result<()> {
-        let path = self.directory.join(name);
-        link.pin(&path)
-            .with_context(|| format!("pinning {}", path.display()))?;
-        Ok(())
-    }
-
-    fn remove(&self, name: &str) {
-        let path = self.directory.join(name);
-        if let Err(error) = fs::remove_file(&path)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, path = %path.display(), "removing a pin");
-        }
-    }
-
-    /// Rings keep the size that they were made with, and there are as many as there were: events
-    /// that wait in one are taken only by who opens it.
-    fn check_rings(&self, names: &[String], settings: &Settings) -> Result<()> {
-        let bytes = ring_bytes(settings);
-        let mut pinned = 0;
-        for name in names {
-            let path = self.directory.join(name);
-            if !path.exists() {
-                continue;
-            }
-            pinned += 1;
-            let info =
-                MapInfo::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
-            if info.map_type()? != MapType::RingBuf || info.max_entries() != bytes {
-                bail!(
-                    "the pinned ring {} has {} KiB, not the {} KiB that are asked for: \
-                     ask for that size, or remove it with `ntpmon cleanup`",
-                    path.display(),
-                    info.max_entries() / 1024,
-                    bytes / 1024
-                );
-            }
-        }
-        if pinned != 0 && pinned != settings.rings {
-            bail!(
-                "{} holds {pinned} pinned rings, not the {} that are asked for: \
-                 ask for as many, or remove them with `ntpmon cleanup`",
-                self.directory.display(),
-                settings.rings
-            );
-        }
-        Ok(())
-    }
 }

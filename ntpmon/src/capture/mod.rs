@@ -4,7 +4,10 @@
 mod attach;
 mod counters;
 mod drain;
+mod leftovers;
 pub mod pcap;
+mod pins;
+mod slot;
 
 use std::{
     os::fd::OwnedFd,
@@ -20,8 +23,9 @@ use crate::netlink::Interface;
 
 use self::attach::Attached;
 pub use self::{
-    attach::{Hook, Mode, cleanup, cleanup_gone},
+    attach::{Hook, Mode},
     drain::Drained,
+    leftovers::{cleanup, cleanup_gone},
 };
 
 /// The kernel programs, as built beside this binary.
@@ -45,6 +49,15 @@ pub struct Settings {
     /// Leave links and rings in the kernel when the process ends, and take over what an earlier
     /// process left.
     pub pin: bool,
+}
+
+impl Settings {
+    /// What a ring comes to have: the kernel takes powers of two, and whole pages.
+    fn ring_size(&self) -> u32 {
+        self.ring_bytes
+            .max(rustix::param::page_size() as u32)
+            .next_power_of_two()
+    }
 }
 
 impl Default for Settings {
@@ -105,7 +118,7 @@ impl Capture {
             let drain = drain::Drain::new(
                 &mut capture.attached,
                 index,
-                settings.ring_bytes,
+                settings.ring_size(),
                 &capture.stop,
                 &taken,
             )?;

@@ -48,6 +48,8 @@ pub fn run() -> Result<()> {
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
         .without_time()
+        // It would be told on standard error, which is what fails.
+        .log_internal_errors(false)
         .with_env_filter(
             EnvFilter::try_from_env("NTPMON_LOG")
                 .unwrap_or_else(|_| EnvFilter::new("warn,ntpmon=info")),

@@ -246,10 +246,15 @@ pub(super) struct Printer<W> {
     widths: Widths,
 }
 
+/// How times are written in a table, and in how many characters: live ones are of today.
+const TIME: (&str, usize) = ("%H:%M:%S%.6f", 15);
+const DATE_AND_TIME: (&str, usize) = ("%Y-%m-%d %H:%M:%S%.6f", 26);
+
 /// Columns that are as wide as what they held so far: room for the longest addresses from the
 /// start would push the rest off most screens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Widths {
+    time: usize,
     interface: usize,
     client: usize,
     server: usize,
@@ -259,9 +264,10 @@ impl Widths {
     /// The names of Linux's interfaces have 15 bytes; files can have longer ones.
     const INTERFACE_BOUND: usize = 15;
 
-    const fn new() -> Self {
+    const fn new(time: usize) -> Self {
         const IPV4_WITH_PORT: usize = "255.255.255.255:65535".len();
         Self {
+            time,
             interface: "NIC".len(),
             client: IPV4_WITH_PORT,
             server: IPV4_WITH_PORT,
@@ -271,6 +277,7 @@ impl Widths {
     fn hold(self, interface: &str, client: &str, server: &str) -> Self {
         let interface = interface.chars().count().min(Self::INTERFACE_BOUND);
         Self {
+            time: self.time,
             interface: self.interface.max(interface),
             client: self.client.max(client.len()),
             server: self.server.max(server.len()),
@@ -289,7 +296,7 @@ impl<W: Write> Printer<W> {
             header_every: if terminal { Some(40) } else { None },
             lines: 0,
             lines_since_header: 0,
-            widths: Widths::new(),
+            widths: Widths::new(if frames { DATE_AND_TIME.1 } else { TIME.1 }),
         }
     }
 
@@ -373,10 +380,11 @@ impl<W: Write> Printer<W> {
             .map_err(io::Error::other)?;
         let nanoseconds = |span: Option<Span>| span.map(Span::nanoseconds);
         let total = timings.total_process_time.map(u64::cast_signed);
+        let (time_format, _) = if self.frames { DATE_AND_TIME } else { TIME };
         let row = row(
             widths,
             [
-                &time.strftime("%H:%M:%S%.6f").to_string(),
+                &time.strftime(time_format).to_string(),
                 &interface,
                 &client,
                 &server,
@@ -432,12 +440,13 @@ fn row(widths: Widths, cells: [&str; 12]) -> String {
         notes,
     ] = cells;
     let Widths {
+        time: time_width,
         interface,
         client: client_width,
         server: server_width,
     } = widths;
     format!(
-        "{time:<15} {nic:<interface$} {client:>client_width$} {server:>server_width$} \
+        "{time:<time_width$} {nic:<interface$} {client:>client_width$} {server:>server_width$} \
          {mode:<4} {stratum:>3} {reference:<15} {latency:>12} {service:>12} {total:>12} \
          {offset:>12} {notes}"
     )
@@ -540,7 +549,7 @@ mod tests {
     #[test]
     fn columns_grow_with_what_they_hold_and_stay() {
         let long = "[2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff]:65535";
-        let grown = Widths::new().hold("a name that no interface of Linux has", long, "-");
+        let grown = Widths::new(TIME.1).hold("a name that no interface of Linux has", long, "-");
         assert_eq!((grown.interface, grown.client, grown.server), (15, 46, 21));
         assert!(grown == grown.hold("-", "-", "-"));
     }

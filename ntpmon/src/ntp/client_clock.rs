@@ -48,6 +48,8 @@ struct Seen {
     client: u64,
     /// Two clients may share an address behind a translator: each keeps a sample of its own.
     samples: [Sample; 2],
+    /// Which of them agreed with the one before it.
+    confirmed: [bool; 2],
     clock: ClientClock,
 }
 
@@ -56,8 +58,6 @@ struct Seen {
 struct Sample {
     transmit: Timestamp,
     time: u64,
-    /// It agreed with the one before it.
-    confirmed: bool,
 }
 
 /// A generation of clients is kept this long (in nanoseconds), so that a client is recognised when
@@ -92,8 +92,8 @@ impl ClientClocks {
             samples: [Sample {
                 transmit,
                 time: event.time,
-                confirmed: false,
             }; 2],
+            confirmed: [false; 2],
             clock: ClientClock::Unknown,
         });
         let clock = seen.note(transmit, event.time);
@@ -123,26 +123,23 @@ impl Seen {
         if self.samples.iter().any(|old| old.transmit == transmit) {
             return self.clock;
         }
-        let [first, second] = &self.samples;
         let agreeing = self
             .samples
             .iter()
             .position(|old| old.agrees(transmit, time));
         // A sample that nothing followed makes room before one that its client has confirmed.
         let replaced = agreeing.unwrap_or_else(|| {
-            let keep_second = (second.confirmed, second.time) > (first.confirmed, first.time);
-            usize::from(!keep_second)
+            let [first, second] =
+                [0, 1].map(|index| (self.confirmed[index], self.samples[index].time));
+            usize::from(second <= first)
         });
         self.clock = if agreeing.is_some() {
             ClientClock::Honest
         } else {
             ClientClock::Randomised
         };
-        self.samples[replaced] = Sample {
-            transmit,
-            time,
-            confirmed: agreeing.is_some(),
-        };
+        self.samples[replaced] = Sample { transmit, time };
+        self.confirmed[replaced] = agreeing.is_some();
         self.clock
     }
 }

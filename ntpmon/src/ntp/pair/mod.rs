@@ -6,7 +6,6 @@
 //! request's receive time instead. Symmetric peers ask and answer in one packet and at their own
 //! pace, so they wait in a table of their own, without a timeout.
 
-use hashbrown::HashMap;
 use ntpmon_common::{Event, Mode, Timestamp};
 
 use super::{
@@ -16,10 +15,15 @@ use super::{
     table::{Place, Table},
 };
 
+use self::peers::{PeerMatch, Peers};
+pub use self::totals::Totals;
+
 #[cfg(test)]
 mod oracle;
+mod peers;
 #[cfg(test)]
 pub(super) mod tests;
+mod totals;
 
 /// How a [`Pairer`] works.
 #[derive(Clone, Debug)]
@@ -56,8 +60,6 @@ impl Default for Settings {
     }
 }
 
-/// A peer that was not answered for this long (in nanoseconds) is let go of.
-const SYMMETRIC_LIFETIME: u64 = 2100 * 1_000_000_000;
 /// A jump of the packets' times back by more than this (in nanoseconds) begins a new life: another
 /// capture file, for instance.
 const JUMP: u64 = 60_000_000_000;
@@ -97,101 +99,13 @@ pub enum Outcome<'a> {
     Private(&'a Stamped),
 }
 
-/// Everything counted, exact whatever bound is hit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Packets in modes 3 (and 0, where they ask), retransmissions among them.
-    pub requests: u64,
-    /// Packets in mode 4 (and 0, where they answer).
-    pub responses: u64,
-    /// Requests and symmetric packets that asked something new: answered + unanswered, and what
-    /// still waits.
-    pub exchanges: u64,
-    /// Of those, the ones with a response.
-    pub answered: u64,
-    /// Of those, the ones whose time ran out.
-    pub unanswered: u64,
-    /// Responses to nothing.
-    pub unsolicited: u64,
-    /// Of those, the ones whose request was seen but had timed out. A request is remembered for
-    /// one to two timeouts, so a very late response is no longer known to be one.
-    pub late: u64,
-    /// Retransmitted requests.
-    pub duplicates: u64,
-    /// Further responses to an answered request.
-    pub multiple_responses: u64,
-    /// Responses that carry a kiss code.
-    pub kiss_of_death: u64,
-    /// Mode 6.
-    pub control: u64,
-    /// Mode 7.
-    pub private: u64,
-    /// Mode 5.
-    pub broadcast: u64,
-    /// Modes 1 and 2.
-    pub symmetric: u64,
-    /// Requests and unmatched responses that were given up before their time because too many
-    /// waited.
-    pub evicted: u64,
-}
-
-impl Totals {
-    /// Adds another interface's or another thread's totals.
-    pub fn add(&mut self, other: &Self) {
-        let Self {
-            requests,
-            responses,
-            exchanges,
-            answered,
-            unanswered,
-            unsolicited,
-            late,
-            duplicates,
-            multiple_responses,
-            kiss_of_death,
-            control,
-            private,
-            broadcast,
-            symmetric,
-            evicted,
-        } = other;
-        self.requests += requests;
-        self.responses += responses;
-        self.exchanges += exchanges;
-        self.answered += answered;
-        self.unanswered += unanswered;
-        self.unsolicited += unsolicited;
-        self.late += late;
-        self.duplicates += duplicates;
-        self.multiple_responses += multiple_responses;
-        self.kiss_of_death += kiss_of_death;
-        self.control += control;
-        self.private += private;
-        self.broadcast += broadcast;
-        self.symmetric += symmetric;
-        self.evicted += evicted;
-    }
-
-    /// Packets that were paired or counted: every event comes back in exactly one of these.
-    #[must_use]
-    pub const fn packets(&self) -> u64 {
-        self.requests
-            + self.responses
-            + self.control
-            + self.private
-            + self.broadcast
-            + self.symmetric
-    }
-}
-
 /// Pairs the packets of one ring, or of one set of capture files.
 #[derive(Debug)]
 pub struct Pairer {
     settings: Settings,
     pending: Table<Pending>,
     held: Table<Held>,
-    symmetric: HashMap<FlowKey, Peer, foldhash::fast::RandomState>,
-    symmetric_swept: u64,
+    peers: Peers,
     clocks: ClientClocks,
     totals: Totals,
     /// The latest time seen.
@@ -228,18 +142,6 @@ enum State {
     GivenUp,
 }
 
-/// The last packet of a peer, which asks until the next one.
-#[derive(Debug)]
-struct Peer {
-    request: Stamped,
-    seen: u64,
-    sequence: u64,
-    duplicates: u32,
-    answered: bool,
-    /// An answer of a passive peer: it asks as well, but may never be meant to.
-    passive: bool,
-}
-
 #[derive(Debug)]
 struct Held {
     response: Stamped,
@@ -247,34 +149,6 @@ struct Held {
     paired: bool,
     /// Its request was seen, but had timed out.
     late: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct FlowKey {
-    source: [u8; 16],
-    destination: [u8; 16],
-    ports: (u16, u16),
-    interface: u32,
-}
-
-impl FlowKey {
-    const fn of(event: &Event) -> Self {
-        Self {
-            source: event.source,
-            destination: event.destination,
-            ports: (event.source_port, event.destination_port),
-            interface: event.interface,
-        }
-    }
-
-    const fn reversed(self) -> Self {
-        Self {
-            source: self.destination,
-            destination: self.source,
-            ports: (self.ports.1, self.ports.0),
-            interface: self.interface,
-        }
-    }
 }
 
 impl Pending {
@@ -349,27 +223,6 @@ impl Pending {
     }
 }
 
-impl Peer {
-    const fn pair<'a>(&'a self, response: Option<&'a Stamped>, interleaved: bool) -> Pair<'a> {
-        Pair {
-            sequence: self.sequence,
-            request: &self.request,
-            response,
-            interleaved,
-            duplicates: self.duplicates,
-            client_clock: ClientClock::Unknown,
-        }
-    }
-
-    /// Reports it as unanswered, if that is what it is.
-    fn let_go(&self, totals: &mut Totals, sink: &mut impl FnMut(Outcome<'_>)) {
-        if !self.answered && !self.passive {
-            totals.unanswered += 1;
-            sink(Outcome::Exchange(self.pair(None, false)));
-        }
-    }
-}
-
 impl Held {
     fn let_go(&self, totals: &mut Totals, sink: &mut impl FnMut(Outcome<'_>)) {
         if !self.paired {
@@ -394,8 +247,12 @@ impl Match {
     fn value(self, question: &Event) -> Option<Timestamp> {
         match self {
             Self::Basic => Some(question.ntp.asks_with()),
-            Self::Interleaved => (question.ntp.version() < 5 && !question.ntp.receive().is_zero())
-                .then(|| question.ntp.receive()),
+            // An interleaved request carries both.
+            Self::Interleaved => {
+                let ntp = &question.ntp;
+                let has_both = !ntp.receive().is_zero() && !ntp.transmit().is_zero();
+                (ntp.version() < 5 && has_both).then(|| ntp.receive())
+            }
         }
     }
 
@@ -413,15 +270,6 @@ impl Match {
     }
 }
 
-/// What became of a response that may be meant for a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PeerMatch {
-    Nothing,
-    Answer,
-    /// It names a question that was answered already.
-    Repeat,
-}
-
 impl Pairer {
     /// A pairer that has seen nothing.
     #[must_use]
@@ -429,8 +277,7 @@ impl Pairer {
         Self {
             pending: Table::new(settings.pending_bound, settings.timeout),
             held: Table::new(settings.held_bound, settings.timeout),
-            symmetric: HashMap::default(),
-            symmetric_swept: 0,
+            peers: Peers::new(settings.symmetric_bound),
             clocks: ClientClocks::new(settings.client_bound),
             totals: Totals::default(),
             now: 0,
@@ -462,7 +309,9 @@ impl Pairer {
                     self.request(packet, sink);
                 }
             }
-            Mode::SymmetricActive | Mode::SymmetricPassive => self.peer(packet, sink),
+            Mode::SymmetricActive | Mode::SymmetricPassive => {
+                self.peers.take(packet, self.now, &mut self.totals, sink);
+            }
             Mode::Broadcast => {
                 self.totals.broadcast += 1;
                 sink(Outcome::Broadcast(packet));
@@ -485,6 +334,7 @@ impl Pairer {
             settings,
             pending,
             held,
+            peers,
             totals,
             now,
             ..
@@ -517,13 +367,7 @@ impl Pairer {
                 response.let_go(totals, sink);
             },
         );
-        if now.saturating_sub(self.symmetric_swept) > SYMMETRIC_LIFETIME / 32 {
-            self.symmetric_swept = now;
-            self.let_go_of_peers(
-                |peer| peer.seen.saturating_add(SYMMETRIC_LIFETIME) < now,
-                sink,
-            );
-        }
+        peers.advance(now, totals, sink);
     }
 
     /// Reports everything that still waits: nothing more will come.
@@ -531,14 +375,7 @@ impl Pairer {
         let totals = &mut self.totals;
         self.pending.flush(|request| request.let_go(totals, sink));
         self.held.flush(|response| response.let_go(totals, sink));
-        self.let_go_of_peers(|_| true, sink);
-        self.symmetric_swept = 0;
-    }
-
-    fn next_sequence(&mut self) -> u64 {
-        let sequence = self.totals.exchanges;
-        self.totals.exchanges += 1;
-        sequence
+        self.peers.flush(totals, sink);
     }
 
     fn request(&mut self, packet: &Stamped, sink: &mut impl FnMut(Outcome<'_>)) {
@@ -576,7 +413,7 @@ impl Pairer {
         let mut pending = Pending {
             hashes: [hash, second],
             seen: now,
-            sequence: self.next_sequence(),
+            sequence: self.totals.next_sequence(),
             rival_until,
             state: State::Waiting(Box::new(*packet)),
             duplicates: 0,
@@ -697,16 +534,14 @@ impl Pairer {
     /// have timed out.
     fn unmatched(&mut self, packet: &Stamped, hash: u64, sink: &mut impl FnMut(Outcome<'_>)) {
         let origin = packet.event.ntp.origin();
-        if !self.symmetric.is_empty() {
-            match self.answer_peer(packet, sink) {
-                PeerMatch::Answer => return,
-                PeerMatch::Repeat => {
-                    self.totals.multiple_responses += 1;
-                    sink(Outcome::Multiple(packet));
-                    return;
-                }
-                PeerMatch::Nothing => {}
+        match self.peers.answer(packet, &mut self.totals, sink) {
+            PeerMatch::Answer => return,
+            PeerMatch::Repeat => {
+                self.totals.multiple_responses += 1;
+                sink(Outcome::Multiple(packet));
+                return;
             }
+            PeerMatch::Nothing => {}
         }
         let held = Held {
             response: *packet,
@@ -723,81 +558,5 @@ impl Pairer {
             flow::is_same(&old.response.event, &packet.event)
                 && old.response.event.ntp.origin() == origin
         });
-    }
-
-    /// A packet between peers answers the other side's last one, and asks.
-    fn peer(&mut self, packet: &Stamped, sink: &mut impl FnMut(Outcome<'_>)) {
-        self.totals.symmetric += 1;
-        let answers = self.answer_peer(packet, sink) == PeerMatch::Answer;
-        let value = packet.event.ntp.asks_with();
-        let key = FlowKey::of(&packet.event);
-        if let Some(last) = self.symmetric.get_mut(&key) {
-            if !value.is_zero() && last.request.event.ntp.asks_with() == value {
-                last.duplicates += 1;
-                self.totals.duplicates += 1;
-                return;
-            }
-            last.let_go(&mut self.totals, sink);
-        } else if self.symmetric.len() >= self.settings.symmetric_bound {
-            let before = self.totals.unanswered;
-            self.let_go_of_peers(|_| true, sink);
-            self.totals.evicted += self.totals.unanswered - before;
-        }
-        // A passive peer's answer becomes a question only when it is answered.
-        let passive = answers && packet.event.ntp.mode() == Mode::SymmetricPassive;
-        let peer = Peer {
-            request: *packet,
-            seen: self.now,
-            sequence: if passive { 0 } else { self.next_sequence() },
-            duplicates: 0,
-            answered: false,
-            passive,
-        };
-        self.symmetric.insert(key, peer);
-    }
-
-    /// Whether the packet is the answer to the last one that went the other way.
-    fn answer_peer(&mut self, packet: &Stamped, sink: &mut impl FnMut(Outcome<'_>)) -> PeerMatch {
-        let origin = packet.event.ntp.origin();
-        let key = FlowKey::of(&packet.event).reversed();
-        let Some(asked) = self.symmetric.get_mut(&key) else {
-            return PeerMatch::Nothing;
-        };
-        let question = &asked.request.event;
-        let named = [Match::Basic, Match::Interleaved]
-            .into_iter()
-            .find(|by| !origin.is_zero() && by.value(question) == Some(origin));
-        let Some(by) = named else {
-            return PeerMatch::Nothing;
-        };
-        if asked.answered {
-            return PeerMatch::Repeat;
-        }
-        asked.answered = true;
-        if asked.passive {
-            asked.sequence = self.totals.exchanges;
-            self.totals.exchanges += 1;
-        }
-        let interleaved = by.is_interleaved(&asked.request.event, &packet.event);
-        sink(Outcome::Exchange(asked.pair(Some(packet), interleaved)));
-        self.totals.answered += 1;
-        PeerMatch::Answer
-    }
-
-    /// Lets go of peers, in the order of their packets.
-    fn let_go_of_peers(
-        &mut self,
-        is_due: impl Fn(&Peer) -> bool,
-        sink: &mut impl FnMut(Outcome<'_>),
-    ) {
-        let mut gone: Vec<Peer> = self
-            .symmetric
-            .extract_if(|_, peer| is_due(peer))
-            .map(|(_, peer)| peer)
-            .collect();
-        gone.sort_unstable_by_key(|peer| peer.sequence);
-        for peer in gone {
-            peer.let_go(&mut self.totals, sink);
-        }
     }
 }
