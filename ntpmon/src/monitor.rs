@@ -10,7 +10,7 @@ use anyhow::Result;
 use ntpmon_common::Counters;
 
 use crate::{
-    capture::{Capture, Drained, Settings},
+    capture::{Capture, Drained, Mode, Prepared, Settings, Stopped},
     netlink::{self, Interface},
     ntp::exchange::LocalAddresses,
 };
@@ -53,6 +53,8 @@ struct Watched {
     mode: String,
     /// Why it could not be captured, as it was told last.
     failure: Option<String>,
+    /// What `earlier` counts is not all.
+    died: bool,
 }
 
 /// The watched interfaces and how to capture them.
@@ -84,39 +86,51 @@ impl Monitor {
         }
     }
 
-    /// Begins to watch an interface, which must exist.
+    /// Begins to watch interfaces, which must exist: all of them or none. Returns how each came to
+    /// be attached.
     ///
     /// # Errors
-    /// When it cannot be captured.
+    /// When one cannot be captured.
     pub fn start<C>(
         &mut self,
-        interface: &Interface,
-        consumer: impl FnMut() -> C,
-    ) -> Result<&Capture>
+        interfaces: &[Interface],
+        mut consumer: impl FnMut(&Interface) -> C,
+    ) -> Result<Vec<(String, Mode)>>
     where
         C: FnMut(Drained<'_>) + Send + 'static,
     {
-        let capture = Capture::start(interface, &self.settings, consumer)?;
-        let watched = self
-            .watched
-            .entry(interface.name.clone())
-            .or_insert_with(|| Watched {
-                capture: None,
+        // Nobody takes events that wait in a pinned ring before all are attached.
+        let prepared: Vec<Prepared> = interfaces
+            .iter()
+            .map(|interface| Prepared::attach(interface, &self.settings))
+            .collect::<Result<_>>()?;
+        let mut modes = Vec::new();
+        for (interface, prepared) in interfaces.iter().zip(prepared) {
+            let capture = prepared.run(|| consumer(interface))?;
+            modes.push((interface.name.clone(), capture.mode()));
+            let watched = Watched {
+                mode: capture.mode().to_string(),
+                capture: Some(capture),
                 earlier: Counters::default(),
-                mode: String::new(),
                 failure: None,
-            });
-        watched.mode = capture.mode().to_string();
-        Ok(watched.capture.insert(capture))
+                died: false,
+            };
+            self.watched.insert(interface.name.clone(), watched);
+        }
+        Ok(modes)
     }
 
     /// Whether an interface could not be captured, so that [`Self::follow`] should be called again
     /// even if nothing changes.
     #[must_use]
     pub fn must_retry(&self) -> bool {
-        self.watched
-            .values()
-            .any(|watched| watched.failure.is_some())
+        self.watched.values().any(|watched| {
+            watched.failure.is_some()
+                || watched
+                    .capture
+                    .as_ref()
+                    .is_some_and(|capture| !capture.is_alive())
+        })
     }
 
     /// Brings the captures in line with the interfaces that there are. Called whenever
@@ -139,17 +153,16 @@ impl Monitor {
             let now = interfaces.iter().find(|interface| &interface.name == name);
             let same = |capture: &Capture| {
                 let index = capture.interface().index;
-                !deleted.contains(&index) && now.is_some_and(|now| now.index == index)
+                capture.is_alive()
+                    && !deleted.contains(&index)
+                    && now.is_some_and(|now| now.index == index)
             };
             if watched.capture.as_ref().is_some_and(same) {
                 continue;
             }
             if let Some(gone) = watched.capture.take() {
                 // Its links went with it; what is in the rings is still taken.
-                match gone.abandon() {
-                    Ok(counters) => watched.earlier.add(&counters),
-                    Err(error) => tracing::warn!("{name} is gone: {error:#}"),
-                }
+                watched.conclude(name, gone.abandon());
                 changes.push(Change::Gone(name.clone()));
             }
             let Some(interface) = now else {
@@ -175,22 +188,54 @@ impl Monitor {
         Ok(changes)
     }
 
-    /// Stops every capture, takes what is left in the rings, and says what each interface's
-    /// programs counted and how they were attached.
+    /// Stops every capture, takes what is left in the rings, and says what became of each.
     #[must_use]
-    pub fn stop(self) -> Vec<(String, String, Counters)> {
+    pub fn stop(self) -> Vec<Ended> {
         self.watched
             .into_iter()
-            .map(|(name, watched)| {
-                let mut counters = watched.earlier;
-                match watched.capture.map(Capture::stop) {
-                    Some(Ok(last)) => counters.add(&last),
-                    Some(Err(error)) => tracing::error!("{name}: {error:#}"),
-                    None => {}
+            .map(|(name, mut watched)| {
+                if let Some(capture) = watched.capture.take() {
+                    watched.conclude(&name, capture.stop());
                 }
-                (name, watched.mode, counters)
+                Ended {
+                    name,
+                    mode: watched.mode,
+                    counters: watched.earlier,
+                    died: watched.died,
+                }
             })
             .collect()
+    }
+}
+
+/// What an interface's captures came to.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// The interface.
+    pub name: String,
+    /// How it was attached last.
+    pub mode: String,
+    /// What the programs counted in all.
+    pub counters: Counters,
+    /// A thread died, or counters could not be read: the totals do not hold all.
+    pub died: bool,
+}
+
+impl Watched {
+    fn conclude(&mut self, name: &str, stopped: Result<Stopped>) {
+        match stopped {
+            Ok(stopped) => {
+                self.earlier.add(&stopped.counters);
+                self.died |= stopped.died;
+                if stopped.died {
+                    tracing::error!("{name}: a thread that empties the rings had died");
+                }
+            }
+            Err(error) => {
+                self.died = true;
+                tracing::error!("{name}: {error:#}");
+            }
+        }
     }
 }
 

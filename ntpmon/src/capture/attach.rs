@@ -28,10 +28,11 @@ use ntpmon_common::settings::{Link, MAX_RINGS, PortSet, globals};
 use super::{OBJECT, Settings};
 use super::{
     leftovers::{
-        HANDLE_MAJOR, MADE_QDISC, remove_filters, remove_leftovers, remove_qdisc_if_empty, slot_of,
+        HANDLE_MAJOR, MADE_QDISC, remove_filters, remove_filters_of_the_dead,
+        remove_qdisc_if_empty, slot_of,
     },
     pins::Pins,
-    slot::Slot,
+    slot::{Slot, Turn},
 };
 use crate::{
     netlink::{self, Interface},
@@ -115,6 +116,7 @@ pub(super) struct Attached {
     interface: u32,
     made_qdisc: bool,
     pins: Option<Pins>,
+    kept: bool,
     slot: Slot,
 }
 
@@ -144,6 +146,11 @@ impl Attached {
         self.pins.is_some()
     }
 
+    /// Events are being taken: from here on pins are kept when this is detached.
+    pub(super) const fn keep(&mut self) {
+        self.kept = true;
+    }
+
     /// Gives the pins up: detaching then takes everything off the interface. For one that is gone,
     /// or has another name now, and for which nobody will come back.
     pub(super) fn unpin(&mut self) {
@@ -159,10 +166,24 @@ impl Attached {
         }
     }
 
-    /// Takes the programs off the interface; pinned ones stay. Maps that were taken live on.
+    /// Takes the programs off the interface; pinned ones stay, unless they are new and nobody ever
+    /// took their events. Maps that were taken live on.
     pub(super) fn detach(&mut self) {
-        if self.ebpf.take().is_some() && self.pins.is_none() && self.made_qdisc {
-            give_back_qdisc(self.interface);
+        if !self.kept && self.pins.as_ref().is_some_and(|pins| pins.new) {
+            self.unpin();
+        }
+        if self.ebpf.is_none() {
+            return;
+        }
+        // Without the turn another process may be about to use the qdisc that is given back.
+        let turn = Turn::wait(self.interface);
+        self.ebpf = None;
+        match turn {
+            Ok(_turn) if self.pins.is_none() && self.made_qdisc => {
+                give_back_qdisc(self.interface);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!("leaving the clsact qdisc in place: {error:#}"),
         }
     }
 }
@@ -182,12 +203,11 @@ fn give_back_qdisc(interface: u32) {
 pub(super) fn attach(interface: &Interface, settings: &Settings) -> Result<Attached> {
     privileges::check_capture()?;
     let link = link_of(interface)?;
-    let slot = Slot::take(interface.index, settings.pin)?;
-    if !settings.pin {
-        for removed in remove_leftovers(interface, Some(&slot))? {
-            tracing::warn!(interface = interface.name, "removed {removed}");
-        }
+    let _turn = Turn::wait(interface.index)?;
+    for removed in remove_filters_of_the_dead(interface.index)? {
+        tracing::warn!(interface = interface.name, "removed {removed}");
     }
+    let slot = Slot::take(interface.index, settings.pin)?;
     let pins = settings
         .pin
         .then(|| Pins::prepare(&interface.name))
@@ -230,6 +250,7 @@ pub(super) fn attach(interface: &Interface, settings: &Settings) -> Result<Attac
         interface: interface.index,
         made_qdisc,
         pins,
+        kept: false,
         slot,
     })
 }

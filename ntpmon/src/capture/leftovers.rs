@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::{
     pins,
-    slot::{SLOTS, Slot},
+    slot::{PINNED, SLOTS, Slot, Turn},
 };
 use crate::netlink::{self, Interface};
 
@@ -15,14 +15,27 @@ use crate::netlink::{self, Interface};
 pub(super) const HANDLE_MAJOR: u16 = 0x6e74;
 /// In the minor number: we made the qdisc.
 pub(super) const MADE_QDISC: u16 = 0x8000;
+
 /// Removes what no living ntpmon owns: filters, the qdisc that they were made with, pins. Says
 /// what it removed.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub fn cleanup(interface: &Interface) -> Result<Vec<String>> {
-    let slot = Slot::try_take(interface.index, 0)?;
-    remove_leftovers(interface, slot.as_ref())
+    let _turn = Turn::wait(interface.index)?;
+    let mut removed = remove_filters_of_the_dead(interface.index)?;
+    if let Some(_pinned) = Slot::try_take(interface.index, PINNED)? {
+        let filters = remove_filters(interface.index, PINNED, None)?;
+        removed.extend(filters.iter().map(|filter| describe(filter, "pinned")));
+        if filters.iter().any(made_qdisc) {
+            remove_qdisc_if_empty(interface.index)?;
+        }
+        let directory = pins::directory(&interface.name)?;
+        if directory.exists() {
+            removed.push(remove_pins(&directory)?);
+        }
+    }
+    Ok(removed)
 }
 
 /// Removes the pins of interfaces of this network namespace that there are no more, under the
@@ -37,45 +50,37 @@ pub fn cleanup_gone(existing: &[Interface]) -> Result<Vec<String>> {
         .collect()
 }
 
-/// `own` is the place that the caller holds, if any. Pins belong to the first one.
-pub(super) fn remove_leftovers(interface: &Interface, own: Option<&Slot>) -> Result<Vec<String>> {
-    let own = own.map(|slot| slot.number);
+/// What captures without pins left whose process is dead. Those with pins are meant to outlive it.
+/// The caller has the turn.
+pub(super) fn remove_filters_of_the_dead(interface: u32) -> Result<Vec<String>> {
     let mut removed = Vec::new();
-    let mut made_qdisc = false;
-    for filter in netlink::filters(interface.index)? {
-        let Some(slot) = slot_of(&filter) else {
+    let mut qdisc = false;
+    for slot in 1..=SLOTS {
+        let Some(_lock) = Slot::try_take(interface, slot)? else {
             continue;
         };
-        // Ours by the lock that we hold, or nobody's.
-        let _lock = if Some(slot) == own {
-            None
-        } else {
-            match Slot::try_take(interface.index, slot)? {
-                Some(lock) => Some(lock),
-                None => continue,
-            }
-        };
-        netlink::delete_filter(&filter)?;
-        made_qdisc |= filter.handle.1 & MADE_QDISC != 0;
-        let direction = if filter.parent == netlink::CLSACT_EGRESS {
-            "egress"
-        } else {
-            "ingress"
-        };
-        removed.push(format!(
-            "an {direction} filter of an ntpmon that was killed"
-        ));
-    }
-    if made_qdisc {
-        remove_qdisc_if_empty(interface.index)?;
-    }
-    if own == Some(0) {
-        let directory = pins::directory(&interface.name)?;
-        if directory.exists() {
-            removed.push(remove_pins(&directory)?);
+        for filter in remove_filters(interface, slot, None)? {
+            qdisc |= made_qdisc(&filter);
+            removed.push(describe(&filter, "killed"));
         }
     }
+    if qdisc {
+        remove_qdisc_if_empty(interface)?;
+    }
     Ok(removed)
+}
+
+fn describe(filter: &netlink::Filter, fate: &str) -> String {
+    let direction = if filter.parent == netlink::CLSACT_EGRESS {
+        "egress"
+    } else {
+        "ingress"
+    };
+    format!("an {direction} filter of an ntpmon that was {fate}")
+}
+
+const fn made_qdisc(filter: &netlink::Filter) -> bool {
+    filter.handle.1 & MADE_QDISC != 0
 }
 
 fn remove_pins(directory: &Path) -> Result<String> {
@@ -83,21 +88,26 @@ fn remove_pins(directory: &Path) -> Result<String> {
     Ok(format!("the pins in {}", directory.display()))
 }
 
-/// Removes the filters of one of our captures, in one direction or both.
-pub(super) fn remove_filters(interface: u32, slot: u16, parent: Option<u16>) -> Result<()> {
-    for filter in netlink::filters(interface)? {
-        if slot_of(&filter) == Some(slot) && parent.is_none_or(|parent| parent == filter.parent) {
-            netlink::delete_filter(&filter)?;
-        }
-    }
-    Ok(())
+/// Removes the filters of one of our captures, in one direction or both, and returns them.
+pub(super) fn remove_filters(
+    interface: u32,
+    slot: u16,
+    parent: Option<u16>,
+) -> Result<Vec<netlink::Filter>> {
+    let filters: Vec<_> = netlink::filters(interface)?
+        .into_iter()
+        .filter(|filter| slot_of(filter) == Some(slot))
+        .filter(|filter| parent.is_none_or(|parent| parent == filter.parent))
+        .collect();
+    filters.iter().try_for_each(netlink::delete_filter)?;
+    Ok(filters)
 }
 
 /// Which of our captures a filter belongs to, if it is one of ours.
 pub(super) fn slot_of(filter: &netlink::Filter) -> Option<u16> {
     let (major, minor) = filter.handle;
     let slot = (minor & !MADE_QDISC).checked_sub(1)?;
-    (filter.bpf && major == HANDLE_MAJOR && slot < SLOTS).then_some(slot)
+    (filter.bpf && major == HANDLE_MAJOR && slot <= SLOTS).then_some(slot)
 }
 
 pub(super) fn remove_qdisc_if_empty(interface: u32) -> Result<()> {

@@ -84,31 +84,60 @@ pub struct Capture {
     attached: Attached,
 }
 
-impl Capture {
-    /// Attaches to an interface. `consumer` is called once for each ring and makes what takes its
-    /// events, on a thread of its own.
+/// What a capture ended with.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopped {
+    /// What the programs counted.
+    pub counters: Counters,
+    /// A thread that empties the rings had died: not all that was counted was taken.
+    pub died: bool,
+}
+
+/// A capture that is attached and whose events nobody takes yet. Dropping it leaves nothing.
+pub struct Prepared {
+    interface: Interface,
+    settings: Settings,
+    attached: Attached,
+}
+
+impl Prepared {
+    /// Attaches to an interface.
     ///
     /// # Errors
     /// Says which step failed, and where a capability is missing, which.
-    pub fn start<C>(
-        interface: &Interface,
-        settings: &Settings,
-        mut consumer: impl FnMut() -> C,
-    ) -> Result<Self>
+    pub fn attach(interface: &Interface, settings: &Settings) -> Result<Self> {
+        debug_assert!(settings.rings.is_power_of_two() && settings.rings <= MAX_RINGS);
+        let attached = attach::attach(interface, settings)
+            .with_context(|| format!("capturing on {}", interface.name))?;
+        Ok(Self {
+            interface: interface.clone(),
+            settings: settings.clone(),
+            attached,
+        })
+    }
+
+    /// Begins to take events. `consumer` is called once for each ring and makes what takes its
+    /// events, on a thread of its own.
+    ///
+    /// # Errors
+    /// When a ring cannot be mapped or a thread cannot be started.
+    pub fn run<C>(self, mut consumer: impl FnMut() -> C) -> Result<Capture>
     where
         C: FnMut(Drained<'_>) + Send + 'static,
     {
-        debug_assert!(settings.rings.is_power_of_two() && settings.rings <= MAX_RINGS);
-        let mut attached = attach::attach(interface, settings)
-            .with_context(|| format!("capturing on {}", interface.name))?;
+        let Self {
+            interface,
+            settings,
+            mut attached,
+        } = self;
         let taken = Arc::new(AtomicU64::new(0));
         let counters = counters::PerCpu::take(&mut attached, &taken)?;
         let stop = Arc::new(
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
                 .context("making the event that stops a capture")?,
         );
-        let mut capture = Self {
-            interface: interface.clone(),
+        let mut capture = Capture {
+            interface,
             counters,
             threads: Vec::new(),
             stop,
@@ -124,12 +153,30 @@ impl Capture {
             )?;
             let consume = consumer();
             let thread = std::thread::Builder::new()
-                .name(format!("drain-{}-{index}", interface.name))
+                .name(format!("drain-{}-{index}", capture.interface.name))
                 .spawn(move || drain.run(consume))
                 .context("starting the thread that empties a ring")?;
             capture.threads.push(thread);
+            capture.attached.keep();
         }
         Ok(capture)
+    }
+}
+
+impl Capture {
+    /// Attaches to an interface and begins to take events: [`Prepared`] in one step.
+    ///
+    /// # Errors
+    /// As its two steps.
+    pub fn start<C>(
+        interface: &Interface,
+        settings: &Settings,
+        consumer: impl FnMut() -> C,
+    ) -> Result<Self>
+    where
+        C: FnMut(Drained<'_>) + Send + 'static,
+    {
+        Prepared::attach(interface, settings)?.run(consumer)
     }
 
     /// The interface as it was when the capture began.
@@ -159,11 +206,17 @@ impl Capture {
         self.counters.sum()
     }
 
+    /// Whether every ring is being emptied. A thread that died is a fault of ntpmon.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        !self.threads.iter().any(JoinHandle::is_finished)
+    }
+
     /// As [`Self::stop`], and pins go too: for an interface that is not there any more.
     ///
     /// # Errors
     /// As [`Self::stop`].
-    pub fn abandon(mut self) -> Result<Counters> {
+    pub fn abandon(mut self) -> Result<Stopped> {
         self.attached.unpin();
         self.stop()
     }
@@ -171,16 +224,13 @@ impl Capture {
     /// Detaches, unless pinned, takes what is still in the rings, and returns the final counters.
     ///
     /// # Errors
-    /// When the counters cannot be read or a thread had died.
-    pub fn stop(mut self) -> Result<Counters> {
+    /// When the counters cannot be read.
+    pub fn stop(mut self) -> Result<Stopped> {
         let died = self.end();
-        let counters = self.counters.conclude()?;
-        anyhow::ensure!(
-            !died,
-            "a thread that empties the rings of {} had died",
-            self.interface.name
-        );
-        Ok(counters)
+        Ok(Stopped {
+            counters: self.counters.conclude()?,
+            died,
+        })
     }
 
     /// Detach first, so that the threads find a ring to which nothing is added.

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -12,7 +11,7 @@ use aya::{
     programs::links::{FdLink, PinnedLink},
 };
 
-use super::Settings;
+use super::{Settings, slot::namespace};
 use crate::netlink::Interface;
 
 /// Above everything of ours in the BPF file system. The number is that of the event's layout: a
@@ -57,10 +56,7 @@ pub(super) fn of_gone(existing: &[Interface]) -> Result<Vec<PathBuf>> {
 
 /// What the directories of this network namespace begin with.
 fn pin_prefix() -> Result<String> {
-    let namespace = fs::metadata("/proc/self/ns/net")
-        .context("identifying the network namespace")?
-        .ino();
-    Ok(format!("{namespace}-"))
+    Ok(format!("{}-", namespace()?))
 }
 
 fn pin_name(prefix: &str, interface: &str) -> String {
@@ -85,8 +81,12 @@ impl Pins {
         }
         let directory = directory(interface)?;
         let new = !directory.exists();
-        fs::create_dir_all(&directory)
-            .with_context(|| format!("making {}", directory.display()))?;
+        fs::create_dir_all(&directory).with_context(|| {
+            format!(
+                "making {}: --pin needs root, or a BPF file system of your own",
+                directory.display()
+            )
+        })?;
         Ok(Self { directory, new })
     }
 

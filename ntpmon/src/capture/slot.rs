@@ -1,70 +1,166 @@
 //! Which of several captures of one interface a process is, and whether the one that made
-//! something still lives: a lock that the kernel gives back however the process ends.
+//! something still lives: locks on files that only the privileged reach, and that the kernel gives
+//! back however a process ends.
 
-use std::os::{
-    linux::net::SocketAddrExt,
-    unix::net::{SocketAddr, UnixListener, UnixStream},
+use std::{
+    env,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{Read, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
-use rustix::net::sockopt::socket_peercred;
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 
-/// How many captures of one interface are told apart.
+/// The place of the capture that owns an interface's pins.
+pub(super) const PINNED: u16 = 0;
+/// Places of captures without pins: from 1 to this.
 pub(super) const SLOTS: u16 = 8;
-/// The right to one of an interface's few places, held by a socket in the abstract name space of
-/// this network namespace: the kernel gives it back however the process ends.
+/// Whoever attaches is done long before this.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The right to one of an interface's few places.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) number: u16,
-    _lock: UnixListener,
+    _lock: File,
 }
 
 impl Slot {
+    /// Takes the place of the pins, or a free one of the others.
     pub(super) fn take(interface: u32, pin: bool) -> Result<Self> {
-        // Pins have one place: only one process can own them.
-        for number in 0..if pin { 1 } else { SLOTS } {
+        let numbers = if pin { PINNED..=PINNED } else { 1..=SLOTS };
+        for number in numbers {
             if let Some(slot) = Self::try_take(interface, number)? {
                 return Ok(slot);
             }
         }
-        let holder = holder(interface, 0);
         if pin {
-            bail!("another ntpmon captures on this interface{holder}: only one can own the pins");
+            bail!(
+                "another ntpmon{} captures on this interface with --pin: only one can own the pins",
+                holder(interface, &PINNED.to_string())
+            );
         }
-        bail!(
-            "{SLOTS} other ntpmon processes capture on this interface already, the first{holder}"
-        );
+        bail!("{SLOTS} other ntpmon processes capture on this interface already");
     }
 
+    /// Nothing when the place belongs to a living process.
     pub(super) fn try_take(interface: u32, number: u16) -> Result<Option<Self>> {
-        let address = address(interface, number)?;
-        match UnixListener::bind_addr(&address) {
-            Ok(lock) => Ok(Some(Self {
-                number,
-                _lock: lock,
-            })),
-            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Ok(None),
-            Err(error) => Err(error).context("taking a lock"),
+        let lock = try_lock(interface, &number.to_string())?;
+        Ok(lock.map(|lock| Self {
+            number,
+            _lock: lock,
+        }))
+    }
+}
+
+/// The right to change what hangs on an interface. One process looks whether a qdisc is still
+/// needed while another puts a filter on it: they take turns.
+#[derive(Debug)]
+pub(super) struct Turn {
+    _lock: File,
+}
+
+impl Turn {
+    pub(super) fn wait(interface: u32) -> Result<Self> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(lock) = try_lock(interface, "turn")? {
+                return Ok(Self { _lock: lock });
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "another ntpmon{} has been attaching to this interface for {} s",
+                    holder(interface, "turn"),
+                    PATIENCE.as_secs()
+                );
+            }
+            thread::sleep(Duration::from_millis(20));
         }
     }
 }
 
-/// Locks are sockets in the abstract name space of the network namespace.
-fn address(interface: u32, number: u16) -> Result<SocketAddr> {
-    SocketAddr::from_abstract_name(format!("ntpmon/{interface}/{number}")).context("naming a lock")
+/// Tells network namespaces apart: interfaces have numbers and names only within one.
+pub(super) fn namespace() -> Result<u64> {
+    Ok(fs::metadata("/proc/self/ns/net")
+        .context("identifying the network namespace")?
+        .ino())
 }
 
-/// Who holds a lock, for a message: the name space is open to every user of the host.
-fn holder(interface: u32, number: u16) -> String {
-    address(interface, number)
-        .and_then(|address| Ok(UnixStream::connect_addr(&address)?))
-        .and_then(|stream| Ok(socket_peercred(&stream)?))
-        .map(|holder| {
+fn try_lock(interface: u32, what: &str) -> Result<Option<File>> {
+    let (mut file, path) = open(interface, what)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {
+            // For the message of whoever comes next; the lock does not depend on it.
+            let note = file
+                .set_len(0)
+                .and_then(|()| write!(file, "{}", std::process::id()));
+            if let Err(error) = note {
+                tracing::debug!(%error, "writing into {}", path.display());
+            }
+            Ok(Some(file))
+        }
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("locking {}", path.display())),
+    }
+}
+
+/// Lock files stay: removing one would let two processes hold what they take for the same lock.
+fn open(interface: u32, what: &str) -> Result<(File, PathBuf)> {
+    let name = format!("{}-{interface}-{what}.lock", namespace()?);
+    // The second is for a user's process that was given the capabilities and nothing else.
+    let folders = [
+        Some(PathBuf::from("/run")),
+        env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from),
+    ];
+    let mut refused = None;
+    for folder in folders.into_iter().flatten() {
+        let folder = folder.join("ntpmon");
+        let path = folder.join(&name);
+        let opened = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)
+            .and_then(|()| {
+                OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .create(true)
+                    .truncate(false)
+                    .mode(0o600)
+                    .open(&path)
+            });
+        match opened {
+            Ok(file) => return Ok((file, path)),
+            Err(error) => {
+                refused.get_or_insert((error, path));
+            }
+        }
+    }
+    match refused {
+        Some((error, path)) => Err(error).with_context(|| {
             format!(
-                " (process {} of user {})",
-                holder.pid.as_raw_nonzero(),
-                holder.uid.as_raw()
+                "making the lock {}; without root, XDG_RUNTIME_DIR must name a folder of your own",
+                path.display()
             )
-        })
+        }),
+        None => bail!("no folder for lock files"),
+    }
+}
+
+/// Who holds a lock, for a message.
+fn holder(interface: u32, what: &str) -> String {
+    let mut text = String::new();
+    open(interface, what)
+        .and_then(|(mut file, _)| Ok(file.read_to_string(&mut text)?))
+        .ok()
+        .and_then(|_| text.parse::<u32>().ok())
+        .map(|process| format!(" (process {process})"))
         .unwrap_or_default()
 }

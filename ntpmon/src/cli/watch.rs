@@ -8,7 +8,7 @@ use std::{
     io::{self, BufWriter, IsTerminal, Write},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
@@ -21,6 +21,7 @@ use tokio::{
     io::unix::AsyncFd,
     signal::unix::{SignalKind, signal},
     sync::watch,
+    time::MissedTickBehavior,
 };
 
 use super::{
@@ -30,11 +31,11 @@ use super::{
 };
 use crate::{
     capture::{Drained, Settings},
-    monitor::{Addresses, Change, Monitor, overlaps},
+    monitor::{Addresses, Change, Ended, Monitor, overlaps},
     netlink::{self, Changes, Interface},
     ntp::{
         Stamped,
-        clock::UtcOffset,
+        clock::{Step, UtcOffset},
         exchange::{Exchange, LocalAddresses, Timekeeper},
         pair::{self, Outcome, Pairer, Totals},
     },
@@ -74,7 +75,7 @@ pub(super) struct Watch {
     /// restart loses no packet. `ntpmon cleanup` removes them
     #[arg(long)]
     pin: bool,
-    /// Have the kernel programs log each NTP packet
+    /// Have the kernel programs log each NTP packet: to find faults, too slow for full load
     #[arg(long)]
     debug: bool,
 }
@@ -104,6 +105,8 @@ impl Watch {
         // Before anything is attached: a Ctrl-C from here on ends in order.
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
+        // The terminal, or the connection that it was on, is gone.
+        let mut hangup = signal(SignalKind::hangup())?;
         // SAFETY: the socket inside is the same, and open, until `changes` is dropped.
         let changes = unsafe { AsyncFd::register(Changes::new()?) }?;
         let all = netlink::interfaces()?;
@@ -121,22 +124,29 @@ impl Watch {
             timeout: self.pairing.timeout_nanoseconds(),
             ports: self.pairing.ports(),
             ..pair::Settings::default()
-        };
+        }
+        .shared_by(chosen.len() * self.rings);
         let consumer = |interface: &Interface| {
             Consumer::new(interface, pairing.clone(), &shared, output.clone())
         };
         let mut monitor = Monitor::new(self.settings(), shared.addresses.clone());
-        for interface in &chosen {
-            let capture = monitor.start(interface, || consumer(interface).into_closure())?;
-            tracing::info!("watching {}: {}", interface.name, capture.mode());
+        let modes = monitor.start(&chosen, |interface| consumer(interface).into_closure())?;
+        for (name, mode) in modes {
+            tracing::info!("watching {name}: {mode}");
         }
 
         let mut reader_gone = printing.gone.clone();
         let mut retry = tokio::time::interval(RETRY);
+        // Not all that was missed while there was nothing to retry.
+        retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // What the kernel told and could not be followed yet.
+        let mut deleted = Vec::new();
+        let mut behind = false;
         loop {
-            let deleted = tokio::select! {
+            let told = tokio::select! {
                 _ = interrupt.recv() => break,
                 _ = terminate.recv() => break,
+                _ = hangup.recv() => break,
                 _ = reader_gone.wait_for(|gone| *gone) => break,
                 ready = changes.readable() => {
                     let mut ready = ready?;
@@ -144,11 +154,16 @@ impl Watch {
                     ready.clear_ready();
                     deleted
                 }
-                _ = retry.tick(), if monitor.must_retry() => Vec::new(),
+                _ = retry.tick(), if behind || monitor.must_retry() => Vec::new(),
             };
+            deleted.extend(told);
             let followed = monitor.follow(&deleted, |interface| consumer(interface).into_closure());
+            behind = followed.is_err();
             match followed {
-                Ok(changes) => changes.iter().for_each(tell),
+                Ok(changes) => {
+                    deleted.clear();
+                    changes.iter().for_each(tell);
+                }
                 // What is captured goes on; the next change, or the next try, asks again.
                 Err(error) => tracing::error!("following the interfaces: {error:#}"),
             }
@@ -219,10 +234,10 @@ impl Watch {
         Ok((Some(sender), printing))
     }
 
-    fn conclude(&self, interfaces: &[(String, String, Counters)], shared: &Shared) -> Result<()> {
+    fn conclude(&self, interfaces: &[Ended], shared: &Shared) -> Result<()> {
         let mut counters = Counters::default();
-        for (_, _, share) in interfaces {
-            counters.add(share);
+        for ended in interfaces {
+            counters.add(&ended.counters);
         }
         let totals = shared.totals();
         let unprinted = shared.unprinted();
@@ -231,20 +246,23 @@ impl Watch {
             let mut object = summary::object(&counters, &totals);
             object.insert("lost".into(), counters.get(Counter::RingFull).into());
             object.insert("unprinted".into(), unprinted.into());
-            object.insert(
-                "clock_steps".into(),
-                shared.clock_steps.load(Ordering::Relaxed).into(),
-            );
+            object.insert("clock_steps".into(), lock(&shared.clock_steps).told.into());
             let interfaces = interfaces
                 .iter()
-                .map(|(name, mode, share)| summary::interface(name, mode, share))
+                .map(|ended| summary::interface(&ended.name, &ended.mode, &ended.counters))
                 .collect::<Vec<_>>();
             object.insert("interfaces".into(), interfaces.into());
             format!("{}\n", serde_json::to_string(&object)?)
         } else {
             let mut text = String::from("\n");
             if interfaces.len() > 1 {
-                for (name, mode, share) in interfaces {
+                for Ended {
+                    name,
+                    mode,
+                    counters: share,
+                    ..
+                } in interfaces
+                {
                     text += &format!(
                         "{:>14}  NTP packets on {name} ({mode})\n",
                         share.get(Counter::Emitted) + share.get(Counter::RingFull)
@@ -265,9 +283,13 @@ impl Watch {
         };
         match written {
             // Nobody wants to know.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            written => written.context("writing the totals"),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            written => written.context("writing the totals")?,
         }
+        if interfaces.iter().any(|ended| ended.died) {
+            bail!("the totals are not whole: see above");
+        }
+        Ok(())
     }
 }
 
@@ -287,12 +309,36 @@ struct Shared {
     /// Exchanges that were to be printed, and those that were.
     offered: Arc<AtomicU64>,
     printed: Arc<AtomicU64>,
-    clock_steps: Arc<AtomicU64>,
-    /// The last step that was told, so that each is told once however many threads see it.
-    last_step: Arc<AtomicI64>,
+    clock_steps: Arc<Mutex<Steps>>,
 }
 
+/// Steps of this host's clock that were told.
+#[derive(Clone, Copy, Debug, Default)]
+struct Steps {
+    told: u64,
+    last: Option<(Instant, i64)>,
+}
+
+/// Within this, and this many nanoseconds apart, two threads have seen the same step.
+const SAME_STEP: (Duration, u64) = (Duration::from_secs(1), 200_000);
+
 impl Shared {
+    /// Whether no other thread has told this step: every ring's sees each, and measures it a
+    /// little differently.
+    fn is_news(&self, step: Step) -> bool {
+        let now = Instant::now();
+        let mut steps = lock(&self.clock_steps);
+        let known = steps.last.is_some_and(|(when, nanoseconds)| {
+            now.duration_since(when) < SAME_STEP.0
+                && nanoseconds.abs_diff(step.nanoseconds) < SAME_STEP.1
+        });
+        if !known {
+            steps.told += 1;
+            steps.last = Some((now, step.nanoseconds));
+        }
+        !known
+    }
+
     fn new_totals(&self) -> Arc<Mutex<Totals>> {
         let totals = Arc::default();
         let mut all = lock(&self.totals);
@@ -348,9 +394,9 @@ struct Batch {
     exchanges: Vec<Exchange>,
 }
 
-/// Exchanges in a batch, and batches on the way, at most: some 40 MB when nobody reads.
+/// Exchanges in a batch, and batches on the way, at most: some 23 MB when nobody reads.
 const BATCH: usize = 1024;
-const BATCHES: usize = 128;
+const BATCHES: usize = 64;
 
 /// Takes the events of one ring.
 struct Consumer {
@@ -420,10 +466,7 @@ impl Consumer {
         let Some(step) = self.utc.refresh() else {
             return;
         };
-        // Every thread sees the same step, each measuring it a little differently.
-        let rounded = step.nanoseconds / 1_000_000;
-        if self.shared.last_step.swap(rounded, Ordering::Relaxed) != rounded {
-            self.shared.clock_steps.fetch_add(1, Ordering::Relaxed);
+        if self.shared.is_news(step) {
             tracing::warn!(
                 "this host's clock was stepped by {:.6} s",
                 step.nanoseconds as f64 / 1e9

@@ -51,12 +51,31 @@ impl Default for Settings {
         Self {
             timeout: 2_000_000_000,
             ports: vec![123],
-            pending_bound: 1 << 18,
-            client_bound: 1 << 18,
-            held_bound: 1 << 15,
-            symmetric_bound: 1 << 16,
+            // Seven eighths of a power of two: hash tables double beyond that. All of it filled by
+            // forged packets takes some 150 MB.
+            pending_bound: 7 << 15,
+            client_bound: 7 << 15,
+            held_bound: 7 << 12,
+            symmetric_bound: 7 << 13,
             in_order: false,
         }
+    }
+}
+
+impl Settings {
+    /// The bounds of each, where several pairers share what one may take.
+    #[must_use]
+    pub fn shared_by(mut self, pairers: usize) -> Self {
+        let share = pairers.max(1).next_power_of_two();
+        for bound in [
+            &mut self.pending_bound,
+            &mut self.client_bound,
+            &mut self.held_bound,
+            &mut self.symmetric_bound,
+        ] {
+            *bound = (*bound / share).max(1024);
+        }
+        self
     }
 }
 
