@@ -246,7 +246,7 @@ fn only_one_owns_the_pins() {
 }
 
 #[test]
-fn pins_go_by_cleanup_or_a_start_without_them() {
+fn pins_go_by_cleanup_and_by_nothing_else() {
     let stage = Stage::new();
     stage.watch(&[]).stop().unwrap();
     assert_eq!(stage.bpf.captures().len(), 1);
@@ -260,12 +260,12 @@ fn pins_go_by_cleanup_or_a_start_without_them() {
 
     stage.watch(&[]).stop().unwrap();
     stage.send(10);
+    // A look at the packets while their owner is away takes nothing from it.
     let plain = stage.watch_at(&stage.pair.client, &[]);
-    assert_eq!(stage.attached(), TCX);
-    assert_eq!(stage.bpf.captures(), [""; 0]);
     stage.send(20);
     assert_exactly(&plain.stop().unwrap(), 20);
-    assert_eq!(stage.attached(), [""; 0]);
+    assert_eq!(stage.attached(), TCX);
+    assert_exactly(&stage.watch(&[]).stop().unwrap(), 30);
 
     // Pins of an interface that has another name now, or is gone.
     stage.watch(&[]).stop().unwrap();
@@ -278,6 +278,21 @@ fn pins_go_by_cleanup_or_a_start_without_them() {
     assert_eq!(stage.bpf.captures(), [""; 0]);
     let left = attached::programs(&stage.pair.client, "lan").unwrap();
     assert_eq!(left, [""; 0]);
+}
+
+#[test]
+fn when_one_interface_cannot_be_had_none_is_left_pinned() {
+    let stage = Stage::new();
+    let owner = stage.watch(&[]);
+    let before = stage.bpf.captures();
+    let error = stage
+        .ntpmon(&["watch", "--pin", "-i", "lo", "-i", DEVICE])
+        .unwrap_err();
+    assert!(error.contains("only one can own the pins"), "{error}");
+    assert_eq!(stage.bpf.captures(), before);
+    let left = attached::programs(&stage.pair.client, "lo").unwrap();
+    assert_eq!(left, [""; 0]);
+    owner.stop().unwrap();
 }
 
 #[test]
