@@ -68,9 +68,9 @@ pub(super) struct Watch {
     /// Rings for each interface, each with a thread of its own: 1, 2 or 4
     #[arg(long, value_name = "N", default_value = "1", value_parser = parse_rings)]
     rings: usize,
-    /// Size of each ring in KiB, rounded up to a power of two
-    #[arg(long, value_name = "KIB", default_value = "16384", value_parser = clap::value_parser!(u32).range(4..=1 << 20))]
-    ring_size: u32,
+    /// Size of each ring in KiB, rounded up to a power of two [default: 16384 for all together]
+    #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u32).range(4..=1 << 20))]
+    ring_size: Option<u32>,
     /// Leave programs and rings in the kernel at the end, and take over those that are there: a
     /// restart loses no packet. `ntpmon cleanup` removes them
     #[arg(long)]
@@ -196,7 +196,11 @@ impl Watch {
             ports: self.pairing.ports(),
             xdp: self.xdp,
             rings: self.rings,
-            ring_bytes: self.ring_size * 1024,
+            ring_bytes: self
+                .ring_size
+                .map_or(RINGS_BYTES / self.rings as u32, |kibibytes| {
+                    kibibytes * 1024
+                }),
             decapsulate: self.decapsulate,
             debug: self.debug,
             pin: self.pin,
@@ -393,6 +397,9 @@ struct Batch {
     interface: Arc<str>,
     exchanges: Vec<Exchange>,
 }
+
+/// All rings of an interface together, unless told otherwise: 47 ms of three million events a second.
+const RINGS_BYTES: u32 = 16 << 20;
 
 /// Exchanges in a batch, and batches on the way, at most: some 23 MB when nobody reads.
 const BATCH: usize = 1024;
