@@ -235,7 +235,6 @@ mod tests {
             index,
             link_layer: 1,
             loopback: false,
-            up: true,
             xdp_program: None,
             master,
             below,
