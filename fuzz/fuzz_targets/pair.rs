@@ -7,6 +7,8 @@
 #[allow(dead_code, reason = "only pairing and timings are run")]
 #[path = "../../ntpmon/src/ntp/mod.rs"]
 mod ntp;
+#[path = "../record.rs"]
+mod record;
 
 use libfuzzer_sys::fuzz_target;
 use ntp::{
@@ -15,41 +17,7 @@ use ntp::{
     pair::{Outcome, Pairer, Settings, Totals},
 };
 use ntpmon_common::{Event, Mode};
-
-/// Bytes that a packet is made of: see [`packet`].
-const RECORD: usize = 10;
-
-/// Times that a packet may carry: unknown, ordinary ones, both ends of the era.
-const TIMES: [u64; 8] = [
-    0,
-    1,
-    2,
-    0x8000_0000_0000_0000,
-    0xe8fe_6f80_0000_0000,
-    0xe8fe_6f80_8000_0000,
-    0xe8fe_6f81_0000_0000,
-    u64::MAX,
-];
-
-/// How far time goes on, in nanoseconds: within the timeout, about it, far, and back.
-const STEPS: [i64; 16] = [
-    0,
-    0,
-    1,
-    1_000,
-    1_000_000,
-    500_000_000,
-    999_999_999,
-    1_999_999_999,
-    2_000_000_000,
-    2_000_000_001,
-    64_000_000_000,
-    2_200_000_000_000,
-    -1,
-    -1_000_000_000,
-    -61_000_000_000,
-    i64::MAX,
-];
+use record::{RECORD, STEPS};
 
 fuzz_target!(|bytes: &[u8]| {
     let packets = packets(bytes);
@@ -98,8 +66,7 @@ fn packet(record: &[u8], time: u64, frame: u64) -> Stamped {
     event.ntp.0[0] = record[2];
     event.ntp.0[1] = record[3];
     for (index, selector) in record[4..8].iter().enumerate() {
-        let base = TIMES[usize::from(selector & 7)];
-        let value = base.wrapping_add(u64::from(selector >> 3) << 28);
+        let value = record::time(*selector);
         event.ntp.0[16 + index * 8..][..8].copy_from_slice(&value.to_be_bytes());
     }
     event.ntp.0[12] = record[8];

@@ -591,9 +591,10 @@ impl Found {
         self.udp.length - 8
     }
 
-    /// The same number for both directions of a flow, different for most flows.
+    /// 0 to 3: the same number for both directions between two hosts whatever their ports, and
+    /// evenly spread over the clients of one server.
     #[inline(always)]
-    pub fn flow_hash<P: Packet>(&self, packet: &P) -> u8 {
+    pub fn hosts_hash<P: Packet>(&self, packet: &P) -> u8 {
         // Of the addresses the last four bytes: all of IPv4, the part that varies of IPv6.
         let (source, destination) = if self.layers.flags & flags::IPV6 == 0 {
             (self.layers.network + 12, self.layers.network + 16)
@@ -602,9 +603,8 @@ impl Found {
         };
         let source: u32 = packet.read(source).unwrap_or(0);
         let destination: u32 = packet.read(destination).unwrap_or(0);
-        let ports = u32::from(self.udp.source_port ^ self.udp.destination_port);
-        let hash = (source ^ destination ^ ports).wrapping_mul(0x9e37_79b1);
-        (hash >> 24) as u8
+        // The uppermost bits of the product are those that every bit of the addresses reaches.
+        ((source ^ destination).wrapping_mul(0x9e37_79b1) >> 30) as u8
     }
 
     /// The second half of [`parse`]: fills in `event`, but for time, interface and direction.

@@ -103,13 +103,14 @@ fn emit<P: Packet>(found: &Found, packet: &P, complete: impl FnOnce(&mut Event))
     Counter::Emitted
 }
 
-/// The same ring for both directions of a flow, so that a pair never crosses threads.
+/// The same ring for all that passes between two hosts: a pair never crosses threads, and what is
+/// learnt of a client's clock holds for its next request, which may come from another port.
 #[inline(always)]
 fn ring_of<P: Packet>(found: &Found, packet: &P) -> u8 {
     if RING_MASK.load() == 0 {
         return 0;
     }
-    found.flow_hash(packet)
+    found.hosts_hash(packet)
 }
 
 #[inline(always)]

@@ -280,7 +280,6 @@ mod tests {
             index,
             link_layer: 1,
             loopback: false,
-            up: true,
             xdp_program: None,
             master,
             below,

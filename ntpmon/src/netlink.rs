@@ -18,7 +18,7 @@ use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
     link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp},
-    route::{RouteAttribute, RouteHeader, RouteMessage},
+    route::{RouteAttribute, RouteHeader, RouteMessage, RouteType},
     tc::{TcAttribute, TcHandle, TcMessage},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -36,8 +36,6 @@ pub struct Interface {
     pub link_layer: u16,
     /// Whether what goes out comes in again.
     pub loopback: bool,
-    /// Whether it is switched on.
-    pub up: bool,
     /// The XDP program on it, by id.
     pub xdp_program: Option<u32>,
     /// The bridge or bond that it is a port of.
@@ -52,16 +50,11 @@ pub struct Interface {
 /// When the kernel does not answer.
 pub fn interfaces() -> Result<Vec<Interface>> {
     let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-    let mut interfaces = Vec::new();
-    dump(request, |message| {
-        if let RouteNetlinkMessage::NewLink(link) = message
-            && let Some(interface) = interface_of(&link)
-        {
-            interfaces.push(interface);
-        }
+    dump(request, |message| match message {
+        RouteNetlinkMessage::NewLink(link) => interface_of(&link),
+        _ => None,
     })
-    .context("asking the kernel for its interfaces")?;
-    Ok(interfaces)
+    .context("asking the kernel for its interfaces")
 }
 
 /// An interface by its name.
@@ -84,7 +77,6 @@ fn interface_of(link: &LinkMessage) -> Option<Interface> {
         index: link.header.index,
         link_layer: link.header.link_layer_type.into(),
         loopback: link.header.flags.contains(LinkFlags::Loopback),
-        up: link.header.flags.contains(LinkFlags::Up),
         xdp_program: None,
         master: None,
         below: None,
@@ -122,16 +114,15 @@ pub fn default_route_interface() -> Result<Option<String>> {
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut request = RouteMessage::default();
         request.header.address_family = family;
-        let mut best: Option<(u32, u32)> = None;
-        dump(RouteNetlinkMessage::GetRoute(request), |message| {
-            if let RouteNetlinkMessage::NewRoute(route) = message
-                && let Some((metric, index)) = default_route(&route)
-                && best.is_none_or(|(lowest, _)| metric < lowest)
-            {
-                best = Some((metric, index));
-            }
-        })
+        let routes = dump(
+            RouteNetlinkMessage::GetRoute(request),
+            |message| match message {
+                RouteNetlinkMessage::NewRoute(route) => default_route(&route),
+                _ => None,
+            },
+        )
         .context("asking the kernel for its routes")?;
+        let best = routes.into_iter().min_by_key(|&(metric, _)| metric);
         if let Some((_, index)) = best {
             let interfaces = interfaces()?;
             let found = interfaces.into_iter().find(|known| known.index == index);
@@ -141,10 +132,12 @@ pub fn default_route_interface() -> Result<Option<String>> {
     Ok(None)
 }
 
-/// Metric and interface of a route, if it is a default route of the main table.
+/// Metric and interface of a route, if it is a default route of the main table that packets leave
+/// by: one that is `unreachable` names an interface too, the loopback.
 fn default_route(route: &RouteMessage) -> Option<(u32, u32)> {
     if route.header.destination_prefix_length != 0
         || route.header.table != RouteHeader::RT_TABLE_MAIN
+        || route.header.kind != RouteType::Unicast
     {
         return None;
     }
@@ -169,11 +162,9 @@ fn default_route(route: &RouteMessage) -> Option<(u32, u32)> {
 /// When the kernel does not answer.
 pub fn addresses() -> Result<LocalAddresses> {
     let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-    let mut addresses = Vec::new();
-    dump(request, |message| {
-        if let RouteNetlinkMessage::NewAddress(address) = message {
-            addresses.extend(local_address(&address));
-        }
+    let addresses = dump(request, |message| match message {
+        RouteNetlinkMessage::NewAddress(address) => local_address(&address),
+        _ => None,
     })
     .context("asking the kernel for its addresses")?;
     Ok(addresses.into_iter().collect())
@@ -240,26 +231,26 @@ pub fn filters(interface: u32) -> Result<Vec<Filter>> {
             minor: parent,
             ..CLSACT
         };
-        dump(RouteNetlinkMessage::GetTrafficFilter(request), |message| {
-            if let RouteNetlinkMessage::NewTrafficFilter(filter) = message
-                && filter.header.handle != TcHandle::UNSPEC
-            {
-                let handle = filter.header.handle;
-                let bpf = filter
-                    .attributes
-                    .iter()
-                    .any(|attribute| matches!(attribute, TcAttribute::Kind(kind) if kind == "bpf"));
-                filters.push(Filter {
-                    interface,
-                    parent,
-                    priority: (filter.header.info >> 16) as u16,
-                    handle: (handle.major, handle.minor),
-                    bpf,
-                    info: filter.header.info,
-                });
-            }
+        let found = dump(RouteNetlinkMessage::GetTrafficFilter(request), |message| {
+            let RouteNetlinkMessage::NewTrafficFilter(filter) = message else {
+                return None;
+            };
+            let handle = filter.header.handle;
+            let bpf = filter
+                .attributes
+                .iter()
+                .any(|attribute| matches!(attribute, TcAttribute::Kind(kind) if kind == "bpf"));
+            (handle != TcHandle::UNSPEC).then_some(Filter {
+                interface,
+                parent,
+                priority: (filter.header.info >> 16) as u16,
+                handle: (handle.major, handle.minor),
+                bpf,
+                info: filter.header.info,
+            })
         })
         .with_context(|| format!("asking the kernel for the filters of interface {interface}"))?;
+        filters.extend(found);
     }
     Ok(filters)
 }
@@ -271,27 +262,27 @@ pub fn filters(interface: u32) -> Result<Vec<Filter>> {
 /// When the kernel does not answer.
 pub fn ingress_qdisc(interface: u32) -> Result<Option<String>> {
     let request = TcMessage::with_index(interface.cast_signed());
-    let mut found = None;
     // The kernel lists those of every interface, whatever it is asked.
-    dump(
+    let found = dump(
         RouteNetlinkMessage::GetQueueDiscipline(request),
-        |message| {
-            if let RouteNetlinkMessage::NewQueueDiscipline(qdisc) = message
-                && qdisc.header.index == interface.cast_signed()
-                && qdisc.header.handle == CLSACT
+        |message| match message {
+            RouteNetlinkMessage::NewQueueDiscipline(qdisc)
+                if qdisc.header.index == interface.cast_signed()
+                    && qdisc.header.handle == CLSACT =>
             {
-                found = qdisc
+                qdisc
                     .attributes
-                    .iter()
+                    .into_iter()
                     .find_map(|attribute| match attribute {
-                        TcAttribute::Kind(kind) => Some(kind.clone()),
+                        TcAttribute::Kind(kind) => Some(kind),
                         _ => None,
-                    });
+                    })
             }
+            _ => None,
         },
     )
     .with_context(|| format!("asking the kernel for the qdiscs of interface {interface}"))?;
-    Ok(found)
+    Ok(found.into_iter().next_back())
 }
 
 /// Removes one filter.
@@ -412,15 +403,17 @@ impl AsFd for Changes {
 /// How often a question is asked whose answer changed while it was given.
 const ATTEMPTS: usize = 10;
 
-fn dump(request: RouteNetlinkMessage, on_message: impl FnMut(RouteNetlinkMessage)) -> Result<()> {
-    let mut answers = Vec::new();
+/// What `keep` makes of the messages of one answer. The rest is dropped as it is read: a router's
+/// table has a million routes.
+fn dump<T>(
+    request: RouteNetlinkMessage,
+    mut keep: impl FnMut(RouteNetlinkMessage) -> Option<T>,
+) -> Result<Vec<T>> {
     for _ in 0..ATTEMPTS {
-        answers.clear();
+        let mut kept = Vec::new();
         let flags = NLM_F_REQUEST | NLM_F_DUMP;
-        let whole = exchange(request.clone(), flags, |message| answers.push(message))?;
-        if whole {
-            answers.into_iter().for_each(on_message);
-            return Ok(());
+        if exchange(request.clone(), flags, |message| kept.extend(keep(message)))? {
+            return Ok(kept);
         }
     }
     // An answer with a hole would look like an interface that is gone.
@@ -514,6 +507,24 @@ mod tests {
         let localhost = mapped(IpAddr::from([127, 0, 0, 1]));
         let elsewhere = mapped(IpAddr::from([192, 0, 2, 1]));
         assert_eq!(addresses.role(&elsewhere, &localhost), Some(Role::Server));
+    }
+
+    #[test]
+    fn a_default_route_is_of_the_main_table_and_leads_somewhere() {
+        let mut route = RouteMessage::default();
+        route.header.table = RouteHeader::RT_TABLE_MAIN;
+        route.header.kind = RouteType::Unicast;
+        route.attributes = vec![RouteAttribute::Priority(100), RouteAttribute::Oif(7)];
+        assert_eq!(default_route(&route), Some((100, 7)));
+        for spoil in [
+            (|header| header.kind = RouteType::Unreachable) as fn(&mut RouteHeader),
+            |header| header.destination_prefix_length = 8,
+            |header| header.table = 255,
+        ] {
+            let mut other = route.clone();
+            spoil(&mut other.header);
+            assert_eq!(default_route(&other), None, "{other:?}");
+        }
     }
 
     #[test]

@@ -105,7 +105,7 @@ fn four_rings_come_to_the_totals_of_one() {
     let four = Watch::start(&pair.client, &[DEVICE], &["--rings", "4"]).unwrap();
     let mut expected = Map::new();
     for _ in 0..12 {
-        // A flow each.
+        // A port each.
         expected = traffic.ask(&pair.client, Traffic::PLAN).unwrap();
     }
     let expected = times(&expected, 12);

@@ -114,6 +114,16 @@ fn wrong_arguments_are_named_with_what_would_be_right() {
 }
 
 #[test]
+fn a_wrong_log_setting_is_a_usage_error() {
+    let mut command = ntpmon::command(&[]).unwrap();
+    command.args(["replay", "file"]).env("NTPMON_LOG", "dbug");
+    let ended = Ended::of(command.output().unwrap()).unwrap();
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    let first = ended.stderr.lines().next().unwrap();
+    assert!(first.starts_with("error: NTPMON_LOG='dbug': "), "{first}");
+}
+
+#[test]
 fn without_arguments_there_is_help_and_exit_code_2() {
     let ended = run("");
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""));
@@ -151,6 +161,8 @@ fn an_unknown_interface_is_named_with_those_that_there_are() {
 #[test]
 fn without_a_default_route_an_interface_has_to_be_named() {
     let namespace = Namespace::new().unwrap();
+    // It names the loopback, by which nothing leaves.
+    namespace.ip("-6 route add unreachable default").unwrap();
     let mut command = namespace.command("timeout");
     command.args(["--signal=KILL", "60"]).arg(binary().unwrap());
     let output = command

@@ -110,7 +110,7 @@ fn run_target(
         fs::create_dir_all(directory)
             .with_context(|| format!("creating {}", directory.display()))?;
     }
-    let written = seeds::write(&seeds)?;
+    let written = seeds::write(name, &seeds)?;
     process::say(&format!(
         "{name}: {written} seeds, corpus in {}",
         corpus.display()

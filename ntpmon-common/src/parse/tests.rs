@@ -103,6 +103,40 @@ fn either_port_makes_it_ntp() {
 }
 
 #[test]
+fn two_hosts_hash_alike_in_both_directions_and_from_every_port() {
+    let settings = Settings {
+        ports: &PORTS,
+        decapsulate: false,
+    };
+    let hash = |frame: &[u8]| {
+        let found = find(&frame, Link::Ethernet, || 0, settings).map_err(drop);
+        found.unwrap().hosts_hash(&frame)
+    };
+    // Neighbours, every fourth, every sixteenth network: none may fall into one ring.
+    for step in [[0, 0, 0, 1], [0, 0, 0, 4], [0, 0, 1, 0], [0, 16, 0, 0_u8]] {
+        let mut clients = [0; 4];
+        for number in 0..64_u8 {
+            let client = step.map(|byte| byte.wrapping_mul(number));
+            let between = |source: [u8; 4], destination: [u8; 4], payload: &[u8]| {
+                let mut frame = frame4(payload);
+                frame[26..30].copy_from_slice(&source);
+                frame[30..34].copy_from_slice(&destination);
+                hash(&frame)
+            };
+            let server = [192, 0, 2, 1];
+            let there = between(client, server, &udp(40_000, 123, &ntp(4, 3, &[])));
+            let back = between(server, client, &udp(123, 50_000, &ntp(4, 4, &[])));
+            assert_eq!(there, back);
+            clients[usize::from(there)] += 1;
+        }
+        assert!(
+            clients.iter().all(|&count| count >= 8),
+            "{step:?}: {clients:?}"
+        );
+    }
+}
+
+#[test]
 fn links_without_a_header_say_their_ip_version_themselves() {
     let ip = |bytes: &[u8]| parse_as(bytes, Link::Ip, 0, false);
     assert_eq!(ip(&ipv4(17, &request())).unwrap().flags, 0);
