@@ -145,7 +145,11 @@ mod tests {
     fn a_step_that_was_read_badly_is_told_once_and_made_good() {
         let second = 1_000_000_000;
         let mut offset = at(0);
-        assert!(offset.update(read(second + 3_000_000, 10_000_000)).is_some());
+        assert!(
+            offset
+                .update(read(second + 3_000_000, 10_000_000))
+                .is_some()
+        );
         assert_eq!(offset.update(read(second, 50)), None);
         assert_eq!(offset.unix(0), second);
         assert!(offset.update(read(second + 200_000, 50)).is_some());

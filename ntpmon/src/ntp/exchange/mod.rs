@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use ntpmon_common::{Authentication, Mode, Span, Timestamp};
+use ntpmon_common::{Authentication, Direction, Event, Mode, Span, Timestamp};
 
 use super::{ClientClock, Stamped, kiss_code, pair::Pair};
 
@@ -53,6 +53,24 @@ impl LocalAddresses {
             Some(Role::Server)
         } else {
             Some(Role::Transit)
+        }
+    }
+
+    /// What this host is to whoever sent a packet. Source addresses can be forged, and the
+    /// programs see packets before the kernel throws such ones away: what comes in was not sent by
+    /// this host, and what goes out is not meant for it, unless both ends are its own (loopback).
+    fn role_in(&self, request: &Event) -> Option<Role> {
+        let (client, server) = (&request.source, &request.destination);
+        let role = self.role(client, server);
+        let contradicts = match (role, Direction::from_byte(request.direction)) {
+            (Some(Role::Client), Direction::Ingress) => !self.0.contains(server),
+            (Some(Role::Server), Direction::Egress) => !self.0.contains(client),
+            _ => false,
+        };
+        if contradicts {
+            Some(Role::Transit)
+        } else {
+            role
         }
     }
 }
@@ -155,7 +173,7 @@ impl Timekeeper {
     /// Works out what a pair says.
     pub fn exchange(&mut self, pair: Pair<'_>, addresses: &LocalAddresses) -> Exchange {
         let event = &pair.request.event;
-        let role = addresses.role(&event.source, &event.destination);
+        let role = addresses.role_in(event);
         let mut timings = pair
             .response
             .map(|response| timings(&pair, response, role))

@@ -1,6 +1,6 @@
 //! What the times of an exchange say, and where they say nothing.
 
-use ntpmon_common::Timestamp;
+use ntpmon_common::{Direction, Timestamp};
 
 use super::{Exchange, LocalAddresses, Pair, Role, Span, Timekeeper};
 use crate::ntp::{
@@ -153,6 +153,36 @@ fn an_offset_is_told_only_where_this_host_asked() {
         assert_eq!(exchange.timings.delay.is_some(), is_client, "{role:?}");
         assert_eq!(exchange.timings.total_process_time, Some(25_000_000));
     }
+}
+
+#[test]
+fn a_forged_source_address_does_not_make_this_host_the_client() {
+    let role = |direction: Direction, hosts: &[u8]| {
+        let (mut request, response) = ordinary(T1, 100 * MILLISECOND);
+        request.event.direction = direction as u8;
+        let exchange = exchange((request, response), hosts, ClientClock::Unknown);
+        let is_client = exchange.role == Some(Role::Client);
+        assert_eq!(exchange.timings.offset.is_some(), is_client);
+        exchange.role
+    };
+    for (direction, hosts, expected) in [
+        (Direction::Egress, &[CLIENT][..], Role::Client),
+        (Direction::Unknown, &[CLIENT], Role::Client),
+        (Direction::Ingress, &[CLIENT], Role::Transit),
+        (Direction::Ingress, &[SERVER], Role::Server),
+        (Direction::Unknown, &[SERVER], Role::Server),
+        (Direction::Egress, &[SERVER], Role::Transit),
+        // Loopback.
+        (Direction::Ingress, &[CLIENT, SERVER], Role::Client),
+        (Direction::Egress, &[CLIENT, SERVER], Role::Client),
+    ] {
+        assert_eq!(
+            role(direction, hosts),
+            Some(expected),
+            "{direction:?} {hosts:?}"
+        );
+    }
+    assert_eq!(role(Direction::Ingress, &[]), None);
 }
 
 #[test]
