@@ -251,6 +251,27 @@ fn what_is_no_time_sample_has_no_offset() {
         assert_eq!(timings.client_to_server_latency, None);
         assert_eq!(timings.server_processing_time.is_some(), processing);
         assert_eq!(timings.total_process_time, Some(2000));
+        let exchange = exchange((request, response), &[], ClientClock::Unknown);
+        assert!(!exchange.is_time_sample());
+    }
+}
+
+#[test]
+fn packets_without_a_time_of_capture_have_only_what_the_server_says() {
+    for (asked, answered) in [(false, false), (false, true), (true, false)] {
+        let (mut request, mut response) = ordinary(T1, 0);
+        for (packet, timed) in [(&mut request, asked), (&mut response, answered)] {
+            if !timed {
+                packet.unix = Stamped::NO_TIME;
+            }
+        }
+        let exchange = exchange((request, response), &[CLIENT], ClientClock::Honest);
+        let timings = exchange.timings;
+        assert_eq!(timings.total_process_time, None);
+        assert_eq!((timings.offset, timings.delay), (None, None));
+        assert_eq!(timings.client_to_server_latency.is_some(), asked);
+        assert_eq!(exchange.client_clock == ClientClock::Unknown, !asked);
+        assert!(timings.server_processing_time.is_some());
     }
 }
 
