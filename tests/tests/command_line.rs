@@ -300,6 +300,29 @@ fn what_stands_before_the_end_of_a_cut_file_is_reported() {
 }
 
 #[test]
+fn a_file_with_a_fault_does_not_hide_those_behind_it() {
+    let folder = folder().unwrap();
+    let cut = folder.path().join("cut");
+    let whole = fs::read(own("plain.pcap")).unwrap();
+    fs::write(&cut, &whole[..whole.len() - 1]).unwrap();
+    let missing = folder.path().join("missing");
+    let files = [&cut, &missing, &own("ipv6.pcap")];
+    for (options, lines) in [(&["--format", "ndjson"][..], 96), (&["--summary"], 1)] {
+        let mut command = ntpmon::command(&[]).unwrap();
+        let output = command.arg("replay").args(options).args(files).output();
+        let ended = Ended::of(output.unwrap()).unwrap();
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert_eq!(ended.stdout.lines().count(), lines, "{ended:?}");
+        let faults: Vec<_> = ended.stderr.lines().collect();
+        assert_eq!(faults.len(), 2, "{ended:?}");
+        for (fault, file) in faults.iter().zip([&cut, &missing]) {
+            assert!(fault.starts_with("ntpmon: "), "{fault}");
+            assert!(fault.contains(file.to_str().unwrap()), "{fault}");
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_written_is_a_failure() {
     for options in [&["--summary"][..], &["--format", "ndjson"], &[]] {
         let full = fs::File::options().write(true).open("/dev/full").unwrap();

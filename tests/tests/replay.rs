@@ -10,7 +10,7 @@
 use std::{
     ffi::OsStr,
     fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -1064,6 +1064,156 @@ fn a_header_comes_at_a_terminal_and_again_after_forty_lines() {
     }
 }
 
+/// A replay of standard input, which the test writes to.
+fn live(options: &[&str]) -> (std::process::Child, std::process::ChildStdin, Printed) {
+    let mut child = ntpmon::command(&[])
+        .unwrap()
+        .args(["replay", "--format", "ndjson"])
+        .args(options)
+        .arg("-")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let input = child.stdin.take().unwrap();
+    let printed = Printed(BufReader::new(child.stdout.take().unwrap()));
+    (child, input, printed)
+}
+
+struct Printed(BufReader<std::process::ChildStdout>);
+
+impl Printed {
+    /// The next lines, however long they take to come; fewer at the end.
+    fn lines(&mut self, count: usize) -> Vec<Map<String, Value>> {
+        let lines = self.0.by_ref().lines().take(count);
+        let lines: Vec<String> = lines.map(Result::unwrap).collect();
+        objects(&lines.join("\n")).unwrap()
+    }
+}
+
+fn is_ended_well(child: std::process::Child) {
+    let ended = ntpmon::Ended::of(child.wait_with_output().unwrap()).unwrap();
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_silent_pipe_is_printed_and_goes_on() {
+    let whole = pcap::write(&pcap::read(&own("plain.pcap")).unwrap(), Form::default());
+    // 24 bytes of header; a packet has 16 and a frame of 90.
+    let packet = 16 + 90;
+    for packed in [false, true] {
+        let (child, mut input, mut printed) = live(&["--timeout", "0.5"]);
+        let mut write = |piece: &[u8]| {
+            if packed {
+                input
+                    .write_all(&zstd::encode_all(piece, 1).unwrap())
+                    .unwrap();
+            } else {
+                input.write_all(piece).unwrap();
+            }
+        };
+        // Three packets: an exchange, and a request that waits in vain.
+        let (before, after) = whole.split_at(24 + 3 * packet);
+        write(before);
+        let lines = printed.lines(2);
+        assert_eq!(lines[0]["answered"], true);
+        assert_eq!(lines[1]["answered"], false);
+        write(&after[packet..]);
+        drop(input);
+        assert_eq!(printed.lines(100).len(), 46);
+        is_ended_well(child);
+    }
+}
+
+#[test]
+fn a_pipe_that_is_silent_within_a_packet_has_more_to_come() {
+    let whole = pcap::write(&pcap::read(&own("plain.pcap")).unwrap(), Form::default());
+    let (child, mut input, mut printed) = live(&["--timeout", "0.1"]);
+    // The first response comes in two pieces, two seconds apart.
+    let (before, after) = whole.split_at(24 + 106 + 50);
+    input.write_all(before).unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    input.write_all(after).unwrap();
+    drop(input);
+    let lines = printed.lines(100);
+    assert_eq!(lines.len(), 48);
+    assert!(lines.iter().all(|line| line["answered"] == true));
+    is_ended_well(child);
+}
+
+#[test]
+fn what_was_read_before_a_signal_is_printed() {
+    let bytes = fs::read(own("plain.pcap")).unwrap();
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // Nothing is due for an hour; and without even a header there is nothing at all.
+        for (piece, expected) in [(&bytes[..], 48), (&[], 0)] {
+            let (child, mut input, mut printed) = live(&["--timeout", "3600"]);
+            input.write_all(piece).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(500));
+            // SAFETY: kill takes no pointers; the id is of our own child, which was not reaped yet.
+            let sent = unsafe { libc::kill(i32::try_from(child.id()).unwrap(), signal) };
+            assert_eq!(sent, 0);
+            assert_eq!(printed.lines(100).len(), expected);
+            is_ended_well(child);
+        }
+    }
+}
+
+#[test]
+fn packets_without_a_time_pair_and_have_none() {
+    let capture = pcap::read(&own("plain.pcap")).unwrap();
+    let mut file = Vec::new();
+    let mut block = |kind: u32, body: &[u8]| {
+        let body_length = body.len().next_multiple_of(4);
+        let length = u32::try_from(12 + body_length).unwrap().to_le_bytes();
+        file.extend(kind.to_le_bytes());
+        file.extend(length);
+        file.extend(body);
+        file.resize(file.len() + body_length - body.len(), 0);
+        file.extend(length);
+    };
+    let section = [
+        &0x1a2b_3c4d_u32.to_le_bytes()[..],
+        &[1, 0, 0, 0],
+        &[0xff; 8],
+    ]
+    .concat();
+    block(0x0a0d_0d0a, &section);
+    block(1, &[1, 0, 0, 0, 0, 0, 0, 0]);
+    for packet in &capture.packets {
+        let length = u32::try_from(packet.bytes.len()).unwrap().to_le_bytes();
+        block(3, &[&length[..], &packet.bytes].concat());
+    }
+    let folder = folder().unwrap();
+    let path = folder.path().join("simple");
+    fs::write(&path, file).unwrap();
+    let rows = replay(&path, &["--local", "10.0.0.2"]).unwrap();
+    assert_eq!(rows.len(), 48);
+    for row in rows {
+        assert!(row.flag("answered"));
+        for name in [
+            "session_timestamp",
+            "total_process_time_seconds",
+            "offset_seconds",
+        ] {
+            assert_eq!(row.text(name), None, "{name}");
+        }
+        assert_eq!(row.text("client_clock"), Some("unknown"));
+        assert!(row.text("server_processing_time_seconds").is_some());
+        // Stamps in the packets are of this century all the same.
+        assert!(row.number("receive_timestamp").unwrap() > 1.7e9);
+    }
+    let table = ntpmon::run([OsStr::new("replay"), path.as_os_str()]).unwrap();
+    assert!(
+        table
+            .printed()
+            .unwrap()
+            .lines()
+            .all(|line| line.starts_with("- "))
+    );
+}
+
 #[test]
 fn a_reader_that_has_seen_enough_is_no_failure() {
     for format in ["ndjson", "csv", "table"] {
@@ -1098,4 +1248,10 @@ fn csv_begins_with_the_names_and_has_as_many_fields_everywhere() {
     let records = csv(&printed.unwrap().printed().unwrap()).unwrap();
     assert_eq!(records.len(), 66);
     assert!(records[0].iter().eq(FIELDS.iter()));
+
+    // Also where no exchange follows.
+    let file = own("broadcast.pcap");
+    let printed = ntpmon::run(arguments.into_iter().chain([file.as_os_str()]));
+    let names = csv(&printed.unwrap().printed().unwrap()).unwrap();
+    assert_eq!(names, records[..1]);
 }

@@ -10,7 +10,10 @@ use std::{
 use anstyle::{AnsiColor, Style};
 use ntpmon_common::{Event, NtpHeader, Span, Timestamp};
 
-use crate::ntp::{Stamped, exchange::Exchange};
+use crate::ntp::{
+    ClientClock, Stamped,
+    exchange::{Exchange, Timings},
+};
 
 /// How exchanges are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -127,6 +130,10 @@ fn root_unit(header: &NtpHeader) -> f64 {
     }
 }
 
+/// Stamps in packets that were captured at no known time are put nearest to this, the year 2033:
+/// anything from 1965 to 2101 is told right.
+const ANY_TIME: i64 = 2_000_000_000 * 1_000_000_000;
+
 /// Every field of an exchange, in the order of the documentation. Frames have numbers only in
 /// files.
 fn fields(
@@ -140,7 +147,7 @@ fn fields(
     let described: &Stamped = exchange.described_by();
     let event = &described.event;
     let ntp = &event.ntp;
-    let seen = request.unix;
+    let seen = request.captured().unwrap_or(ANY_TIME);
     let is_v5 = ntp.version() == 5;
     let reference_id = reference_id(ntp);
     let kiss = exchange.kiss_code();
@@ -189,7 +196,10 @@ fn fields(
     field("receive_timestamp", unix(ntp.receive(), seen))?;
     field("transmit_timestamp", unix(ntp.transmit(), seen))?;
     field("packet_length", Value::Integer(event.payload_length.into()))?;
-    field("session_timestamp", Value::Time(seen))?;
+    field(
+        "session_timestamp",
+        Value::or_null(request.captured(), Value::Time),
+    )?;
     field("answered", Value::Bool(exchange.response.is_some()))?;
     field(
         "client_to_server_latency_seconds",
@@ -232,6 +242,28 @@ fn fields(
     Ok(())
 }
 
+/// An exchange to ask for the names of the fields.
+const NOTHING: Exchange = Exchange {
+    sequence: 0,
+    request: Stamped {
+        event: Event::EMPTY,
+        unix: Stamped::NO_TIME,
+        frame: 0,
+    },
+    response: None,
+    interleaved: false,
+    duplicates: 0,
+    client_clock: ClientClock::Unknown,
+    role: None,
+    timings: Timings {
+        client_to_server_latency: None,
+        server_processing_time: None,
+        total_process_time: None,
+        offset: None,
+        delay: None,
+    },
+};
+
 /// Writes exchanges in one of the formats.
 pub(super) struct Printer<W> {
     out: W,
@@ -241,6 +273,8 @@ pub(super) struct Printer<W> {
     colour: bool,
     /// Repeated after this many lines on a terminal; never elsewhere.
     header_every: Option<u64>,
+    /// CSV's names are written.
+    begun: bool,
     lines: u64,
     lines_since_header: u64,
     widths: Widths,
@@ -294,6 +328,7 @@ impl<W: Write> Printer<W> {
             frames,
             colour: terminal,
             header_every: if terminal { Some(40) } else { None },
+            begun: false,
             lines: 0,
             lines_since_header: 0,
             widths: Widths::new(if frames { DATE_AND_TIME.1 } else { TIME.1 }),
@@ -315,8 +350,24 @@ impl<W: Write> Printer<W> {
         Ok(())
     }
 
+    /// Writes what is waiting. CSV has its names in the first line also where no other follows.
     pub(super) fn flush(&mut self) -> io::Result<()> {
+        if self.format == Format::Csv {
+            self.begin_csv()?;
+        }
         self.out.flush()
+    }
+
+    fn begin_csv(&mut self) -> io::Result<()> {
+        if std::mem::replace(&mut self.begun, true) {
+            return Ok(());
+        }
+        let mut names = Vec::new();
+        fields(&NOTHING, None, self.frames, |name, _| {
+            names.push(name);
+            Ok(())
+        })?;
+        writeln!(self.out, "{}", names.join(","))
     }
 
     fn ndjson(&mut self, exchange: &Exchange, interface: Option<&str>) -> io::Result<()> {
@@ -333,14 +384,7 @@ impl<W: Write> Printer<W> {
     }
 
     fn csv(&mut self, exchange: &Exchange, interface: Option<&str>) -> io::Result<()> {
-        if self.lines == 0 {
-            let mut names = Vec::new();
-            fields(exchange, interface, self.frames, |name, _| {
-                names.push(name);
-                Ok(())
-            })?;
-            writeln!(self.out, "{}", names.join(","))?;
-        }
+        self.begin_csv()?;
         let out = &mut self.out;
         let mut first = true;
         fields(exchange, interface, self.frames, |_, value| {
@@ -376,15 +420,20 @@ impl<W: Write> Printer<W> {
 
         let described = &exchange.described_by().event.ntp;
         let timings = &exchange.timings;
-        let time = jiff::Timestamp::from_nanosecond(i128::from(exchange.request.unix))
-            .map_err(io::Error::other)?;
         let nanoseconds = |span: Option<Span>| span.map(Span::nanoseconds);
         let total = timings.total_process_time.map(u64::cast_signed);
         let (time_format, _) = if self.frames { DATE_AND_TIME } else { TIME };
+        let time = match exchange.request.captured() {
+            Some(time) => jiff::Timestamp::from_nanosecond(i128::from(time))
+                .map_err(io::Error::other)?
+                .strftime(time_format)
+                .to_string(),
+            None => "-".to_owned(),
+        };
         let row = row(
             widths,
             [
-                &time.strftime(time_format).to_string(),
+                &time,
                 &interface,
                 &client,
                 &server,
@@ -500,7 +549,7 @@ fn notes(exchange: &Exchange) -> String {
             "kiss {}",
             String::from_utf8_lossy(&code).trim_end_matches('\0')
         ));
-    } else if exchange.described_by().event.ntp.leap_indicator() == 3 {
+    } else if !exchange.is_time_sample() {
         notes.push("unsynchronised".to_owned());
     }
     if exchange.interleaved {
@@ -552,6 +601,63 @@ mod tests {
         let grown = Widths::new(TIME.1).hold("a name that no interface of Linux has", long, "-");
         assert_eq!((grown.interface, grown.client, grown.server), (15, 46, 21));
         assert!(grown == grown.hold("-", "-", "-"));
+    }
+
+    fn printed(format: Format, exchanges: &[Exchange]) -> String {
+        let mut out = Vec::new();
+        let mut printer = Printer::new(&mut out, format, true, false);
+        for exchange in exchanges {
+            printer.print(exchange, None).unwrap();
+        }
+        printer.flush().unwrap();
+        printer.flush().unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn csv_has_its_names_once_however_many_lines_follow() {
+        for count in 0..3 {
+            let text = printed(Format::Csv, &vec![NOTHING; count]);
+            assert_eq!(text.lines().count(), 1 + count);
+            assert_eq!(text.matches("client_ip,").count(), 1);
+        }
+        assert_eq!(printed(Format::Ndjson, &[]), "");
+        assert_eq!(printed(Format::Table, &[]), "");
+    }
+
+    #[test]
+    fn a_packet_without_a_time_is_printed_without_one() {
+        let line = printed(Format::Ndjson, &[NOTHING]);
+        assert!(line.contains("\"session_timestamp\":null"), "{line}");
+        assert!(printed(Format::Table, &[NOTHING]).starts_with("- "));
+    }
+
+    #[test]
+    fn a_response_that_tells_no_time_is_noted() {
+        let mut response = NOTHING.request;
+        response.event.ntp.0[0] = 0x24;
+        response.event.ntp.0[1] = 2;
+        response.event.ntp.0[32..48].fill(1);
+        let noted = |change: fn(&mut [u8; 48])| {
+            let mut response = response;
+            change(&mut response.event.ntp.0);
+            notes(&Exchange {
+                response: Some(response),
+                ..NOTHING
+            })
+        };
+        assert_eq!(noted(|_| {}), "");
+        assert_eq!(noted(|ntp| ntp[0] |= 0xc0), "unsynchronised");
+        assert_eq!(noted(|ntp| ntp[1] = 16), "unsynchronised");
+        assert_eq!(noted(|ntp| ntp[1] = 0), "unsynchronised");
+        assert_eq!(noted(|ntp| ntp[32..40].fill(0)), "unsynchronised");
+        assert_eq!(noted(|ntp| ntp[40..48].fill(0)), "unsynchronised");
+        let kiss = noted(|ntp| {
+            ntp[1] = 0;
+            ntp[12..16].copy_from_slice(b"RATE");
+        });
+        assert_eq!(kiss, "kiss RATE");
+        assert_eq!(notes(&NOTHING), "no answer");
     }
 
     fn reference(stratum: u8, id: [u8; 4]) -> Option<String> {

@@ -4,13 +4,19 @@ use std::{
     collections::{HashMap, VecDeque},
     io::{self, BufWriter, IsTerminal, Write},
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use ntpmon_common::{Counter, Counters, Event, parse, settings::PortSet};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
     Pairing,
@@ -18,7 +24,7 @@ use super::{
     summary,
 };
 use crate::{
-    capture::pcap::{Reader, parse_frame},
+    capture::pcap::{PAUSE_EVERY, Pause, Reader, parse_frame},
     netlink,
     ntp::{
         Stamped,
@@ -33,7 +39,10 @@ use crate::{
 /// in the order given, so a request may be in one and its response in the next. NTP inside GRE,
 /// IP-in-IP and VXLAN is found too. Exchanges, answered or not, are printed in the order of their
 /// requests; packets that belong to none (broadcasts, control messages, unsolicited responses)
-/// are counted by --summary. A file that is cut off is read up to there, then reported.
+/// are counted by --summary. A file that is cut off is read up to there, then reported; the others
+/// are read nevertheless. Ctrl-C ends reading: what was read is printed.
+///
+/// Live from another host: ssh HOST tcpdump -U -w - udp port 123 | ntpmon replay -
 #[derive(Debug, clap::Args)]
 pub(super) struct Replay {
     /// Capture files; - is standard input
@@ -72,6 +81,11 @@ impl Replay {
             counters: Counters::default(),
             interfaces: Interfaces::default(),
             addresses: self.local.into_iter().map(netlink::mapped).collect(),
+            last_time: 0,
+            stop: stop_on_signal()?,
+            // Lines would go through it.
+            bar: self.summary || !io::stdout().is_terminal(),
+            faults: Vec::new(),
         };
         let result = if self.summary {
             replay_totals(&mut replayer, &self.files, settings)
@@ -87,7 +101,7 @@ impl Replay {
             ));
             replay_exchanges(&mut replayer, &self.files, settings, &mut printer)
         };
-        match result {
+        match result.and_then(|()| replayer.report()) {
             // Whoever read the output has seen enough.
             Err(error) if is_broken_pipe(&error) => Ok(()),
             result => result,
@@ -103,6 +117,91 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
+/// A flag that SIGINT and SIGTERM set. A second one ends the process at once: it may be waiting for
+/// a file to be opened, or for its output to be read.
+fn stop_on_signal() -> Result<Arc<AtomicBool>> {
+    const STARTING: &str = "preparing for signals";
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context(STARTING)?;
+    // Here, not in the thread: a signal from now on ends in order.
+    let guard = runtime.enter();
+    let mut first = Signals::new().context(STARTING)?;
+    drop(guard);
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            runtime.block_on(async {
+                first.next().await;
+                flag.store(true, Ordering::Relaxed);
+                // Whoever runs this may pass on what the terminal sent to both.
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                if let Ok(mut second) = Signals::new() {
+                    second.next().await;
+                    std::process::exit(1);
+                }
+            });
+        })
+        .context(STARTING)?;
+    Ok(stop)
+}
+
+/// SIGINT and SIGTERM, from now on.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Where exchanges go.
+trait Target {
+    fn take(&mut self, exchange: Exchange, interfaces: &Interfaces) -> Result<()>;
+
+    /// Nothing may come for a while.
+    fn pause(&mut self) -> Result<()>;
+}
+
+/// For totals. Timings are worked out as well: what is measured is the work that a capture takes.
+struct Nowhere;
+
+impl Target for Nowhere {
+    fn take(&mut self, _: Exchange, _: &Interfaces) -> Result<()> {
+        Ok(())
+    }
+
+    fn pause(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl<W: Write> Target for Ordered<W> {
+    fn take(&mut self, exchange: Exchange, interfaces: &Interfaces) -> Result<()> {
+        self.push(exchange, interfaces).context(WRITING)
+    }
+
+    fn pause(&mut self) -> Result<()> {
+        self.printer.flush().context(WRITING)
+    }
+}
+
 /// What is carried from file to file.
 struct Replayer {
     pairer: Pairer,
@@ -110,20 +209,30 @@ struct Replayer {
     counters: Counters,
     interfaces: Interfaces,
     addresses: LocalAddresses,
+    /// Of the last packet that had a time.
+    last_time: u64,
+    /// A signal came.
+    stop: Arc<AtomicBool>,
+    /// Whether a bar may show how far it is.
+    bar: bool,
+    /// What was wrong with files: one is no reason not to read the next.
+    faults: Vec<anyhow::Error>,
 }
+
+/// A pipe that was silent for this long, and for the time that a request waits, brings no response
+/// any more: tcpdump hands packets over at least once a second.
+const PIPE_LAG: Duration = Duration::from_secs(1);
 
 fn replay_totals(
     replayer: &mut Replayer,
     files: &[PathBuf],
     settings: parse::Settings<'_>,
 ) -> Result<()> {
-    // Timings are worked out as well: what is measured is the work that a capture takes.
-    let read = replayer.read(files, settings, |_, _| Ok(()));
+    replayer.read(files, settings, &mut Nowhere)?;
     // A file that is cut off has been read up to there.
     let object = summary::object(&replayer.counters, replayer.pairer.totals());
     let text = format!("{}\n", serde_json::to_string(&object)?);
-    io::stdout().write_all(text.as_bytes()).context(WRITING)?;
-    read
+    io::stdout().write_all(text.as_bytes()).context(WRITING)
 }
 
 fn replay_exchanges<W: Write>(
@@ -132,12 +241,10 @@ fn replay_exchanges<W: Write>(
     settings: parse::Settings<'_>,
     printer: &mut Ordered<W>,
 ) -> Result<()> {
-    let read = replayer.read(files, settings, |exchange, interfaces| {
-        printer.push(exchange, interfaces).context(WRITING)
-    });
+    replayer.read(files, settings, printer)?;
     // A file that is cut off has been read up to there.
     printer.finish(&replayer.interfaces).context(WRITING)?;
-    if read.is_ok() && printer.printer.is_empty_table() {
+    if replayer.faults.is_empty() && printer.printer.is_empty_table() {
         let counters = &replayer.counters;
         eprintln!(
             "no exchanges in {} packets, {} of them NTP: --summary counts them by kind",
@@ -145,24 +252,117 @@ fn replay_exchanges<W: Write>(
             counters.get(Counter::Emitted)
         );
     }
-    read
+    Ok(())
+}
+
+/// What happens to the pairer.
+enum Step<'a> {
+    Observe(&'a Stamped),
+    Advance(u64),
+    Flush,
 }
 
 impl Replayer {
+    /// Fails where an exchange cannot be printed; what is wrong with a file is noted in `faults`.
     fn read(
         &mut self,
         files: &[PathBuf],
         settings: parse::Settings<'_>,
-        mut on_exchange: impl FnMut(Exchange, &Interfaces) -> Result<()>,
+        target: &mut impl Target,
     ) -> Result<()> {
-        let mut result = Ok(());
         for file in files {
-            result = Reader::open(file)
-                .and_then(|reader| self.read_file(reader, settings, &mut on_exchange));
-            if result.is_err() {
+            self.read_file(file, settings, target)?;
+            if self.stop.load(Ordering::Relaxed) {
                 break;
             }
         }
+        self.deliver(Step::Flush, target)
+    }
+
+    fn read_file(
+        &mut self,
+        file: &Path,
+        settings: parse::Settings<'_>,
+        target: &mut impl Target,
+    ) -> Result<()> {
+        let mut reader = match Reader::open_pausing(file, &self.stop) {
+            Ok(reader) => reader,
+            Err(error) => {
+                // Stopped while it waited for the first bytes: nothing is wrong with it.
+                if !self.stop.load(Ordering::Relaxed) {
+                    self.faults.push(error);
+                }
+                return Ok(());
+            }
+        };
+        let progress = Progress::new(&reader, self.bar);
+        // Indices of this file, as this run numbers them.
+        let mut known: Vec<u32> = Vec::new();
+        let mut number = 0;
+        // How many pauses ago the last frame came, and which it was. Pauses are counted, not time:
+        // while the output blocks, or the process sleeps, the input is not silent.
+        let mut silent = (0, 0);
+        loop {
+            let frame = match reader.next_frame() {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break,
+                Err(error) if error.is::<Pause>() => {
+                    if self.stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    progress.update(&reader);
+                    if silent.1 != number || !reader.is_between_frames() {
+                        silent = (0, number);
+                    } else if let Some(passed) = (PAUSE_EVERY * silent.0).checked_sub(PIPE_LAG) {
+                        let passed = u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX);
+                        let time = self.last_time.saturating_add(passed);
+                        self.deliver(Step::Advance(time), target)?;
+                    }
+                    silent.0 = silent.0.saturating_add(1);
+                    target.pause()?;
+                    continue;
+                }
+                Err(error) => {
+                    self.faults.push(error);
+                    break;
+                }
+            };
+            let mut event = Event::EMPTY;
+            number = frame.number;
+            if let Err(reason) = parse_frame(&frame, settings, &mut event) {
+                self.counters.count(reason);
+                continue;
+            }
+            self.counters.count(Counter::Emitted);
+            let index = event.interface as usize;
+            while known.len() <= index {
+                let position = known.len() as u32;
+                let name = reader.interface_name(position);
+                known.push(self.interfaces.number(position, name));
+            }
+            event.interface = known[index];
+            let unix = if event.time == 0 {
+                // It came after the one before; more is not known.
+                event.time = self.last_time;
+                Stamped::NO_TIME
+            } else {
+                self.last_time = event.time;
+                event.time.cast_signed()
+            };
+            let packet = Stamped {
+                unix,
+                event,
+                frame: number,
+            };
+            self.deliver(Step::Observe(&packet), target)?;
+        }
+        progress.finish();
+        Ok(())
+    }
+
+    /// Has the pairer do something, and passes on what comes of it.
+    #[inline(always)]
+    fn deliver(&mut self, step: Step<'_>, target: &mut impl Target) -> Result<()> {
         let Self {
             pairer,
             timekeeper,
@@ -170,66 +370,27 @@ impl Replayer {
             addresses,
             ..
         } = self;
-        let mut flushed = Ok(());
-        pairer.flush(&mut |outcome| {
-            if let (Outcome::Exchange(pair), Ok(())) = (outcome, &flushed) {
-                flushed = on_exchange(timekeeper.exchange(pair, addresses), interfaces);
+        let mut delivered = Ok(());
+        let mut sink = |outcome: Outcome<'_>| {
+            if let (Outcome::Exchange(pair), Ok(())) = (outcome, &delivered) {
+                delivered = target.take(timekeeper.exchange(pair, addresses), interfaces);
             }
-        });
-        result.and(flushed)
+        };
+        match step {
+            Step::Observe(packet) => pairer.observe(packet, &mut sink),
+            Step::Advance(time) => pairer.advance(time, &mut sink),
+            Step::Flush => pairer.flush(&mut sink),
+        }
+        delivered
     }
 
-    fn read_file(
-        &mut self,
-        mut reader: Reader,
-        settings: parse::Settings<'_>,
-        on_exchange: &mut impl FnMut(Exchange, &Interfaces) -> Result<()>,
-    ) -> Result<()> {
-        let progress = Progress::new(&reader);
-        let Self {
-            pairer,
-            timekeeper,
-            counters,
-            interfaces,
-            addresses,
-        } = self;
-        // Indices of this file, as this run numbers them.
-        let mut known: Vec<u32> = Vec::new();
-        let mut printed = Ok(());
-        loop {
-            let Some(frame) = reader.next_frame()? else {
-                break;
-            };
-            let mut event = Event::EMPTY;
-            if let Err(reason) = parse_frame(&frame, settings, &mut event) {
-                counters.count(reason);
-                continue;
-            }
-            counters.count(Counter::Emitted);
-            let number = frame.number;
-            let index = event.interface as usize;
-            while known.len() <= index {
-                let position = known.len() as u32;
-                known.push(interfaces.number(position, reader.interface_name(position)));
-            }
-            event.interface = known[index];
-            let packet = Stamped {
-                unix: event.time.cast_signed(),
-                event,
-                frame: number,
-            };
-            pairer.observe(&packet, &mut |outcome: Outcome<'_>| {
-                if let (Outcome::Exchange(pair), Ok(())) = (outcome, &printed) {
-                    printed = on_exchange(timekeeper.exchange(pair, addresses), interfaces);
-                }
-            });
-            std::mem::replace(&mut printed, Ok(()))?;
-            if number.is_multiple_of(1 << 16) {
-                progress.update(&reader);
-            }
+    /// Says what was wrong with files, each on a line of its own; the last is left to the caller.
+    fn report(&mut self) -> Result<()> {
+        let last = self.faults.pop();
+        for fault in &self.faults {
+            eprintln!("ntpmon: {fault:#}");
         }
-        progress.finish();
-        Ok(())
+        last.map_or(Ok(()), Err)
     }
 }
 
@@ -326,11 +487,11 @@ struct Progress(Option<ProgressBar>);
 const LONG_FILE: u64 = 64 << 20;
 
 impl Progress {
-    fn new(reader: &Reader) -> Self {
+    fn new(reader: &Reader, wanted: bool) -> Self {
         let (_, Some(size)) = reader.progress() else {
             return Self(None);
         };
-        if size < LONG_FILE || !io::stderr().is_terminal() {
+        if !wanted || size < LONG_FILE || !io::stderr().is_terminal() {
             return Self(None);
         }
         let style = ProgressStyle::with_template(

@@ -7,8 +7,6 @@
 //! those of the second before; their monotonic times, by which they are ordered and measured, go
 //! on. NTP announces the second by leap indicators 1 and 2.
 
-use std::time::Duration;
-
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// Monotonic time as the kernel programs see it, in nanoseconds.
@@ -33,18 +31,32 @@ pub struct Step {
 pub struct UtcOffset {
     /// In nanoseconds.
     current: i64,
+    /// How wide the reading was that it is based on, in nanoseconds.
+    width: u64,
 }
 
-/// Less than this is the uncertainty of reading two clocks one after the other.
-const SMALLEST_STEP: Duration = Duration::from_micros(100);
-/// A reading that took no longer than this was not interrupted: it needs no second one.
-const QUICK: Duration = Duration::from_micros(1);
+/// UTC − monotonic as it was read once, in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    offset: i64,
+    /// How long reading took: the offset is known no better than that.
+    width: u64,
+}
+
+/// Less than this, in nanoseconds, is the uncertainty of reading two clocks one after the other.
+const SMALLEST_STEP: u64 = 100_000;
+/// A reading that took no longer than this, in nanoseconds, was not interrupted: it needs no second one.
+const QUICK: u64 = 1000;
 
 impl UtcOffset {
     /// Reads the clocks.
     #[must_use]
     pub fn now() -> Self {
-        Self { current: sample() }
+        let Reading { offset, width } = sample();
+        Self {
+            current: offset,
+            width,
+        }
     }
 
     /// UTC of a monotonic time, in nanoseconds since 1970.
@@ -58,12 +70,17 @@ impl UtcOffset {
         self.update(sample())
     }
 
-    fn update(&mut self, sample: i64) -> Option<Step> {
-        let nanoseconds = sample - self.current;
-        let stepped = nanoseconds.unsigned_abs() > SMALLEST_STEP.as_nanos() as u64;
-        if stepped {
-            self.current = sample;
-        } else {
+    fn update(&mut self, Reading { offset, width }: Reading) -> Option<Step> {
+        let nanoseconds = offset - self.current;
+        // On a machine that gets no processor even the best reading can be wide: what it leaves
+        // open is no step, neither now nor when the next reading is a better one.
+        let open = SMALLEST_STEP.max(width).max(self.width);
+        let stepped = nanoseconds.unsigned_abs() > open;
+        let better = self.width > SMALLEST_STEP && width < self.width;
+        if stepped || better {
+            self.current = offset;
+            self.width = width;
+        } else if width <= SMALLEST_STEP {
             // Readings scatter, the truth does not: follow slowly.
             self.current += nanoseconds / 16;
         }
@@ -72,22 +89,28 @@ impl UtcOffset {
 }
 
 /// UTC − monotonic; the best of a few readings, since any may be interrupted.
-fn sample() -> i64 {
-    let mut best = (u64::MAX, 0);
+fn sample() -> Reading {
+    let mut best = Reading {
+        offset: 0,
+        width: u64::MAX,
+    };
     for _ in 0..5 {
         let before = monotonic();
         let utc = nanoseconds(clock_gettime(ClockId::Realtime));
         let after = monotonic();
         let width = after - before;
-        if width < best.0 {
+        if width < best.width {
             let middle = before + width / 2;
-            best = (width, utc - middle.cast_signed());
+            best = Reading {
+                offset: utc - middle.cast_signed(),
+                width,
+            };
         }
-        if width < QUICK.as_nanos() as u64 {
+        if width < QUICK {
             break;
         }
     }
-    best.1
+    best
 }
 
 #[cfg(test)]
@@ -102,28 +125,56 @@ mod tests {
         }
     }
 
+    const fn at(current: i64) -> UtcOffset {
+        UtcOffset { current, width: 50 }
+    }
+
+    const fn read(offset: i64, width: u64) -> Reading {
+        Reading { offset, width }
+    }
+
+    #[test]
+    fn a_reading_that_was_interrupted_is_no_step_and_moves_nothing() {
+        let mut offset = at(1000);
+        assert_eq!(offset.update(read(4_000_000, 10_000_000)), None);
+        assert_eq!(offset.unix(0), 1000);
+        assert_eq!(offset.update(read(1000, 50)), None);
+    }
+
+    #[test]
+    fn a_step_that_was_read_badly_is_told_once_and_made_good() {
+        let second = 1_000_000_000;
+        let mut offset = at(0);
+        assert!(
+            offset
+                .update(read(second + 3_000_000, 10_000_000))
+                .is_some()
+        );
+        assert_eq!(offset.update(read(second, 50)), None);
+        assert_eq!(offset.unix(0), second);
+        assert!(offset.update(read(second + 200_000, 50)).is_some());
+    }
+
     #[test]
     fn a_step_is_seen_once_with_its_sign() {
-        let mut offset = UtcOffset { current: 1000 };
-        let back = offset.update(1000 - 5_000_000);
+        let mut offset = at(1000);
+        let back = offset.update(read(1000 - 5_000_000, 50));
         assert_eq!(
             back,
             Some(Step {
                 nanoseconds: -5_000_000
             })
         );
-        assert_eq!(offset.update(1000 - 5_000_000), None);
+        assert_eq!(offset.update(read(1000 - 5_000_000, 50)), None);
         assert_eq!(offset.unix(5_000_000), 1000);
     }
 
     #[test]
     fn a_leap_second_is_a_step_back_by_a_second() {
         let second = 1_000_000_000;
-        let mut offset = UtcOffset {
-            current: 1_483_228_799 * second,
-        };
+        let mut offset = at(1_483_228_799 * second);
         let before = offset.unix(second.unsigned_abs() / 2);
-        let step = offset.update(1_483_228_798 * second);
+        let step = offset.update(read(1_483_228_798 * second, 50));
         assert_eq!(step.map(|step| step.nanoseconds), Some(-second));
         // One second later it is the same half past 23:59:59 again.
         assert_eq!(offset.unix(second.unsigned_abs() * 3 / 2), before);

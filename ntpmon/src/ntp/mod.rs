@@ -17,10 +17,23 @@ pub use client_clock::ClientClock;
 pub struct Stamped {
     /// What was seen. Its own time orders packets and measures what passes between them.
     pub event: Event,
-    /// When that was, in nanoseconds since 1970, by this host's clock.
+    /// When that was, in nanoseconds since 1970, by this host's clock; [`Stamped::NO_TIME`] where a
+    /// file does not say.
     pub unix: i64,
     /// In which frame of a capture file, from 1; 0 when live.
     pub frame: u64,
+}
+
+impl Stamped {
+    /// In place of a time: nobody noted when the packet was seen. A value of its own rather than an
+    /// option, because millions wait and nearly all have a time.
+    pub const NO_TIME: i64 = i64::MIN;
+
+    /// When it was captured, where that is known.
+    #[must_use]
+    pub fn captured(&self) -> Option<i64> {
+        (self.unix != Self::NO_TIME).then_some(self.unix)
+    }
 }
 
 /// The text of a kiss-o'-death (RATE, DENY …): a stratum of 0 and a reference id of letters.

@@ -5,15 +5,18 @@
 //! goes through the C library: the decoder in pure Rust, ruzstd, takes three times as long.
 
 use std::{
+    fs::File,
     io::{self, BufReader, Cursor, ErrorKind, Read},
     ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use flate2::bufread::MultiGzDecoder;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Fault;
 
@@ -145,6 +148,50 @@ impl Window {
 /// A frame of zstd's that holds no data; some writers begin with one.
 fn is_skippable(start: &[u8]) -> bool {
     matches!(start, [0x50..=0x5f, 0x2a, 0x4d, 0x18])
+}
+
+/// An input that may be a pipe which is silent for hours. It reports [`ErrorKind::WouldBlock`] every
+/// now and then, whether or not there is something to read, so that its reader can do other things;
+/// only between packets, though, not while it is being opened.
+pub(super) struct Pausing {
+    pub(super) input: File,
+    /// The input was opened: pauses are welcome.
+    pub(super) opened: Arc<AtomicBool>,
+    /// Nobody wants more of it.
+    pub(super) stop: Arc<AtomicBool>,
+    /// When the last pause was.
+    pub(super) last: Instant,
+}
+
+/// How long reading goes on, or waits, without a [`Pause`](super::Pause).
+pub const PAUSE_EVERY: Duration = Duration::from_millis(100);
+
+impl Read for Pausing {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let left = PAUSE_EVERY.saturating_sub(self.last.elapsed());
+            if !left.is_zero() && is_readable(&self.input, left)? {
+                return self.input.read(buffer);
+            }
+            self.last = Instant::now();
+            if self.opened.load(Ordering::Relaxed) {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(io::Error::other("stopped"));
+            }
+        }
+    }
+}
+
+/// Whether there is something to read, an end or a failure among it, within `patience`.
+fn is_readable(input: &File, patience: Duration) -> io::Result<bool> {
+    let patience = Timespec::try_from(patience).map_err(io::Error::other)?;
+    match poll(&mut [PollFd::new(input, PollFlags::IN)], Some(&patience)) {
+        Ok(count) => Ok(count > 0),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Counts what is read, below any decompressor.

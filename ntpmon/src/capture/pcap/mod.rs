@@ -16,21 +16,31 @@ mod ng;
 mod tests;
 
 use std::{
+    fmt,
     fs::File,
     io::{self, Read},
     ops::Range,
+    os::fd::AsFd,
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use anyhow::{Context, Result, anyhow};
 use ntpmon_common::Direction;
 
-pub use self::link::{FileLink, parse_frame};
-use self::{classic::Classic, input::Window, ng::Ng};
+use self::{
+    classic::Classic,
+    input::{Pausing, Window},
+    ng::Ng,
+};
+pub use self::{
+    input::PAUSE_EVERY,
+    link::{FileLink, parse_frame},
+};
 
 /// One frame as it stands in a file.
 #[derive(Clone, Copy, Debug)]
@@ -101,15 +111,42 @@ impl Reader {
     /// # Errors
     /// The file cannot be read, or is not a capture file.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_as(path, |file| Box::new(file))
+    }
+
+    /// As [`Reader::open`], for whoever has other things to do as well: [`Reader::next_frame`] fails
+    /// with [`Pause`] every [`PAUSE_EVERY`], also while a pipe is silent, and goes on where it was when
+    /// it is called again. Opening ends early, with an error, when `stop` becomes true.
+    ///
+    /// # Errors
+    /// As [`Reader::open`].
+    pub fn open_pausing(path: &Path, stop: &Arc<AtomicBool>) -> Result<Self> {
+        let opened = Arc::new(AtomicBool::new(false));
+        let reader = Self::open_as(path, |input| {
+            Box::new(Pausing {
+                input,
+                opened: Arc::clone(&opened),
+                stop: Arc::clone(stop),
+                last: Instant::now(),
+            })
+        })?;
+        opened.store(true, Ordering::Relaxed);
+        Ok(reader)
+    }
+
+    fn open_as(path: &Path, input: impl FnOnce(File) -> Box<dyn Read + Send>) -> Result<Self> {
         if path.as_os_str() == "-" {
-            return Self::from_reader("standard input".to_owned(), Box::new(io::stdin()));
+            // Not the standard library's reader: what that one has buffered no poll can see.
+            let file = io::stdin().as_fd().try_clone_to_owned();
+            let file = File::from(file.context("cannot open standard input")?);
+            return Self::from_reader("standard input".to_owned(), input(file));
         }
         let name = path.display().to_string();
         let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
         let metadata = file
             .metadata()
             .with_context(|| format!("cannot look at {name}"))?;
-        let mut reader = Self::from_reader(name, Box::new(file))?;
+        let mut reader = Self::from_reader(name, input(file))?;
         reader.size = metadata.is_file().then_some(metadata.len());
         Ok(reader)
     }
@@ -176,7 +213,8 @@ impl Reader {
         Ok((window, format))
     }
 
-    /// The next frame, or `None` at the end. After an error there is nothing more to be had.
+    /// The next frame, or `None` at the end. After an error other than [`Pause`] there is nothing
+    /// more to be had.
     ///
     /// # Errors
     /// The file is cut off, corrupt, or cannot be read. Every frame before that was handed out.
@@ -206,12 +244,22 @@ impl Reader {
                 self.finished = true;
                 Ok(None)
             }
+            Err(Fault::Read(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(anyhow::Error::new(Pause))
+            }
             Err(fault) => {
                 self.finished = true;
                 let packet = Some(self.frames + 1);
                 Err(in_words(&self.name, packet, self.window.offset(), fault))
             }
         }
+    }
+
+    /// Whether what was read so far ends with a frame. Whoever writes packets as they come leaves
+    /// none half written; one who collects them first does, and has more of them.
+    #[must_use]
+    pub fn is_between_frames(&self) -> bool {
+        self.window.bytes().is_empty()
     }
 
     /// The name of an interface, where the file has one for it.
@@ -230,6 +278,18 @@ impl Reader {
         (self.consumed.load(Ordering::Relaxed), self.size)
     }
 }
+
+/// Nothing has come, or time has passed: see [`Reader::open_pausing`].
+#[derive(Debug)]
+pub struct Pause;
+
+impl fmt::Display for Pause {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("no packet yet")
+    }
+}
+
+impl std::error::Error for Pause {}
 
 /// Why a file was not opened.
 enum Start {

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use ntpmon_common::{Authentication, Mode, Span, Timestamp};
+use ntpmon_common::{Authentication, Direction, Event, Mode, Span, Timestamp};
 
 use super::{ClientClock, Stamped, kiss_code, pair::Pair};
 
@@ -53,6 +53,24 @@ impl LocalAddresses {
             Some(Role::Server)
         } else {
             Some(Role::Transit)
+        }
+    }
+
+    /// What this host is to whoever sent a packet. Source addresses can be forged, and the
+    /// programs see packets before the kernel throws such ones away: what comes in was not sent by
+    /// this host, and what goes out is not meant for it, unless both ends are its own (loopback).
+    fn role_in(&self, request: &Event) -> Option<Role> {
+        let (client, server) = (&request.source, &request.destination);
+        let role = self.role(client, server);
+        let contradicts = match (role, Direction::from_byte(request.direction)) {
+            (Some(Role::Client), Direction::Ingress) => !self.0.contains(server),
+            (Some(Role::Server), Direction::Egress) => !self.0.contains(client),
+            _ => false,
+        };
+        if contradicts {
+            Some(Role::Transit)
+        } else {
+            role
         }
     }
 }
@@ -120,6 +138,13 @@ impl Exchange {
         kiss_code(ntp)
     }
 
+    /// Whether it has a response that tells the time: its server is synchronised, and both of its
+    /// times are there.
+    #[must_use]
+    pub fn is_time_sample(&self) -> bool {
+        self.response.as_ref().is_some_and(is_time_sample)
+    }
+
     /// What vouches for the describing packet.
     #[must_use]
     pub const fn authentication(&self) -> Authentication {
@@ -155,7 +180,7 @@ impl Timekeeper {
     /// Works out what a pair says.
     pub fn exchange(&mut self, pair: Pair<'_>, addresses: &LocalAddresses) -> Exchange {
         let event = &pair.request.event;
-        let role = addresses.role(&event.source, &event.destination);
+        let role = addresses.role_in(event);
         let mut timings = pair
             .response
             .map(|response| timings(&pair, response, role))
@@ -198,7 +223,11 @@ impl Timekeeper {
             response: pair.response.copied(),
             interleaved: pair.interleaved,
             duplicates: pair.duplicates,
-            client_clock: pair.client_clock,
+            // Without times there is nothing to hold against what it writes.
+            client_clock: match pair.request.captured() {
+                Some(_) => pair.client_clock,
+                None => ClientClock::Unknown,
+            },
             role,
             timings,
         }
@@ -219,7 +248,8 @@ fn timings(pair: &Pair<'_>, response: &Stamped, role: Option<Role>) -> Timings {
     let ntp = &response.event.ntp;
     let mut timings = Timings {
         // A response that was captured before its request has no such time.
-        total_process_time: response.event.time.checked_sub(request.event.time),
+        total_process_time: (request.captured().and(response.captured()))
+            .and(response.event.time.checked_sub(request.event.time)),
         ..Timings::default()
     };
     let is_kiss = ntp.version() < 5 && kiss_code(ntp).is_some();
@@ -233,7 +263,10 @@ fn timings(pair: &Pair<'_>, response: &Stamped, role: Option<Role>) -> Timings {
     if !is_time_sample(response) {
         return timings;
     }
-    let captured_t1 = Timestamp::from_unix_nanoseconds(request.unix);
+    let Some(captured) = request.captured() else {
+        return timings;
+    };
+    let captured_t1 = Timestamp::from_unix_nanoseconds(captured);
     let is_client = role == Some(Role::Client);
     let t1 = if is_client {
         Some(captured_t1)
@@ -243,7 +276,7 @@ fn timings(pair: &Pair<'_>, response: &Stamped, role: Option<Role>) -> Timings {
     timings.client_to_server_latency = t1.map(|t1| t2.since(t1));
     if let (true, Some(t3), Some(round_trip)) = (is_client, t3, timings.total_process_time) {
         // T4 on the clock of T1, should the clock have been stepped in between.
-        let t4 = request.unix.saturating_add_unsigned(round_trip);
+        let t4 = captured.saturating_add_unsigned(round_trip);
         let t4 = Timestamp::from_unix_nanoseconds(t4);
         let (offset, delay) = offset_and_delay(captured_t1, t2, t3, t4);
         timings.offset = Some(offset);

@@ -1,6 +1,6 @@
 //! What the times of an exchange say, and where they say nothing.
 
-use ntpmon_common::Timestamp;
+use ntpmon_common::{Direction, Timestamp};
 
 use super::{Exchange, LocalAddresses, Pair, Role, Span, Timekeeper};
 use crate::ntp::{
@@ -156,6 +156,36 @@ fn an_offset_is_told_only_where_this_host_asked() {
 }
 
 #[test]
+fn a_forged_source_address_does_not_make_this_host_the_client() {
+    let role = |direction: Direction, hosts: &[u8]| {
+        let (mut request, response) = ordinary(T1, 100 * MILLISECOND);
+        request.event.direction = direction as u8;
+        let exchange = exchange((request, response), hosts, ClientClock::Unknown);
+        let is_client = exchange.role == Some(Role::Client);
+        assert_eq!(exchange.timings.offset.is_some(), is_client);
+        exchange.role
+    };
+    for (direction, hosts, expected) in [
+        (Direction::Egress, &[CLIENT][..], Role::Client),
+        (Direction::Unknown, &[CLIENT], Role::Client),
+        (Direction::Ingress, &[CLIENT], Role::Transit),
+        (Direction::Ingress, &[SERVER], Role::Server),
+        (Direction::Unknown, &[SERVER], Role::Server),
+        (Direction::Egress, &[SERVER], Role::Transit),
+        // Loopback.
+        (Direction::Ingress, &[CLIENT, SERVER], Role::Client),
+        (Direction::Egress, &[CLIENT, SERVER], Role::Client),
+    ] {
+        assert_eq!(
+            role(direction, hosts),
+            Some(expected),
+            "{direction:?} {hosts:?}"
+        );
+    }
+    assert_eq!(role(Direction::Ingress, &[]), None);
+}
+
+#[test]
 fn on_the_clients_own_host_t1_is_the_capture_not_the_packet() {
     let (mut request, response) = ordinary(T1, 100 * MILLISECOND);
     request.event.ntp.0[40..48].copy_from_slice(&0x1234_5678_9abc_def0_u64.to_be_bytes());
@@ -221,6 +251,27 @@ fn what_is_no_time_sample_has_no_offset() {
         assert_eq!(timings.client_to_server_latency, None);
         assert_eq!(timings.server_processing_time.is_some(), processing);
         assert_eq!(timings.total_process_time, Some(2000));
+        let exchange = exchange((request, response), &[], ClientClock::Unknown);
+        assert!(!exchange.is_time_sample());
+    }
+}
+
+#[test]
+fn packets_without_a_time_of_capture_have_only_what_the_server_says() {
+    for (asked, answered) in [(false, false), (false, true), (true, false)] {
+        let (mut request, mut response) = ordinary(T1, 0);
+        for (packet, timed) in [(&mut request, asked), (&mut response, answered)] {
+            if !timed {
+                packet.unix = Stamped::NO_TIME;
+            }
+        }
+        let exchange = exchange((request, response), &[CLIENT], ClientClock::Honest);
+        let timings = exchange.timings;
+        assert_eq!(timings.total_process_time, None);
+        assert_eq!((timings.offset, timings.delay), (None, None));
+        assert_eq!(timings.client_to_server_latency.is_some(), asked);
+        assert_eq!(exchange.client_clock == ClientClock::Unknown, !asked);
+        assert!(timings.server_processing_time.is_some());
     }
 }
 
