@@ -566,6 +566,8 @@ fn print(batches: &Receiver<Batch>, format: Format, printed: &AtomicU64) -> io::
     let terminal = stdout.is_terminal();
     let out = BufWriter::with_capacity(1 << 16, stdout.lock());
     let mut printer = Printer::new(out, format, false, terminal);
+    // CSV begins with its names, also when nothing follows.
+    printer.flush()?;
     while let Ok(mut batch) = batches.recv() {
         let mut count = 0;
         loop {
