@@ -213,7 +213,7 @@ fn rings_of_another_size_or_number_are_an_error_that_says_what_to_do() {
     for (arguments, told) in [
         (
             &["--rings", "2", "--ring-size", "64"][..],
-            "has 16384 KiB, not the 64 KiB",
+            "has 8192 KiB, not the 64 KiB",
         ),
         (&["--rings", "1"], "2 pinned rings, not the 1"),
         (&["--rings", "4"], "2 pinned rings, not the 4"),

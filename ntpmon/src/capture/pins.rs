@@ -128,14 +128,22 @@ impl Pins {
     /// Rings keep the size that they were made with, and there are as many as there were: events
     /// that wait in one are taken only by who opens it.
     pub(super) fn check_rings(&self, names: &[String], settings: &Settings) -> Result<()> {
+        let pinned: Vec<PathBuf> = names
+            .iter()
+            .map(|name| self.directory.join(name))
+            .filter(|path| path.exists())
+            .collect();
+        if !pinned.is_empty() && pinned.len() != settings.rings {
+            bail!(
+                "{} holds {} pinned rings, not the {} that are asked for: \
+                 ask for as many, or remove them with `ntpmon cleanup`",
+                self.directory.display(),
+                pinned.len(),
+                settings.rings
+            );
+        }
         let bytes = settings.ring_size();
-        let mut pinned = 0;
-        for name in names {
-            let path = self.directory.join(name);
-            if !path.exists() {
-                continue;
-            }
-            pinned += 1;
+        for path in pinned {
             let info =
                 MapInfo::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
             if info.map_type()? != MapType::RingBuf || info.max_entries() != bytes {
@@ -147,14 +155,6 @@ impl Pins {
                     bytes / 1024
                 );
             }
-        }
-        if pinned != 0 && pinned != settings.rings {
-            bail!(
-                "{} holds {pinned} pinned rings, not the {} that are asked for: \
-                 ask for as many, or remove them with `ntpmon cleanup`",
-                self.directory.display(),
-                settings.rings
-            );
         }
         Ok(())
     }
