@@ -55,7 +55,14 @@ pub fn cleanup_gone(existing: &[Interface]) -> Result<Vec<String>> {
 pub(super) fn remove_filters_of_the_dead(interface: u32) -> Result<Vec<String>> {
     let mut removed = Vec::new();
     let mut qdisc = false;
-    for slot in 1..=SLOTS {
+    let mut slots: Vec<u16> = netlink::filters(interface)?
+        .iter()
+        .filter_map(slot_of)
+        .filter(|slot| *slot != PINNED)
+        .collect();
+    slots.sort_unstable();
+    slots.dedup();
+    for slot in slots {
         let Some(_lock) = Slot::try_take(interface, slot)? else {
             continue;
         };

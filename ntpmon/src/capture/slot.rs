@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) number: u16,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Slot {
@@ -64,7 +64,7 @@ impl Slot {
 /// needed while another puts a filter on it: they take turns.
 #[derive(Debug)]
 pub(super) struct Turn {
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Turn {
@@ -93,25 +93,50 @@ pub(super) fn namespace() -> Result<u64> {
         .ino())
 }
 
-fn try_lock(interface: u32, what: &str) -> Result<Option<File>> {
-    let (mut file, path) = open(interface, what)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {
-            // For the message of whoever comes next; the lock does not depend on it.
-            let note = file
-                .set_len(0)
-                .and_then(|()| write!(file, "{}", std::process::id()));
-            if let Err(error) = note {
-                tracing::debug!(%error, "writing into {}", path.display());
-            }
-            Ok(Some(file))
+/// A lock that is held. Its file goes when it is let go of: interfaces come and go, and each would
+/// leave some.
+#[derive(Debug)]
+struct Lock {
+    /// Holds the lock as long as it is open.
+    _file: File,
+    path: PathBuf,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Still locked: nobody else has this file by this name.
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::debug!(%error, "removing {}", self.path.display());
         }
-        Err(Errno::WOULDBLOCK) => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("locking {}", path.display())),
     }
 }
 
-/// Lock files stay: removing one would let two processes hold what they take for the same lock.
+fn try_lock(interface: u32, what: &str) -> Result<Option<Lock>> {
+    loop {
+        let (mut file, path) = open(interface, what)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("locking {}", path.display())),
+        }
+        // Whoever held it before may have removed it after we opened it: then it locks nothing.
+        let opened = file
+            .metadata()
+            .with_context(|| format!("looking at {}", path.display()))?;
+        if !fs::metadata(&path).is_ok_and(|named| named.ino() == opened.ino()) {
+            continue;
+        }
+        // For the message of whoever comes next; the lock does not depend on it.
+        let note = file
+            .set_len(0)
+            .and_then(|()| write!(file, "{}", std::process::id()));
+        if let Err(error) = note {
+            tracing::debug!(%error, "writing into {}", path.display());
+        }
+        return Ok(Some(Lock { _file: file, path }));
+    }
+}
+
 fn open(interface: u32, what: &str) -> Result<(File, PathBuf)> {
     let name = format!("{}-{interface}-{what}.lock", namespace()?);
     // The second is for a user's process that was given the capabilities and nothing else.
