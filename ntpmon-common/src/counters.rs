@@ -109,6 +109,12 @@ impl Counters {
         self.0.iter().sum()
     }
 
+    /// Packets that were NTP, those whose event was lost among them.
+    #[must_use]
+    pub const fn ntp_packets(&self) -> u64 {
+        self.get(Counter::Emitted) + self.get(Counter::RingFull)
+    }
+
     /// Packets from which no event came, ring losses aside, by reason.
     pub fn skipped(&self) -> impl Iterator<Item = (Counter, u64)> {
         Counter::ALL

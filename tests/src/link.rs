@@ -4,7 +4,6 @@
 
 use std::{
     fs, io,
-    net::IpAddr,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     sync::{
         Arc,
@@ -83,14 +82,7 @@ impl TunLink {
     fn devices(pair: &Pair) -> Result<[fs::File; 2]> {
         let make = |host: &Namespace, addresses: [&str; 2]| -> Result<fs::File> {
             let tun = host.enter(|| open_tun(Self::DEVICE))?;
-            for address in addresses {
-                let address: IpAddr = address.parse().context("our own addresses are right")?;
-                host.address(
-                    Self::DEVICE,
-                    address,
-                    if address.is_ipv4() { 24 } else { 64 },
-                )?;
-            }
+            host.addresses(Self::DEVICE, addresses)?;
             Ok(tun)
         };
         Ok([

@@ -152,6 +152,15 @@ impl Namespace {
         Ok(())
     }
 
+    /// As [`Self::address`], for each of our own networks' addresses: /24 and /64.
+    pub fn addresses(&self, device: &str, addresses: [&str; 2]) -> Result<()> {
+        for address in addresses {
+            let address: IpAddr = address.parse().context("our own addresses are right")?;
+            self.address(device, address, if address.is_ipv4() { 24 } else { 64 })?;
+        }
+        Ok(())
+    }
+
     /// The ids of the processes in it.
     fn processes(&self) -> Vec<i32> {
         let Ok(ours) = fs::metadata(self.path()) else {
@@ -214,14 +223,7 @@ impl Pair {
             (&pair.server, [Self::SERVER, Self::SERVER_V6]),
             (&pair.client, [Self::CLIENT, Self::CLIENT_V6]),
         ] {
-            for address in addresses {
-                let address: IpAddr = address.parse().context("our own addresses are right")?;
-                host.address(
-                    Self::DEVICE,
-                    address,
-                    if address.is_ipv4() { 24 } else { 64 },
-                )?;
-            }
+            host.addresses(Self::DEVICE, addresses)?;
         }
         Ok(pair)
     }

@@ -28,7 +28,7 @@ use ntpmon_common::settings::{Link, MAX_RINGS, PortSet, globals};
 use super::{OBJECT, Settings};
 use super::{
     leftovers::{
-        HANDLE_MAJOR, MADE_QDISC, remove_filters, remove_filters_of_the_dead,
+        HANDLE_MAJOR, MADE_QDISC, made_qdisc, remove_filters, remove_filters_of_the_dead,
         remove_qdisc_if_empty, slot_of,
     },
     pins::Pins,
@@ -526,7 +526,7 @@ impl Attacher<'_> {
             .filter(|filter| slot_of(filter).is_some())
             .collect();
         // Whoever of us made it: the last one to go removes it.
-        *self.made_qdisc |= ours.iter().any(|filter| filter.handle.1 & MADE_QDISC != 0);
+        *self.made_qdisc |= ours.iter().any(made_qdisc);
         let previous: Vec<&netlink::Filter> = ours
             .iter()
             .filter(|filter| filter.parent == parent && slot_of(filter) == Some(self.slot))

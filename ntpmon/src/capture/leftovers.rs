@@ -86,7 +86,8 @@ fn describe(filter: &netlink::Filter, fate: &str) -> String {
     format!("an {direction} filter of an ntpmon that was {fate}")
 }
 
-const fn made_qdisc(filter: &netlink::Filter) -> bool {
+/// Whether the capture that a filter belongs to made the qdisc that it hangs on.
+pub(super) const fn made_qdisc(filter: &netlink::Filter) -> bool {
     filter.handle.1 & MADE_QDISC != 0
 }
 

@@ -10,10 +10,6 @@ use crate::ntp::pair::Totals;
 /// The totals as one JSON object, in the order of the documentation.
 pub(super) fn object(counters: &Counters, totals: &Totals) -> Map<String, Value> {
     let mut object = Map::new();
-    let skipped: Map<String, Value> = counters
-        .skipped()
-        .map(|(reason, count)| (reason.name().to_owned(), count.into()))
-        .collect();
     let Totals {
         requests,
         responses,
@@ -33,10 +29,7 @@ pub(super) fn object(counters: &Counters, totals: &Totals) -> Map<String, Value>
     } = totals;
     for (name, value) in [
         ("packets", counters.packets()),
-        (
-            "ntp_packets",
-            counters.get(Counter::Emitted) + counters.get(Counter::RingFull),
-        ),
+        ("ntp_packets", counters.ntp_packets()),
         ("requests", *requests),
         ("responses", *responses),
         ("exchanges", *exchanges),
@@ -53,10 +46,17 @@ pub(super) fn object(counters: &Counters, totals: &Totals) -> Map<String, Value>
     ] {
         object.insert(name.to_owned(), value.into());
     }
-    object.insert("skipped".to_owned(), skipped.into());
+    object.insert("skipped".to_owned(), skipped(counters).into());
     object.insert("late".to_owned(), (*late).into());
     object.insert("evicted".to_owned(), (*evicted).into());
     object
+}
+
+fn skipped(counters: &Counters) -> Map<String, Value> {
+    counters
+        .skipped()
+        .map(|(reason, count)| (reason.name().to_owned(), count.into()))
+        .collect()
 }
 
 /// The totals as lines; what is zero and says nothing by being zero is left out.
@@ -68,11 +68,7 @@ pub(super) fn lines(counters: &Counters, totals: &Totals) -> String {
         }
     };
     line("packets", counters.packets(), true);
-    line(
-        "of them NTP",
-        counters.get(Counter::Emitted) + counters.get(Counter::RingFull),
-        true,
-    );
+    line("of them NTP", counters.ntp_packets(), true);
     line(
         "lost: the ring was full",
         counters.get(Counter::RingFull),
@@ -105,9 +101,6 @@ pub(super) fn interface(name: &str, mode: &str, counters: &Counters) -> Value {
         "packets": counters.packets(),
         "events": counters.get(Counter::Emitted),
         "lost": counters.get(Counter::RingFull),
-        "skipped": counters
-            .skipped()
-            .map(|(reason, count)| (reason.name().to_owned(), count.into()))
-            .collect::<Map<String, Value>>(),
+        "skipped": skipped(counters),
     })
 }

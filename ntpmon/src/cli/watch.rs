@@ -269,7 +269,7 @@ impl Watch {
                 {
                     text += &format!(
                         "{:>14}  NTP packets on {name} ({mode})\n",
-                        share.get(Counter::Emitted) + share.get(Counter::RingFull)
+                        share.ntp_packets()
                     );
                 }
             }
