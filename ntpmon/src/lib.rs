@@ -9,4 +9,5 @@ pub mod cli;
 pub mod monitor;
 pub mod netlink;
 pub mod ntp;
+pub mod pipeline;
 pub mod privileges;
