@@ -6,6 +6,7 @@
 
 pub mod capture;
 pub mod cli;
+pub mod history;
 pub mod monitor;
 pub mod netlink;
 pub mod ntp;

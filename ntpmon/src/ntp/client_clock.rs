@@ -7,7 +7,7 @@ use ntpmon_common::{Mode, Timestamp};
 use super::{Stamped, flow};
 
 /// What is known of a client's habit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ClientClock {
     /// It has not asked twice yet.
     #[default]

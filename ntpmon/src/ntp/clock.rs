@@ -15,6 +15,12 @@ pub fn monotonic() -> u64 {
     nanoseconds(clock_gettime(ClockId::Monotonic)).unsigned_abs()
 }
 
+/// The time of this moment, in nanoseconds since 1970.
+#[must_use]
+pub fn utc() -> i64 {
+    nanoseconds(clock_gettime(ClockId::Realtime))
+}
+
 fn nanoseconds(time: Timespec) -> i64 {
     time.tv_sec * 1_000_000_000 + time.tv_nsec
 }

@@ -8,6 +8,8 @@ mod flow;
 pub mod pair;
 mod table;
 
+use std::net::IpAddr;
+
 use ntpmon_common::{Event, NtpHeader};
 
 pub use client_clock::ClientClock;
@@ -47,4 +49,36 @@ pub fn kiss_code(header: &NtpHeader) -> Option<[u8; 4]> {
             .iter()
             .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == 0))
     .then_some(code)
+}
+
+/// The reference id as text: letters for reference clocks and kisses, else an IPv4 address, which
+/// for a server that follows another over IPv6 is a hash.
+#[must_use]
+pub fn reference_id(header: &NtpHeader) -> Option<String> {
+    let id = header.reference_id();
+    if id == [0; 4] || header.version() == 5 {
+        return None;
+    }
+    if header.stratum() <= 1 {
+        let text = id.split(|byte| *byte == 0).next().unwrap_or_default();
+        let padded = id[text.len()..].iter().all(|byte| *byte == 0);
+        if padded && !text.is_empty() && text.iter().all(|byte| matches!(byte, 0x20..=0x7e)) {
+            return Some(String::from_utf8_lossy(text).trim_end().to_owned());
+        }
+    }
+    Some(IpAddr::from(id).to_string())
+}
+
+/// Root delay and root dispersion in seconds; version 5 has another unit.
+#[must_use]
+pub fn root_seconds(header: &NtpHeader) -> (f64, f64) {
+    let unit = if header.version() == 5 {
+        f64::from(1 << 28)
+    } else {
+        f64::from(1 << 16)
+    };
+    (
+        f64::from(header.root_delay()) / unit,
+        f64::from(header.root_dispersion()) / unit,
+    )
 }

@@ -1,0 +1,556 @@
+//! Every client in memory, with just what lists are filtered and sorted by: some hundred bytes
+//! each. The file would answer "page 20,000 by last request" by reading all that comes before it;
+//! here it is one look into an [`Order`]. The whole record is then read from the file.
+
+use std::{collections::BTreeMap, ops::RangeInclusive};
+
+use super::{
+    client::{ClientRecord, clock_code, mean_interval},
+    key::{InterfaceId, Key},
+};
+use crate::ntp::ClientClock;
+
+/// The place of a client in the catalogue; another's after it was removed.
+pub type Row = u32;
+
+/// By what a list of clients can be sorted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Sort {
+    /// When it was seen last.
+    #[default]
+    LastSeen,
+    /// When it was seen first.
+    FirstSeen,
+    /// How many sessions it had.
+    SessionCount,
+    /// How many nobody answered.
+    Unanswered,
+    /// T2 − T1 of its last session.
+    Latency,
+    /// T3 − T2 of its last session.
+    Processing,
+    /// From request to response, of its last session.
+    Total,
+    /// Requests a second.
+    RequestRate,
+    /// Its address.
+    ClientIp,
+}
+
+/// What clients are picked by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Filter {
+    /// Addresses: any of the ranges. All, where there is none.
+    pub addresses: Option<Vec<RangeInclusive<[u8; 16]>>>,
+    /// Any of these interfaces.
+    pub interfaces: Option<Vec<InterfaceId>>,
+    /// The version of the packet that describes it.
+    pub version: Option<u8>,
+    /// The stratum in it.
+    pub stratum: Option<u8>,
+    /// What is known of its clock.
+    pub clock: Option<ClientClock>,
+    /// Seen last at this time or later, in nanoseconds since 1970.
+    pub since: Option<i64>,
+    /// Seen last at this time or before.
+    pub until: Option<i64>,
+}
+
+impl Filter {
+    /// Whether every client is picked.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The columns.
+#[derive(Debug, Default)]
+pub struct Catalogue {
+    index: BTreeMap<Key, Row>,
+    keys: Vec<Key>,
+    last_seen: Vec<i64>,
+    first_seen: Vec<i64>,
+    /// When the session was that describes it.
+    session: Vec<i64>,
+    sessions: Vec<u64>,
+    unanswered: Vec<u64>,
+    /// In seconds; not a number where it is not known, as the next two.
+    latency: Vec<f32>,
+    processing: Vec<f32>,
+    total: Vec<f32>,
+    interval: Vec<f32>,
+    last_session: Vec<u64>,
+    version: Vec<u8>,
+    stratum: Vec<u8>,
+    flags: Vec<u8>,
+    /// Rows without a client.
+    free: Vec<Row>,
+    /// Clients on each interface.
+    counts: Vec<u64>,
+    /// Grows with each change.
+    changes: u64,
+}
+
+const CLOCK: u8 = 3;
+const ANSWERED: u8 = 4;
+const LIVE: u8 = 8;
+
+impl Catalogue {
+    /// How many clients there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// A number that grows with each change.
+    #[must_use]
+    pub const fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// Clients on an interface.
+    #[must_use]
+    pub fn count_on(&self, interface: InterfaceId) -> u64 {
+        self.counts
+            .get(usize::from(interface))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// Whether a client is known.
+    #[must_use]
+    pub fn contains(&self, key: &Key) -> bool {
+        self.index.contains_key(key)
+    }
+
+    /// The number of a client's last session that was kept; 0 where there is none.
+    #[must_use]
+    pub fn last_session(&self, key: &Key) -> u64 {
+        self.index
+            .get(key)
+            .map_or(0, |row| self.last_session[*row as usize])
+    }
+
+    /// Adds what came of a client.
+    pub fn absorb(&mut self, key: &Key, record: &ClientRecord) {
+        self.changes += 1;
+        match self.index.get(key) {
+            Some(row) => self.update(*row as usize, record),
+            None => self.insert(*key, record),
+        }
+    }
+
+    fn insert(&mut self, key: Key, record: &ClientRecord) {
+        let row = self.free.pop().unwrap_or_else(|| {
+            let row = self.keys.len();
+            self.keys.push(key);
+            for column in [&mut self.last_seen, &mut self.first_seen, &mut self.session] {
+                column.push(0);
+            }
+            for column in [
+                &mut self.sessions,
+                &mut self.unanswered,
+                &mut self.last_session,
+            ] {
+                column.push(0);
+            }
+            for column in [
+                &mut self.latency,
+                &mut self.processing,
+                &mut self.total,
+                &mut self.interval,
+            ] {
+                column.push(0.0);
+            }
+            for column in [&mut self.version, &mut self.stratum, &mut self.flags] {
+                column.push(0);
+            }
+            row as Row
+        });
+        self.index.insert(key, row);
+        let interface = usize::from(key.interface());
+        if self.counts.len() <= interface {
+            self.counts.resize(interface + 1, 0);
+        }
+        self.counts[interface] += 1;
+        let row = row as usize;
+        self.keys[row] = key;
+        self.last_seen[row] = record.last_seen();
+        self.first_seen[row] = record.first_seen();
+        self.sessions[row] = record.sessions();
+        self.unanswered[row] = record.unanswered();
+        self.last_session[row] = record.last_session();
+        self.interval[row] = record.interval();
+        self.latency[row] = seconds(record.latency.last());
+        self.processing[row] = seconds(record.processing.last());
+        self.total[row] = seconds(record.total.last());
+        self.flags[row] = LIVE | clock_code(record.clock());
+        self.describe(row, record);
+    }
+
+    /// As [`ClientRecord::absorb`] does it.
+    fn update(&mut self, row: usize, later: &ClientRecord) {
+        let is_last = later.last_seen() >= self.last_seen[row];
+        self.interval[row] = mean_interval(
+            self.interval[row],
+            self.sessions[row],
+            self.last_seen[row],
+            later.last_seen(),
+            later.sessions(),
+        );
+        self.first_seen[row] = self.first_seen[row].min(later.first_seen());
+        self.last_seen[row] = self.last_seen[row].max(later.last_seen());
+        self.sessions[row] += later.sessions();
+        self.unanswered[row] += later.unanswered();
+        self.last_session[row] = self.last_session[row].max(later.last_session());
+        for (column, value) in [
+            (&mut self.latency, later.latency.last()),
+            (&mut self.processing, later.processing.last()),
+            (&mut self.total, later.total.last()),
+        ] {
+            if value.is_some() && (is_last || column[row].is_nan()) {
+                column[row] = seconds(value);
+            }
+        }
+        if later.clock() != ClientClock::Unknown {
+            self.flags[row] = self.flags[row] & !CLOCK | clock_code(later.clock());
+        }
+        let describes = match (self.flags[row] & ANSWERED != 0, later.is_answered()) {
+            (true, false) => false,
+            (false, true) => true,
+            _ => later.session() >= self.session[row],
+        };
+        if describes {
+            self.describe(row, later);
+        }
+    }
+
+    fn describe(&mut self, row: usize, record: &ClientRecord) {
+        let ntp = record.ntp();
+        self.session[row] = record.session();
+        self.version[row] = ntp.version();
+        self.stratum[row] = ntp.stratum();
+        if record.is_answered() {
+            self.flags[row] |= ANSWERED;
+        }
+    }
+
+    /// Forgets a client.
+    pub fn remove(&mut self, key: &Key) {
+        let Some(row) = self.index.remove(key) else {
+            return;
+        };
+        self.changes += 1;
+        self.flags[row as usize] = 0;
+        self.counts[usize::from(key.interface())] -= 1;
+        self.free.push(row);
+    }
+
+    /// The key of a client that is still there.
+    #[must_use]
+    pub fn key(&self, row: Row) -> Option<Key> {
+        let live = self.flags.get(row as usize)? & LIVE != 0;
+        live.then(|| self.keys[row as usize])
+    }
+
+    /// The row of a client.
+    #[must_use]
+    pub fn row(&self, key: &Key) -> Option<Row> {
+        self.index.get(key).copied()
+    }
+
+    /// Whether a row has a client that is picked.
+    #[must_use]
+    pub fn is_picked(&self, row: Row, filter: &Filter) -> bool {
+        let row = row as usize;
+        let flags = self.flags[row];
+        flags & LIVE != 0
+            && filter.version.is_none_or(|it| it == self.version[row])
+            && filter.stratum.is_none_or(|it| it == self.stratum[row])
+            && filter
+                .clock
+                .is_none_or(|it| clock_code(it) == flags & CLOCK)
+            && filter.since.is_none_or(|it| self.last_seen[row] >= it)
+            && filter.until.is_none_or(|it| self.last_seen[row] <= it)
+            && filter
+                .interfaces
+                .as_ref()
+                .is_none_or(|them| them.contains(&self.keys[row].interface()))
+            && filter.addresses.as_ref().is_none_or(|ranges| {
+                let address = &self.keys[row].address;
+                ranges.iter().any(|range| range.contains(address))
+            })
+    }
+
+    /// How many clients are picked.
+    #[must_use]
+    pub fn count(&self, filter: &Filter) -> usize {
+        if filter.is_all() {
+            return self.len();
+        }
+        match &filter.addresses {
+            Some(_) => self.in_ranges(filter).count(),
+            None => (0..self.keys.len() as Row)
+                .filter(|row| self.is_picked(*row, filter))
+                .count(),
+        }
+    }
+
+    /// The picked clients in the filter's ranges of addresses, by address.
+    fn in_ranges(&self, filter: &Filter) -> impl Iterator<Item = Row> {
+        let ranges = filter.addresses.iter().flatten();
+        ranges
+            .flat_map(|range| {
+                let first = Key::new(*range.start(), 0);
+                let last = Key::new(*range.end(), InterfaceId::MAX);
+                self.index.range(first..=last).map(|(_, row)| *row)
+            })
+            .filter(|row| self.is_picked(*row, filter))
+    }
+
+    /// The picked clients, if they are few enough to be found by their addresses: no more than
+    /// `most` are looked at.
+    #[must_use]
+    pub fn few(&self, filter: &Filter, most: usize) -> Option<Vec<Row>> {
+        let ranges = filter.addresses.as_ref()?;
+        let mut looked_at = 0;
+        let mut found = Vec::new();
+        for range in ranges {
+            let first = Key::new(*range.start(), 0);
+            let last = Key::new(*range.end(), InterfaceId::MAX);
+            for (_, row) in self.index.range(first..=last) {
+                looked_at += 1;
+                if looked_at > most {
+                    return None;
+                }
+                if self.is_picked(*row, filter) {
+                    found.push(*row);
+                }
+            }
+        }
+        Some(found)
+    }
+
+    /// The clients from a key on that are picked, at most so many, in the order of their keys.
+    #[must_use]
+    pub fn from_key(&self, from: &Key, filter: &Filter, most: usize) -> Vec<Key> {
+        self.index
+            .range(*from..)
+            .filter(|(_, row)| self.is_picked(**row, filter))
+            .map(|(key, _)| *key)
+            .take(most)
+            .collect()
+    }
+
+    /// The value that rows are ordered by; the largest of all where it is not known.
+    #[must_use]
+    pub fn value(&self, row: Row, sort: Sort) -> u64 {
+        let row = row as usize;
+        match sort {
+            Sort::LastSeen => signed(self.last_seen[row]),
+            Sort::FirstSeen => signed(self.first_seen[row]),
+            Sort::SessionCount => self.sessions[row],
+            Sort::Unanswered => self.unanswered[row],
+            Sort::Latency => float(self.latency[row]),
+            Sort::Processing => float(self.processing[row]),
+            Sort::Total => float(self.total[row]),
+            Sort::RequestRate => {
+                let interval = self.interval[row];
+                float(if interval > 0.0 {
+                    1.0 / interval
+                } else {
+                    f32::NAN
+                })
+            }
+            // Ordered by their keys themselves.
+            Sort::ClientIp => 0,
+        }
+    }
+
+    /// What an order is made of; making it takes longer and needs no lock.
+    #[must_use]
+    pub fn unordered(&self, sort: Sort) -> Unordered {
+        let rows = if sort == Sort::ClientIp {
+            self.index.values().map(|row| (0, *row)).collect()
+        } else {
+            (0..self.keys.len() as Row)
+                .filter(|row| self.flags[*row as usize] & LIVE != 0)
+                .map(|row| (self.value(row, sort), row))
+                .collect()
+        };
+        Unordered {
+            sort,
+            changes: self.changes,
+            rows,
+        }
+    }
+
+    /// Clients that were seen once only, or all, on all interfaces or one; the ones that were not
+    /// seen for longest, at most so many.
+    #[must_use]
+    pub fn oldest(&self, most: usize, pick: impl Fn(&Key, i64, u64) -> bool) -> Vec<Key> {
+        let mut found: Vec<(i64, Row)> = (0..self.keys.len())
+            .filter(|&row| {
+                self.flags[row] & LIVE != 0
+                    && pick(&self.keys[row], self.last_seen[row], self.sessions[row])
+            })
+            .map(|row| (self.last_seen[row], row as Row))
+            .collect();
+        if most == 0 {
+            return Vec::new();
+        }
+        if found.len() > most {
+            found.select_nth_unstable(most - 1);
+            found.truncate(most);
+        }
+        found
+            .into_iter()
+            .map(|(_, row)| self.keys[row as usize])
+            .collect()
+    }
+
+    /// When a client of each interface was seen last.
+    #[must_use]
+    pub fn newest(&self) -> Vec<i64> {
+        let mut newest = vec![i64::MIN; self.counts.len()];
+        for (row, key) in self.keys.iter().enumerate() {
+            if self.flags[row] & LIVE != 0 {
+                let place = &mut newest[usize::from(key.interface())];
+                *place = (*place).max(self.last_seen[row]);
+            }
+        }
+        newest
+    }
+}
+
+fn seconds(nanoseconds: Option<i64>) -> f32 {
+    nanoseconds.map_or(f32::NAN, |nanoseconds| (nanoseconds as f64 / 1e9) as f32)
+}
+
+/// In the order of the numbers.
+const fn signed(value: i64) -> u64 {
+    value.cast_unsigned() ^ (1 << 63)
+}
+
+fn float(value: f32) -> u64 {
+    if value.is_nan() {
+        return u64::MAX;
+    }
+    let bits = value.to_bits();
+    let ordered = if bits >> 31 == 0 {
+        bits | 1 << 31
+    } else {
+        !bits
+    };
+    u64::from(ordered)
+}
+
+/// See [`Catalogue::unordered`].
+#[derive(Debug)]
+pub struct Unordered {
+    sort: Sort,
+    changes: u64,
+    rows: Vec<(u64, Row)>,
+}
+
+impl Unordered {
+    /// Sorts.
+    #[must_use]
+    pub fn sort(mut self) -> Order {
+        if self.sort != Sort::ClientIp {
+            self.rows.sort_unstable();
+        }
+        let known = self.rows.partition_point(|(value, _)| *value != u64::MAX);
+        let values = if self.sort == Sort::ClientIp {
+            Vec::new()
+        } else {
+            self.rows.iter().map(|(value, _)| *value).collect()
+        };
+        Order {
+            changes: self.changes,
+            known,
+            values,
+            rows: self.rows.into_iter().map(|(_, row)| row).collect(),
+        }
+    }
+}
+
+/// All clients in an order, as they were at a moment. Since then some may have gone, and others
+/// come into their rows.
+#[derive(Debug)]
+pub struct Order {
+    /// What [`Catalogue::changes`] was.
+    pub changes: u64,
+    /// The least first; from here on it is not known.
+    known: usize,
+    values: Vec<u64>,
+    rows: Vec<Row>,
+}
+
+impl Order {
+    /// How many there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// What stands at a position: the least first, or the greatest, and in either case what is not
+    /// known at the end.
+    #[must_use]
+    pub fn at(&self, position: usize, descending: bool) -> Option<Row> {
+        let place = if descending && position < self.known {
+            self.known - 1 - position
+        } else {
+            position
+        };
+        self.rows.get(place).copied()
+    }
+
+    /// The position after a client, where clients stand by their keys.
+    #[must_use]
+    pub fn after_key(
+        &self,
+        key: &Key,
+        descending: bool,
+        key_of: impl Fn(Row) -> Option<Key>,
+    ) -> usize {
+        // Those that are gone are where they were, nearly.
+        let upto = self
+            .rows
+            .partition_point(|row| key_of(*row).is_none_or(|it| it < *key));
+        let is_there = self.rows.get(upto).and_then(|row| key_of(*row)) == Some(*key);
+        if descending {
+            self.rows.len() - upto
+        } else {
+            upto + usize::from(is_there)
+        }
+    }
+
+    /// The position after a row that had a value.
+    #[must_use]
+    pub fn after(&self, value: u64, row: Row, descending: bool) -> usize {
+        let place = self.values.partition_point(|it| *it < value);
+        let same = self.values[place..].partition_point(|it| *it == value);
+        // Rows of one value are in their own order.
+        let rows = &self.rows[place..place + same];
+        if descending && value != u64::MAX {
+            let before = rows.partition_point(|it| *it < row);
+            self.known - (place + before)
+        } else {
+            place + rows.partition_point(|it| *it <= row)
+        }
+    }
+}

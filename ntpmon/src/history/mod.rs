@@ -1,0 +1,520 @@
+//! What is remembered: every client, every server, what happened in each minute, and the last
+//! sessions one by one.
+//!
+//! Each ring's thread folds its exchanges into a [`fold::Delta`]. One thread of its own, the
+//! writer, takes all deltas whole, every flush interval, and puts them into the database in one
+//! transaction, and then into what is kept in memory to answer questions from ([`catalogue`]). What
+//! cannot be written waits in its delta, which merges and does not grow without bound.
+
+pub mod catalogue;
+pub mod client;
+pub mod fold;
+pub mod histogram;
+pub mod key;
+pub mod query;
+pub mod rollup;
+pub mod search;
+pub mod server;
+pub mod session;
+pub mod store;
+pub mod view;
+mod writer;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{Sender, channel},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow};
+use foldhash::fast::RandomState;
+use jiff::Timestamp;
+
+use self::{
+    catalogue::Catalogue,
+    client::ClientRecord,
+    fold::{Delta, Limits},
+    key::{InterfaceId, Key},
+    server::ServerRecord,
+    session::Keep,
+    store::{Ledger, OpenError, Readable, Store},
+    writer::{Request, Writer},
+};
+use crate::{
+    ntp::{clock, exchange::Exchange, pair::Totals},
+    pipeline::Sink,
+};
+
+pub use self::writer::Removed;
+
+/// How the history is kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Between two flushes.
+    pub flush_interval: Duration,
+    /// Changed clients of one ring that force an earlier flush.
+    pub batch_size: usize,
+    /// How long what is in the journal may stay there.
+    pub checkpoint_interval: Duration,
+    /// Clients by name.
+    pub max_clients: usize,
+    /// Servers by name.
+    pub max_servers: usize,
+    /// For pages of the file.
+    pub cache_bytes: usize,
+    /// Which exchanges are kept one by one.
+    pub keep: Keep,
+    /// How many of them in a second.
+    pub sessions_per_second: usize,
+    /// How long sessions are kept.
+    pub sessions_age: Option<Duration>,
+    /// How many bytes of them.
+    pub sessions_bytes: u64,
+    /// What is removed when it gets old.
+    pub retention: Retention,
+}
+
+/// How long things are kept, counted back from the newest of their kind on their interface, so that
+/// what was loaded from old captures stays. Nothing is for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Since a client was seen last.
+    pub clients: Option<Duration>,
+    /// Since a server was asked last.
+    pub servers: Option<Duration>,
+    /// Rollups of a minute.
+    pub minutes: Option<Duration>,
+    /// Rollups of an hour.
+    pub hours: Option<Duration>,
+    /// Rollups of a day.
+    pub days: Option<Duration>,
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            flush_interval: Duration::from_secs(1),
+            batch_size: 250_000,
+            checkpoint_interval: Duration::from_secs(60),
+            max_clients: 1_000_000,
+            max_servers: 16_384,
+            cache_bytes: 32 << 20,
+            keep: Keep::All,
+            sessions_per_second: 10_000,
+            sessions_age: Some(7 * DAY),
+            sessions_bytes: 512 << 20,
+            retention: Retention {
+                clients: Some(365 * DAY),
+                servers: Some(365 * DAY),
+                minutes: Some(7 * DAY),
+                hours: Some(90 * DAY),
+                days: Some(1825 * DAY),
+            },
+        }
+    }
+}
+
+impl Settings {
+    fn limits(&self) -> Limits {
+        let per_flush = self.sessions_per_second as f64 * self.flush_interval.as_secs_f64();
+        Limits {
+            // While one is being flushed the next fills.
+            clients: self.batch_size * 2,
+            full: self.batch_size,
+            servers: self.max_servers,
+            keep: self.keep,
+            sessions: per_flush.ceil() as usize,
+        }
+    }
+}
+
+/// The name of the file in the data directory.
+pub const FILE: &str = "history.redb";
+
+/// The history, shared by all who feed it and ask it.
+#[derive(Clone)]
+pub struct History(Arc<Shared>);
+
+/// What the writer, the feeds and those who ask have in common.
+struct Shared {
+    path: PathBuf,
+    settings: RwLock<Settings>,
+    limits: RwLock<Limits>,
+    requests: Sender<Request>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    feeds: Mutex<Vec<Arc<Mutex<Delta>>>>,
+    /// A ring has more than can wait for the flush interval.
+    hurried: AtomicBool,
+    interfaces: RwLock<Vec<String>>,
+    documents: Mutex<Documents>,
+    /// Nothing while the file cannot be used.
+    readable: RwLock<Option<Readable>>,
+    catalogue: RwLock<Catalogue>,
+    pending: RwLock<Pending>,
+    servers: RwLock<BTreeMap<Key, ServerRecord>>,
+    ledgers: RwLock<Vec<Ledger>>,
+    statistics: Statistics,
+    state: Mutex<State>,
+    orders: query::Orders,
+}
+
+/// Small settings of other parts.
+#[derive(Debug, Default)]
+struct Documents {
+    all: BTreeMap<String, Vec<u8>>,
+    /// Those that are not written yet.
+    changed: BTreeSet<String>,
+}
+
+/// What came of clients and is in the journal, not in their blocks.
+#[derive(Debug, Default)]
+struct Pending {
+    /// Of the blocks that it goes on top of: what a later generation says holds it already.
+    generation: u64,
+    clients: HashMap<Key, ClientRecord, RandomState>,
+}
+
+/// What is counted since the daemon started.
+#[derive(Debug, Default)]
+pub(crate) struct Statistics {
+    written: AtomicU64,
+    failures: AtomicU64,
+    inserted: AtomicU64,
+    updated: AtomicU64,
+    refused: AtomicU64,
+    evicted: AtomicU64,
+    expired: AtomicU64,
+    sessions_kept: AtomicU64,
+    sessions_left_out: AtomicU64,
+    flushes: AtomicU64,
+    checkpoints: AtomicU64,
+    /// In nanoseconds.
+    last_flush: AtomicU64,
+    longest_flush: AtomicU64,
+    /// From when the deltas were taken to when they were written.
+    last_flush_unix: AtomicU64,
+    last_clients: AtomicU64,
+    unnamed_servers: AtomicU64,
+}
+
+fn add(counter: &AtomicU64, more: u64) {
+    counter.fetch_add(more, Ordering::Relaxed);
+}
+
+/// How the history is.
+#[derive(Clone, Debug, Default)]
+struct State {
+    /// What fails, and since when.
+    failure: Option<(String, Timestamp)>,
+    /// Files that were put aside because they could not be read.
+    set_aside: Vec<String>,
+    /// The writer has ended.
+    ended: bool,
+}
+
+impl History {
+    /// Opens the database in a directory, or makes it, and starts the writer. A file that cannot be
+    /// read is put aside, under another name, and a new one begun.
+    ///
+    /// # Errors
+    /// When the file is another version's or cannot be got at.
+    pub fn open(directory: &Path, settings: Settings) -> Result<Self> {
+        let path = directory.join(FILE);
+        let mut state = State::default();
+        let opened = match Memory::open(&path, settings.cache_bytes) {
+            Err(OpenError::Damaged { why }) => {
+                let now = now();
+                let aside = store::set_aside(&path, now)?;
+                let aside = format!("{} ({why})", aside.display());
+                tracing::error!(
+                    "the history could not be read and begins anew; it is kept as {aside}"
+                );
+                state.set_aside.push(aside);
+                Memory::open(&path, settings.cache_bytes)
+            }
+            opened => opened,
+        };
+        let (store, memory) = opened.map_err(|error| match error {
+            OpenError::Other(error) => error,
+            error => anyhow!(error),
+        })?;
+        let (requests, receiver) = channel();
+        let shared = Arc::new(Shared {
+            path,
+            limits: RwLock::new(settings.limits()),
+            settings: RwLock::new(settings),
+            requests,
+            writer: Mutex::default(),
+            feeds: Mutex::default(),
+            hurried: AtomicBool::new(false),
+            interfaces: RwLock::default(),
+            documents: Mutex::default(),
+            readable: RwLock::default(),
+            catalogue: RwLock::default(),
+            pending: RwLock::default(),
+            servers: RwLock::default(),
+            ledgers: RwLock::default(),
+            statistics: Statistics::default(),
+            state: Mutex::new(state),
+            orders: query::Orders::default(),
+        });
+        let numbers = shared.remember(&store, memory);
+        let writer = Writer::new(Arc::clone(&shared), store, numbers);
+        let thread = thread::Builder::new()
+            .name("history".to_owned())
+            .spawn(move || writer.run(&receiver))
+            .context("starting the thread that writes the history")?;
+        *lock(&shared.writer) = Some(thread);
+        Ok(Self(shared))
+    }
+
+    /// Where a ring's exchanges of an interface go.
+    #[must_use]
+    pub fn feed(&self, interface: &str) -> Feed {
+        let interface = self.0.number(interface);
+        let delta = Arc::new(Mutex::new(Delta::new(interface, 0)));
+        lock(&self.0.feeds).push(Arc::clone(&delta));
+        Feed {
+            limits: *read(&self.0.limits),
+            shared: Arc::clone(&self.0),
+            delta,
+            before: Totals::default(),
+            now: clock::utc(),
+        }
+    }
+
+    /// Writes all that was fed until now.
+    ///
+    /// # Errors
+    /// When it cannot be written; it is tried again with the next flush.
+    pub fn flush(&self) -> Result<()> {
+        self.ask(|reply| Request::Flush {
+            reply,
+            merge: false,
+        })?
+    }
+
+    /// As [`Self::flush`], and empties the journal.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn checkpoint(&self) -> Result<()> {
+        self.ask(|reply| Request::Flush { reply, merge: true })?
+    }
+
+    /// Gives unused room in the file back. Returns the sizes before and after.
+    ///
+    /// # Errors
+    /// When it cannot be written, or is being read for too long.
+    pub fn compact(&self) -> Result<(u64, u64)> {
+        self.ask(Request::Compact)?
+    }
+
+    /// Removes what was seen last before a time, in nanoseconds since 1970; or only counts it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn clean_up(&self, before: i64, dry_run: bool) -> Result<Removed> {
+        self.ask(|reply| Request::CleanUp {
+            before,
+            dry_run,
+            reply,
+        })?
+    }
+
+    /// Writes what is left and ends the writer. Later feeds go nowhere.
+    pub fn stop(&self) {
+        let thread = lock(&self.0.writer).take();
+        if let Some(thread) = thread {
+            let _ = self.0.requests.send(Request::Stop);
+            if thread.join().is_err() {
+                tracing::error!("the thread that writes the history had died");
+            }
+        }
+    }
+
+    /// Takes other settings from now on, but for the size of the cache.
+    pub fn reconfigure(&self, settings: Settings) {
+        *write(&self.0.limits) = settings.limits();
+        *write(&self.0.settings) = settings;
+    }
+
+    /// Whether the writer does its work: it has not ended.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        !lock(&self.0.state).ended
+    }
+
+    /// A document that was written, here or in an earlier life.
+    #[must_use]
+    pub fn document(&self, name: &str) -> Option<Vec<u8>> {
+        lock(&self.0.documents).all.get(name).cloned()
+    }
+
+    /// Keeps a document from the next flush on.
+    pub fn set_document(&self, name: &str, bytes: Vec<u8>) {
+        let mut documents = lock(&self.0.documents);
+        if documents.all.get(name) != Some(&bytes) {
+            documents.changed.insert(name.to_owned());
+            documents.all.insert(name.to_owned(), bytes);
+        }
+    }
+
+    fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> Request) -> Result<T> {
+        let (reply, answer) = channel();
+        let _ = self.0.requests.send(request(reply));
+        answer
+            .recv()
+            .map_err(|_| anyhow!("the thread that writes the history has ended"))
+    }
+}
+
+impl Shared {
+    /// The number of an interface, a new one where it has none.
+    fn number(&self, name: &str) -> InterfaceId {
+        let mut interfaces = write(&self.interfaces);
+        if let Some(number) = interfaces.iter().position(|known| known == name) {
+            return number as InterfaceId;
+        }
+        // No host has so many: they share the last.
+        if interfaces.len() > usize::from(InterfaceId::MAX) {
+            return InterfaceId::MAX;
+        }
+        interfaces.push(name.to_owned());
+        write(&self.ledgers).resize(interfaces.len(), Ledger::default());
+        (interfaces.len() - 1) as InterfaceId
+    }
+
+    /// Takes what a file holds in place of what was in memory.
+    fn remember(&self, store: &Store, memory: Memory) -> writer::Numbers {
+        let loaded = memory.loaded;
+        let numbers = writer::Numbers {
+            interfaces: loaded.interfaces.len(),
+            next_session: loaded.next_session,
+            next_journal: loaded.next_journal,
+            flushes: loaded.flushes,
+        };
+        let mut interfaces = write(&self.interfaces);
+        // Those that feed already and were never written keep their numbers.
+        for (place, name) in loaded.interfaces.into_iter().enumerate() {
+            if place >= interfaces.len() {
+                interfaces.push(name);
+            }
+        }
+        let mut ledgers = loaded.ledgers;
+        ledgers.resize(interfaces.len(), Ledger::default());
+        *write(&self.ledgers) = ledgers;
+        drop(interfaces);
+        let mut documents = lock(&self.documents);
+        for (name, bytes) in loaded.documents {
+            if !documents.changed.contains(&name) {
+                documents.all.insert(name, bytes);
+            }
+        }
+        drop(documents);
+        *write(&self.servers) = loaded.servers.into_iter().collect();
+        *write(&self.pending) = Pending {
+            generation: loaded.generation,
+            clients: memory.pending,
+        };
+        *write(&self.catalogue) = memory.catalogue;
+        self.orders.forget();
+        *write(&self.readable) = Some(store.readable());
+        numbers
+    }
+}
+
+/// What is made of a file when it is opened.
+struct Memory {
+    loaded: store::Loaded,
+    catalogue: Catalogue,
+    pending: HashMap<Key, ClientRecord, RandomState>,
+}
+
+impl Memory {
+    fn open(path: &Path, cache_bytes: usize) -> Result<(Store, Self), OpenError> {
+        let mut catalogue = Catalogue::default();
+        let mut pending: HashMap<Key, ClientRecord, RandomState> = HashMap::default();
+        let (store, loaded) = Store::open(path, cache_bytes, |entry, journaled| {
+            catalogue.absorb(&entry.key, &entry.record);
+            if journaled {
+                pending
+                    .entry(entry.key)
+                    .and_modify(|known| known.absorb(&entry.record))
+                    .or_insert(entry.record);
+            }
+        })?;
+        let memory = Self {
+            loaded,
+            catalogue,
+            pending,
+        };
+        Ok((store, memory))
+    }
+}
+
+/// Takes the exchanges of one ring.
+pub struct Feed {
+    shared: Arc<Shared>,
+    delta: Arc<Mutex<Delta>>,
+    limits: Limits,
+    /// What was counted when it was published last.
+    before: Totals,
+    /// About.
+    now: i64,
+}
+
+impl Feed {
+    /// Whether there is more than should wait for the flush interval. The writer knows; who reads
+    /// files faster than it writes should wait.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        lock(&self.delta).is_full(&self.limits)
+    }
+}
+
+impl Sink for Feed {
+    fn exchange(&mut self, exchange: &Exchange) {
+        lock(&self.delta).add(exchange, self.now, &self.limits);
+    }
+
+    fn publish(&mut self, totals: &Totals, unix: i64) {
+        self.now = clock::utc();
+        self.limits = *read(&self.shared.limits);
+        let full = {
+            let mut delta = lock(&self.delta);
+            delta.add_packets(totals, &self.before, unix);
+            delta.is_full(&self.limits)
+        };
+        self.before = *totals;
+        if full && !self.shared.hurried.swap(true, Ordering::AcqRel) {
+            let _ = self.shared.requests.send(Request::Hurry);
+        }
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_nanosecond(i128::from(clock::utc())).unwrap_or_default()
+}
+
+/// Whoever held it and died left what it was made of whole, if not complete: the writer writes
+/// before it changes anything here.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,725 @@
+//! Answers questions from the catalogue and the file, at any time and beside the writer. Blocking:
+//! never called on an async thread.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::{Arc, Mutex, atomic::Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Error;
+
+use super::{
+    History, Shared,
+    catalogue::{Catalogue, Filter, Order, Row, Sort},
+    client::ClientRecord,
+    key::{InterfaceId, Key},
+    lock, read,
+    rollup::{Count, Resolution},
+    store::Reader,
+    view::{
+        Activity, Client, ClientDetail, HistoryHealth, HourOfClient, InterfaceStatistics,
+        RollupView, Server, ServiceStatistics, Session, time,
+    },
+};
+use crate::netlink;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// The file cannot be used at the moment.
+    #[error("the history cannot be read at the moment: {0}")]
+    Unavailable(String),
+    /// The cursor is none that was given out.
+    #[error("'{0}' is no cursor: take next_cursor of the page before, or leave it out")]
+    Cursor(String),
+    /// Reading failed.
+    #[error(transparent)]
+    Failed(#[from] Error),
+}
+
+/// Which part of a list is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A page, from 1.
+    Page(u64),
+    /// What follows on a page; the beginning, where there is none before.
+    After(Option<String>),
+}
+
+/// Which clients are wanted.
+#[derive(Clone, Debug)]
+pub struct ClientQuery {
+    /// Which.
+    pub filter: Filter,
+    /// In which order.
+    pub sort: Sort,
+    /// The greatest first.
+    pub descending: bool,
+    /// Which part of them.
+    pub part: Part,
+    /// How many.
+    pub size: usize,
+}
+
+/// Some of the clients that were asked for.
+#[derive(Debug)]
+pub struct ClientPage {
+    /// They.
+    pub clients: Vec<Client>,
+    /// How many there are in all.
+    pub total: u64,
+    /// Where the next ones begin; nothing at the end.
+    pub next_cursor: Option<String>,
+}
+
+/// Orders of all clients, kept for as long as they are asked for. Making one of a million clients
+/// takes some 100 ms, so under load a list may be some seconds behind; each client's own record is
+/// always as it is now.
+#[derive(Debug, Default)]
+pub(super) struct Orders {
+    made: Mutex<HashMap<Sort, Made>>,
+    /// One at a time.
+    making: Mutex<()>,
+    counts: Mutex<HashMap<Filter, (u64, usize)>>,
+}
+
+#[derive(Clone, Debug)]
+struct Made {
+    order: Arc<Order>,
+    /// When that was begun, and how long it took.
+    at: Instant,
+    took: Duration,
+    used: Instant,
+    /// Another is being made.
+    renewing: bool,
+}
+
+/// Few enough to be put in order for each question.
+const FEW: usize = 20_000;
+/// An order that is older is not used any more.
+const OLDEST: Duration = Duration::from_secs(5);
+/// One that is older than this, and than this many times what making it takes, is made anew.
+const RENEWED: (Duration, u32) = (Duration::from_secs(1), 10);
+/// One that was not asked for is forgotten.
+const UNUSED: Duration = Duration::from_secs(60);
+/// Filters whose counts are remembered.
+const COUNTS: usize = 64;
+
+impl Orders {
+    /// The file was opened again: rows mean other clients.
+    pub(super) fn forget(&self) {
+        lock(&self.made).clear();
+        lock(&self.counts).clear();
+    }
+}
+
+impl Shared {
+    fn order(self: &Arc<Self>, sort: Sort) -> Arc<Order> {
+        let now = Instant::now();
+        let (changes, clients) = {
+            let catalogue = read(&self.catalogue);
+            (catalogue.changes(), catalogue.len())
+        };
+        let mut made = lock(&self.orders.made);
+        made.retain(|_, made| now.duration_since(made.used) < UNUSED);
+        if let Some(made) = made.get_mut(&sort) {
+            made.used = now;
+            let age = now.duration_since(made.at);
+            let order = Arc::clone(&made.order);
+            if order.changes == changes {
+                return order;
+            }
+            if clients > FEW && age < OLDEST {
+                if age > RENEWED.0.max(made.took * RENEWED.1) && !made.renewing {
+                    made.renewing = true;
+                    let shared = Arc::clone(self);
+                    let renewing = thread::Builder::new()
+                        .name("orders".to_owned())
+                        .spawn(move || drop(shared.make_order(sort)));
+                    made.renewing = renewing.is_ok();
+                }
+                return order;
+            }
+        }
+        drop(made);
+        self.make_order(sort)
+    }
+
+    fn make_order(&self, sort: Sort) -> Arc<Order> {
+        let _one = lock(&self.orders.making);
+        let changes = read(&self.catalogue).changes();
+        if let Some(made) = lock(&self.orders.made).get_mut(&sort) {
+            // Somebody else was quicker.
+            if made.order.changes == changes {
+                made.renewing = false;
+                return Arc::clone(&made.order);
+            }
+        }
+        let at = Instant::now();
+        let unordered = read(&self.catalogue).unordered(sort);
+        let order = Arc::new(unordered.sort());
+        let made = Made {
+            order: Arc::clone(&order),
+            at,
+            took: at.elapsed(),
+            used: Instant::now(),
+            renewing: false,
+        };
+        lock(&self.orders.made).insert(sort, made);
+        order
+    }
+
+    fn count(&self, catalogue: &Catalogue, filter: &Filter) -> usize {
+        if filter.is_all() {
+            return catalogue.len();
+        }
+        let changes = catalogue.changes();
+        if let Some((known, count)) = lock(&self.orders.counts).get(filter)
+            && *known == changes
+        {
+            return *count;
+        }
+        let count = catalogue.count(filter);
+        let mut counts = lock(&self.orders.counts);
+        if counts.len() >= COUNTS {
+            counts.clear();
+        }
+        counts.insert(filter.clone(), (changes, count));
+        count
+    }
+
+    fn reader(&self) -> Result<Reader, QueryError> {
+        let Some(readable) = read(&self.readable).clone() else {
+            let state = lock(&self.state);
+            let why = state.failure.as_ref().map(|(why, _)| why.clone());
+            return Err(QueryError::Unavailable(
+                why.unwrap_or_else(|| "it is being compacted".to_owned()),
+            ));
+        };
+        Ok(readable.reader()?)
+    }
+
+    /// Clients as they are, wherever their changes stand.
+    fn records(&self, keys: &[Key]) -> Result<Vec<Option<ClientRecord>>, QueryError> {
+        // Held until the file's state is fixed: the writer empties the journal's part of memory
+        // only after it has put it into the blocks, so what is seen here stands there or here, and
+        // the generation tells which.
+        let pending = read(&self.pending);
+        let reader = self.reader()?;
+        let is_on_top = reader.generation()? == pending.generation;
+        let mut records: Vec<Option<ClientRecord>> = keys
+            .iter()
+            .map(|key| {
+                let waiting = pending.clients.get(key);
+                waiting.filter(|_| is_on_top).copied()
+            })
+            .collect();
+        drop(pending);
+        let clients = reader.clients()?;
+        for (key, record) in keys.iter().zip(&mut records) {
+            if let Some(mut known) = clients.get(key)? {
+                if let Some(waiting) = record {
+                    known.absorb(waiting);
+                }
+                *record = Some(known);
+            }
+        }
+        Ok(records)
+    }
+
+    fn interface_name(&self, interface: InterfaceId) -> String {
+        read(&self.interfaces)
+            .get(usize::from(interface))
+            .cloned()
+            .unwrap_or_default()
+    }
+}
+
+impl History {
+    /// The numbers of interfaces by their names; names that are not known have none.
+    #[must_use]
+    pub fn interface_numbers<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> Vec<InterfaceId> {
+        let known = read(&self.0.interfaces);
+        names
+            .into_iter()
+            .filter_map(|name| known.iter().position(|it| it == name))
+            .map(|number| number as InterfaceId)
+            .collect()
+    }
+
+    /// A part of a list of clients.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn clients(&self, query: &ClientQuery) -> Result<ClientPage, QueryError> {
+        let (rows, total, more) = self.rows(query)?;
+        let (keys, cursors) = {
+            let catalogue = read(&self.0.catalogue);
+            let keys: Vec<Key> = rows.iter().filter_map(|row| catalogue.key(*row)).collect();
+            let last = rows.last().map(|row| {
+                let value = catalogue.value(*row, query.sort);
+                let key = catalogue.key(*row);
+                key.map(|key| Cursor { value, key }.to_text())
+            });
+            (keys, last.flatten())
+        };
+        let clients = self.clients_of(&keys)?;
+        Ok(ClientPage {
+            clients,
+            total,
+            next_cursor: cursors.filter(|_| more),
+        })
+    }
+
+    /// Clients by their keys; those that are gone are left out.
+    fn clients_of(&self, keys: &[Key]) -> Result<Vec<Client>, QueryError> {
+        let records = self.0.records(keys)?;
+        let interfaces = read(&self.0.interfaces);
+        Ok(keys
+            .iter()
+            .zip(records)
+            .filter_map(|(key, record)| {
+                let name = interfaces.get(usize::from(key.interface()))?;
+                Some(Client::new(key, name, &record?))
+            })
+            .collect())
+    }
+
+    /// The rows of a part, how many there are in all, and whether more follow.
+    fn rows(&self, query: &ClientQuery) -> Result<(Vec<Row>, u64, bool), QueryError> {
+        let shared = &self.0;
+        let cursor = match &query.part {
+            Part::After(Some(text)) => {
+                Some(Cursor::from_text(text).ok_or_else(|| QueryError::Cursor(text.clone()))?)
+            }
+            _ => None,
+        };
+        let few = read(&shared.catalogue).few(&query.filter, FEW);
+        if let Some(mut rows) = few {
+            let catalogue = read(&shared.catalogue);
+            let total = rows.len() as u64;
+            let rank = |row: &Row| {
+                let value = catalogue.value(*row, query.sort);
+                (value, catalogue.key(*row))
+            };
+            // What is not known stands at the end, whichever way the rest goes.
+            rows.sort_by(|one, other| {
+                let (one, other) = (rank(one), rank(other));
+                let unknown = (one.0 == u64::MAX).cmp(&(other.0 == u64::MAX));
+                let known = if query.descending {
+                    other.cmp(&one)
+                } else {
+                    one.cmp(&other)
+                };
+                unknown.then(known)
+            });
+            let start = match (&query.part, cursor) {
+                (Part::Page(page), _) => position(*page, query.size),
+                (Part::After(_), None) => 0,
+                (Part::After(_), Some(cursor)) => rows.partition_point(|row| {
+                    let (value, key) = rank(row);
+                    let here = (value == u64::MAX, value, key);
+                    let there = (cursor.value == u64::MAX, cursor.value, Some(cursor.key));
+                    if here.0 != there.0 {
+                        !here.0
+                    } else if query.descending {
+                        here >= there
+                    } else {
+                        here <= there
+                    }
+                }),
+            };
+            let end = start.saturating_add(query.size).min(rows.len());
+            let part = rows.get(start..end).unwrap_or_default().to_vec();
+            return Ok((part, total, end < rows.len()));
+        }
+        let order = shared.order(query.sort);
+        let catalogue = read(&shared.catalogue);
+        let total = shared.count(&catalogue, &query.filter) as u64;
+        let picked = |position: usize| {
+            let row = order.at(position, query.descending)?;
+            Some((row, catalogue.is_picked(row, &query.filter)))
+        };
+        // Without a filter a position is where it is; otherwise those before it are counted.
+        let (mut place, mut skip) = match (&query.part, cursor) {
+            (Part::Page(page), _) if query.filter.is_all() => (position(*page, query.size), 0),
+            (Part::Page(page), _) => (0, position(*page, query.size)),
+            (Part::After(_), None) => (0, 0),
+            (Part::After(_), Some(cursor)) => (after(&order, &catalogue, query, &cursor), 0),
+        };
+        let mut rows = Vec::with_capacity(query.size);
+        if skip as u64 >= total {
+            return Ok((rows, total, false));
+        }
+        while let Some((row, is_picked)) = picked(place) {
+            place += 1;
+            if !is_picked {
+                continue;
+            }
+            if skip > 0 {
+                skip -= 1;
+                continue;
+            }
+            if rows.len() == query.size {
+                return Ok((rows, total, true));
+            }
+            rows.push(row);
+        }
+        Ok((rows, total, false))
+    }
+
+    /// Hands over the picked clients in the order of their addresses, in chunks, each as it is when
+    /// it is read: however many there are, only one chunk is in memory.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn each_client(
+        &self,
+        filter: &Filter,
+        limit: u64,
+        mut take: impl FnMut(Vec<Client>) -> bool,
+    ) -> Result<(), QueryError> {
+        const CHUNK: usize = 2000;
+        let mut from = Key::new([0; 16], 0);
+        let mut left = limit;
+        while left > 0 {
+            let most = CHUNK.min(usize::try_from(left).unwrap_or(usize::MAX));
+            let keys = read(&self.0.catalogue).from_key(&from, filter, most);
+            let Some(last) = keys.last() else {
+                break;
+            };
+            let Some(next) = last.next() else {
+                take(self.clients_of(&keys)?);
+                break;
+            };
+            from = next;
+            left -= keys.len() as u64;
+            if !take(self.clients_of(&keys)?) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// All that is known of a client, with at most so many of its sessions; nothing when it was
+    /// never seen, or forgotten.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn client(&self, ip: IpAddr, sessions: usize) -> Result<Option<ClientDetail>, QueryError> {
+        /// Sessions that are looked at.
+        const FOLLOWED: usize = 1000;
+        let address = netlink::mapped(ip);
+        let keys: Vec<Key> = {
+            let interfaces = read(&self.0.interfaces).len() as InterfaceId;
+            let catalogue = read(&self.0.catalogue);
+            (0..interfaces)
+                .map(|interface| Key::new(address, interface))
+                .filter(|key| catalogue.contains(key))
+                .collect()
+        };
+        let records = self.0.records(&keys)?;
+        let mut interfaces = Vec::new();
+        let mut recent = Vec::new();
+        let mut hours: BTreeMap<i64, Hour> = BTreeMap::new();
+        // After the records: a session that they name is in the file.
+        let stored = self.0.reader()?.sessions()?;
+        for (key, record) in keys.iter().zip(records) {
+            let Some(record) = record else {
+                continue;
+            };
+            let name = self.0.interface_name(key.interface());
+            let mut number = record.last_session();
+            for _ in 0..FOLLOWED {
+                let Some(session) = stored.get(number)? else {
+                    break;
+                };
+                // The chain of a client that was forgotten in between ends.
+                if session.key() != key || session.previous() >= number {
+                    break;
+                }
+                number = session.previous();
+                let start = Resolution::Hour.start(session.seen().div_euclid(1_000_000_000));
+                hours.entry(start).or_default().add(&session);
+                recent.push(Session::new(&name, &session));
+            }
+            interfaces.push(Client::new(key, &name, &record));
+        }
+        if interfaces.is_empty() {
+            return Ok(None);
+        }
+        recent.sort_by(|one, other| other.session_timestamp.cmp(&one.session_timestamp));
+        recent.truncate(sessions);
+        Ok(Some(ClientDetail {
+            client_ip: ip.to_canonical().to_string(),
+            interfaces,
+            recent_sessions: recent,
+            hourly_activity: hours
+                .into_iter()
+                .rev()
+                .map(|(start, hour)| hour.view(start))
+                .collect(),
+        }))
+    }
+
+    /// All servers, or those of an address: those that answer first, then by address.
+    #[must_use]
+    pub fn servers(&self, ip: Option<IpAddr>, interfaces: Option<&[InterfaceId]>) -> Vec<Server> {
+        let names = read(&self.0.interfaces);
+        let servers = read(&self.0.servers);
+        let range = match ip.map(netlink::mapped) {
+            Some(address) => Key::new(address, 0)..=Key::new(address, InterfaceId::MAX),
+            None => Key::new([0; 16], 0)..=Key::new([0xff; 16], InterfaceId::MAX),
+        };
+        servers
+            .range(range)
+            .filter(|(key, _)| interfaces.is_none_or(|them| them.contains(&key.interface())))
+            .filter_map(|(key, record)| {
+                let name = names.get(usize::from(key.interface()))?;
+                Some(Server::new(key, name, record))
+            })
+            .collect()
+    }
+
+    /// What happened on each interface since the database began.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn interface_statistics(&self) -> Result<Vec<InterfaceStatistics>, QueryError> {
+        let reader = self.0.reader()?;
+        let names = read(&self.0.interfaces).clone();
+        let ledgers = read(&self.0.ledgers).clone();
+        let mut all = Vec::new();
+        for (number, (name, ledger)) in names.into_iter().zip(ledgers).enumerate() {
+            let number = number as InterfaceId;
+            let whole = reader.rollups(Resolution::All, number, 0..=0, 1)?.pop();
+            let last = reader
+                .rollups(Resolution::Minute, number, i64::MIN..=i64::MAX, 1)?
+                .pop();
+            let rollup = whole.map(|(_, rollup)| rollup).unwrap_or_default();
+            all.push(InterfaceStatistics {
+                interface_name: name,
+                client_count: read(&self.0.catalogue).count_on(number),
+                session_count: rollup.get(Count::exchanges),
+                other_sessions: ledger.other().exchanges,
+                forgotten_clients: ledger.forgotten_clients(),
+                forgotten_sessions: ledger.forgotten().exchanges,
+                last_active: last.map(|(start, _)| time(start.saturating_mul(1_000_000_000))),
+                activity: Activity::new(&rollup),
+            });
+        }
+        Ok(all)
+    }
+
+    /// Rollups that began between two times, in seconds since 1970, both included; the latest
+    /// `limit` of each interface.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn rollups(
+        &self,
+        interfaces: Option<&[InterfaceId]>,
+        resolution: Resolution,
+        between: std::ops::RangeInclusive<i64>,
+        limit: usize,
+    ) -> Result<Vec<RollupView>, QueryError> {
+        let reader = self.0.reader()?;
+        let names = read(&self.0.interfaces).clone();
+        let mut found = Vec::new();
+        for (number, name) in names.iter().enumerate() {
+            let number = number as InterfaceId;
+            if interfaces.is_some_and(|them| !them.contains(&number)) {
+                continue;
+            }
+            for (start, rollup) in reader.rollups(resolution, number, between.clone(), limit)? {
+                found.push(RollupView {
+                    interface_name: name.clone(),
+                    resolution: resolution.name().to_owned(),
+                    start: time(start.saturating_mul(1_000_000_000)),
+                    activity: Activity::new(&rollup),
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    /// How the history is kept.
+    #[must_use]
+    pub fn service_statistics(&self) -> ServiceStatistics {
+        let statistics = &self.0.statistics;
+        let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let duration = |counter| match get(counter) {
+            0 => None,
+            nanoseconds => Some(nanoseconds as f64 / 1e9),
+        };
+        let waiting: u64 = lock(&self.0.feeds)
+            .iter()
+            .map(|feed| lock(feed).exchanges)
+            .sum();
+        let (other, forgotten) = {
+            let ledgers = read(&self.0.ledgers);
+            (
+                ledgers.iter().map(|it| it.other().exchanges).sum::<u64>(),
+                ledgers
+                    .iter()
+                    .map(super::store::Ledger::forgotten_clients)
+                    .sum::<u64>(),
+            )
+        };
+        let drops = [
+            ("sessions_not_kept", get(&statistics.sessions_left_out)),
+            ("clients_refused", get(&statistics.refused)),
+            ("clients_evicted", get(&statistics.evicted)),
+            ("clients_expired", get(&statistics.expired)),
+            ("clients_forgotten", forgotten),
+            ("sessions_without_client", other),
+            ("sessions_without_server", get(&statistics.unnamed_servers)),
+        ];
+        ServiceStatistics {
+            total_received: get(&statistics.written) + waiting,
+            total_processed: get(&statistics.written),
+            queue_size: waiting,
+            processing_errors: get(&statistics.failures),
+            total_inserted: get(&statistics.inserted),
+            total_updated: get(&statistics.updated),
+            client_count: read(&self.0.catalogue).len() as u64,
+            server_count: read(&self.0.servers).len() as u64,
+            drops: drops
+                .into_iter()
+                .map(|(name, count)| (name.to_owned(), count))
+                .collect(),
+            flush_count: get(&statistics.flushes),
+            last_flush_seconds: duration(&statistics.last_flush),
+            longest_flush_seconds: duration(&statistics.longest_flush),
+            last_flush_timestamp: self.last_flush(),
+            last_flush_clients: get(&statistics.last_clients),
+            checkpoint_count: get(&statistics.checkpoints),
+            journal_clients: read(&self.0.pending).clients.len() as u64,
+            sessions_kept: get(&statistics.sessions_kept),
+            database_bytes: self.database_bytes(),
+            database_path: self.0.path.display().to_string(),
+        }
+    }
+
+    /// How the history is.
+    #[must_use]
+    pub fn health(&self) -> HistoryHealth {
+        let state = lock(&self.0.state).clone();
+        let mut problems = Vec::new();
+        if state.ended {
+            problems.push("the thread that writes the history has ended".to_owned());
+        }
+        if let Some((why, since)) = &state.failure {
+            problems.push(format!("cannot be written since {since}: {why}"));
+        }
+        let notes = state
+            .set_aside
+            .iter()
+            .map(|file| format!("could not be read at start and was put aside: {file}"));
+        problems.extend(notes);
+        HistoryHealth {
+            status: if problems.is_empty() {
+                "healthy"
+            } else {
+                "degraded"
+            }
+            .to_owned(),
+            problems,
+            client_count: read(&self.0.catalogue).len() as u64,
+            last_flush_timestamp: self.last_flush(),
+            database_bytes: self.database_bytes(),
+        }
+    }
+
+    fn last_flush(&self) -> Option<jiff::Timestamp> {
+        match self.0.statistics.last_flush_unix.load(Ordering::Relaxed) {
+            0 => None,
+            nanoseconds => Some(time(nanoseconds.cast_signed())),
+        }
+    }
+
+    fn database_bytes(&self) -> u64 {
+        std::fs::metadata(&self.0.path).map_or(0, |file| file.len())
+    }
+}
+
+/// How many come before a page.
+fn position(page: u64, size: usize) -> usize {
+    let before = page.saturating_sub(1).saturating_mul(size as u64);
+    usize::try_from(before).unwrap_or(usize::MAX)
+}
+
+/// The position after a cursor.
+fn after(order: &Order, catalogue: &Catalogue, query: &ClientQuery, cursor: &Cursor) -> usize {
+    if query.sort == Sort::ClientIp {
+        return order.after_key(&cursor.key, query.descending, |row| catalogue.key(row));
+    }
+    let row = catalogue.row(&cursor.key).unwrap_or(0);
+    order.after(cursor.value, row, query.descending)
+}
+
+/// Where a page ended: after a value, and among those that have the same after a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cursor {
+    value: u64,
+    key: Key,
+}
+
+impl Cursor {
+    fn to_text(self) -> String {
+        let number = self.value.to_be_bytes();
+        let bytes = number.iter().chain(self.key.bytes());
+        bytes.map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn from_text(text: &str) -> Option<Self> {
+        if !text.is_ascii() || text.len() != 2 * (8 + Key::SIZE) {
+            return None;
+        }
+        let mut bytes = [0; 8 + Key::SIZE];
+        for (place, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(text.get(2 * place..2 * place + 2)?, 16).ok()?;
+        }
+        let (value, key) = bytes.split_first_chunk::<8>()?;
+        let key: [u8; Key::SIZE] = key.try_into().ok()?;
+        Some(Self {
+            value: u64::from_be_bytes(*value),
+            key: zerocopy::transmute!(key),
+        })
+    }
+}
+
+#[derive(Default)]
+struct Hour {
+    sessions: u64,
+    unanswered: u64,
+    total: i128,
+    timed: u64,
+}
+
+impl Hour {
+    fn add(&mut self, session: &super::session::SessionRecord) {
+        self.sessions += 1;
+        self.unanswered += u64::from(!session.is_answered());
+        if let Some(total) = session.total() {
+            self.total += i128::from(total);
+            self.timed += 1;
+        }
+    }
+
+    fn view(&self, start: i64) -> HourOfClient {
+        let mean = (self.timed > 0).then(|| self.total as f64 / self.timed as f64 / 1e9);
+        HourOfClient {
+            hour: time(start.saturating_mul(1_000_000_000)),
+            session_count: self.sessions,
+            unanswered: self.unanswered,
+            total_process_time_mean_seconds: mean,
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! What happened on an interface in a minute, an hour, a day, or since the beginning: counts, and
+//! how the three durations were distributed. Larger ones are sums of smaller ones.
+
+use super::histogram::{Histogram, read_number, write_number};
+use crate::ntp::{ClientClock, exchange::Exchange, pair::Totals};
+
+/// The layout that this version writes.
+const LAYOUT: u8 = 1;
+
+/// How long a rollup lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Resolution {
+    /// 60 seconds.
+    Minute,
+    /// 60 minutes.
+    Hour,
+    /// 24 hours, in UTC.
+    Day,
+    /// Since the database began: one for each interface.
+    All,
+}
+
+impl Resolution {
+    /// All of them.
+    pub const EACH: [Self; 4] = [Self::Minute, Self::Hour, Self::Day, Self::All];
+
+    /// The name in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Minute => "minute",
+            Self::Hour => "hour",
+            Self::Day => "day",
+            Self::All => "all",
+        }
+    }
+
+    /// In seconds; nothing for all time.
+    #[must_use]
+    pub const fn seconds(self) -> Option<i64> {
+        match self {
+            Self::Minute => Some(60),
+            Self::Hour => Some(3600),
+            Self::Day => Some(86_400),
+            Self::All => None,
+        }
+    }
+
+    /// When the rollup began that a time falls into, in seconds since 1970.
+    #[must_use]
+    pub fn start(self, seconds: i64) -> i64 {
+        self.seconds()
+            .map_or(0, |length| seconds.div_euclid(length) * length)
+    }
+}
+
+/// Numbers of things, each of which is counted in one place only.
+macro_rules! counts {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What is counted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Count {
+            $($(#[$doc])* #[allow(non_camel_case_types, reason = "the name in the API")] $name,)*
+        }
+
+        impl Count {
+            /// All of them, in the order of the database.
+            pub const EACH: &[Self] = &[$(Self::$name,)*];
+
+            /// The name in the API.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)*
+                }
+            }
+        }
+    };
+}
+
+counts! {
+    /// Requests that asked something new and whose fate is known.
+    exchanges,
+    /// Of those, the ones with a response.
+    answered,
+    /// Of those, the ones without.
+    unanswered,
+    /// Answers with a kiss code.
+    kiss_of_death,
+    /// Answers from which no time can be taken.
+    unsynchronised,
+    /// Exchanges in interleaved mode.
+    interleaved,
+    /// Packets that ask.
+    requests,
+    /// Packets that answer.
+    responses,
+    /// Responses to nothing.
+    unsolicited,
+    /// Of those, the ones that came too late.
+    late,
+    /// Retransmitted requests.
+    duplicates,
+    /// Further responses to an answered request.
+    multiple_responses,
+    /// Mode 6.
+    control,
+    /// Mode 7.
+    private,
+    /// Mode 5.
+    broadcast,
+    /// Modes 1 and 2.
+    symmetric,
+    /// Given up early because too many waited.
+    evicted,
+}
+
+/// How many kinds there are; new ones are added at the end, so that older databases can be read.
+const KINDS: usize = Count::EACH.len();
+
+/// Counts and distributions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rollup {
+    counts: [u64; KINDS],
+    /// Exchanges by the version of the request.
+    pub versions: [u64; 8],
+    /// Exchanges by the mode of the request.
+    pub modes: [u64; 8],
+    /// Answered exchanges by the stratum of the response; all from 16 on are in the last.
+    pub strata: [u64; 17],
+    /// Exchanges by what was known of the client's clock: unknown, honest, randomised.
+    pub clocks: [u64; 3],
+    /// T2 − T1.
+    pub latency: Histogram,
+    /// T3 − T2.
+    pub processing: Histogram,
+    /// From the request's passing to the response's.
+    pub total: Histogram,
+}
+
+impl Rollup {
+    /// Adds an exchange.
+    pub fn add(&mut self, exchange: &Exchange) {
+        let asked = &exchange.request.event.ntp;
+        self.count(Count::exchanges, 1);
+        self.versions[usize::from(asked.version() & 7)] += 1;
+        self.modes[usize::from(asked.mode() as u8 & 7)] += 1;
+        self.clocks[match exchange.client_clock {
+            ClientClock::Unknown => 0,
+            ClientClock::Honest => 1,
+            ClientClock::Randomised => 2,
+        }] += 1;
+        self.count(Count::interleaved, u64::from(exchange.interleaved));
+        if let Some(response) = &exchange.response {
+            self.count(Count::answered, 1);
+            let is_kiss = exchange.kiss_code().is_some();
+            self.count(Count::kiss_of_death, u64::from(is_kiss));
+            let is_unsynchronised = !is_kiss && !exchange.is_time_sample();
+            self.count(Count::unsynchronised, u64::from(is_unsynchronised));
+            self.strata[usize::from(response.event.ntp.stratum().min(16))] += 1;
+        } else {
+            self.count(Count::unanswered, 1);
+        }
+        let timings = &exchange.timings;
+        for (histogram, value) in [
+            (
+                &mut self.latency,
+                timings
+                    .client_to_server_latency
+                    .map(|span| span.nanoseconds()),
+            ),
+            (
+                &mut self.processing,
+                timings
+                    .server_processing_time
+                    .map(|span| span.nanoseconds()),
+            ),
+            (
+                &mut self.total,
+                timings.total_process_time.map(u64::cast_signed),
+            ),
+        ] {
+            if let Some(value) = value {
+                histogram.add(value);
+            }
+        }
+    }
+
+    /// Adds the packets that a pairer has counted since `before`. Exchanges are not taken from
+    /// here: they come one by one.
+    pub fn add_packets(&mut self, now: &Totals, before: &Totals) {
+        for (count, now, before) in [
+            (Count::requests, now.requests, before.requests),
+            (Count::responses, now.responses, before.responses),
+            (Count::unsolicited, now.unsolicited, before.unsolicited),
+            (Count::late, now.late, before.late),
+            (Count::duplicates, now.duplicates, before.duplicates),
+            (
+                Count::multiple_responses,
+                now.multiple_responses,
+                before.multiple_responses,
+            ),
+            (Count::control, now.control, before.control),
+            (Count::private, now.private, before.private),
+            (Count::broadcast, now.broadcast, before.broadcast),
+            (Count::symmetric, now.symmetric, before.symmetric),
+            (Count::evicted, now.evicted, before.evicted),
+        ] {
+            self.count(count, now.saturating_sub(before));
+        }
+    }
+
+    const fn count(&mut self, count: Count, more: u64) {
+        self.counts[count as usize] += more;
+    }
+
+    /// One of the counts.
+    #[must_use]
+    pub const fn get(&self, count: Count) -> u64 {
+        self.counts[count as usize]
+    }
+
+    /// Adds what another counted.
+    pub fn merge(&mut self, other: &Self) {
+        for (numbers, more) in self.numbers_mut().into_iter().zip(other.numbers()) {
+            for (number, more) in numbers.iter_mut().zip(more) {
+                *number += more;
+            }
+        }
+        self.latency.merge(&other.latency);
+        self.processing.merge(&other.processing);
+        self.total.merge(&other.total);
+    }
+
+    fn numbers(&self) -> [&[u64]; 5] {
+        [
+            &self.counts,
+            &self.versions,
+            &self.modes,
+            &self.strata,
+            &self.clocks,
+        ]
+    }
+
+    fn numbers_mut(&mut self) -> [&mut [u64]; 5] {
+        [
+            &mut self.counts,
+            &mut self.versions,
+            &mut self.modes,
+            &mut self.strata,
+            &mut self.clocks,
+        ]
+    }
+
+    /// As the database has it.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = vec![LAYOUT];
+        for numbers in self.numbers() {
+            write_number(&mut out, numbers.len() as u64);
+            for number in numbers {
+                write_number(&mut out, *number);
+            }
+        }
+        for histogram in [&self.latency, &self.processing, &self.total] {
+            histogram.write(&mut out);
+        }
+        out
+    }
+
+    /// From the database; nothing when it is not what [`Self::to_bytes`] made.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (&LAYOUT, mut bytes) = bytes.split_first()? else {
+            return None;
+        };
+        let bytes = &mut bytes;
+        let mut rollup = Self::default();
+        for numbers in rollup.numbers_mut() {
+            for place in 0..read_number(bytes)? {
+                *numbers.get_mut(usize::try_from(place).ok()?)? = read_number(bytes)?;
+            }
+        }
+        rollup.latency = Histogram::read(bytes)?;
+        rollup.processing = Histogram::read(bytes)?;
+        rollup.total = Histogram::read(bytes)?;
+        Some(rollup)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_falls_into_the_rollup_that_began_before_it_also_before_1970() {
+        assert_eq!(Resolution::Minute.start(119), 60);
+        assert_eq!(Resolution::Hour.start(7200), 7200);
+        assert_eq!(Resolution::Day.start(-1), -86_400);
+        assert_eq!(Resolution::All.start(1_700_000_000), 0);
+    }
+
+    #[test]
+    fn a_rollup_comes_back_from_its_bytes() {
+        let mut rollup = Rollup::default();
+        assert_eq!(Rollup::from_bytes(&rollup.to_bytes()), Some(rollup.clone()));
+        rollup.count(Count::evicted, 300);
+        rollup.versions[4] = 7;
+        rollup.strata[16] = u64::MAX;
+        rollup.latency.add(-12);
+        rollup.total.add(1_000_000);
+        let bytes = rollup.to_bytes();
+        assert_eq!(Rollup::from_bytes(&bytes), Some(rollup));
+        assert_eq!(Rollup::from_bytes(&bytes[..bytes.len() - 1]), None);
+        assert_eq!(Rollup::from_bytes(&[]), None);
+    }
+
+    #[test]
+    fn packets_are_added_as_the_difference_of_two_totals() {
+        let mut rollup = Rollup::default();
+        let before = Totals {
+            requests: 10,
+            control: 1,
+            ..Totals::default()
+        };
+        let now = Totals {
+            requests: 15,
+            control: 1,
+            late: 2,
+            exchanges: 99,
+            ..before
+        };
+        rollup.add_packets(&now, &before);
+        assert_eq!(rollup.get(Count::requests), 5);
+        assert_eq!(rollup.get(Count::control), 0);
+        assert_eq!(rollup.get(Count::late), 2);
+        assert_eq!(rollup.get(Count::exchanges), 0);
+    }
+}

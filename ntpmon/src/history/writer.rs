@@ -1,0 +1,1011 @@
+//! The thread that writes: takes what the rings have folded, decides who gets a record, puts it all
+//! into the database in one transaction, and then into memory. What fails is tried again, together
+//! with what has come since.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex,
+        atomic::Ordering,
+        mpsc::{Receiver, RecvTimeoutError, Sender},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow};
+use foldhash::fast::RandomState;
+
+use super::{
+    Memory, Pending, Settings, Shared, add,
+    client::ClientRecord,
+    fold::{Delta, Unnamed},
+    key::{InterfaceId, Key},
+    lock, now, read,
+    rollup::{Resolution, Rollup},
+    server::ServerRecord,
+    session::SessionRecord,
+    store::{self, Entry, Ledger, OpenError, Reader, Store},
+    write,
+};
+use crate::ntp::clock;
+
+/// What the writer is asked for.
+pub(super) enum Request {
+    /// A ring has more than should wait.
+    Hurry,
+    /// Write now, and empty the journal if told to.
+    Flush {
+        merge: bool,
+        reply: Sender<Result<()>>,
+    },
+    CleanUp {
+        before: i64,
+        dry_run: bool,
+        reply: Sender<Result<Removed>>,
+    },
+    Compact(Sender<Result<(u64, u64)>>),
+    Stop,
+}
+
+/// What was removed, or would be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Clients.
+    pub clients: u64,
+    /// Servers.
+    pub servers: u64,
+    /// Sessions.
+    pub sessions: u64,
+    /// Rollups of minutes, hours and days.
+    pub rollups: u64,
+}
+
+/// Where the numbering of the file is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Numbers {
+    /// Names that are written.
+    pub interfaces: usize,
+    pub next_session: u64,
+    pub next_journal: u64,
+    pub flushes: u64,
+}
+
+/// Clients whose changes may wait in the journal: they are in memory too, some 270 bytes each.
+const PENDING: usize = 1 << 18;
+/// In one transaction.
+const REMOVED_AT_ONCE: usize = 50_000;
+const SESSIONS_AT_ONCE: usize = 50_000;
+const ROLLUPS_AT_ONCE: usize = 2000;
+/// Changes of what is in memory that are made under one lock: some tens of microseconds.
+const LOCKED: usize = 256;
+/// Between two looks for what is too old.
+const TIDY: Duration = Duration::from_secs(60);
+/// Between two tries to use a file that failed.
+const RETRIES: [Duration; 4] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(5),
+    Duration::from_secs(10),
+];
+/// What a session takes in the file besides its record.
+const SESSION_OVERHEAD: u64 = 16;
+
+/// A delta and whose it is.
+type Taken = Vec<(Arc<Mutex<Delta>>, Delta)>;
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    store: Option<Store>,
+    numbers: Numbers,
+    doorkeeper: Doorkeeper,
+    last_checkpoint: Instant,
+    last_tidy: Instant,
+    /// What a flush that failed had taken: whether it was written shows when the file is opened.
+    doubtful: Option<Taken>,
+    failures: usize,
+    retry_at: Instant,
+}
+
+/// A flush as it is to be written.
+#[derive(Default)]
+struct Plan {
+    /// Who changes, in order; the same client once for each delta that has it.
+    changes: Vec<Change>,
+    inserted: u64,
+    updated: u64,
+    refused: u64,
+    /// Records that have to go, in order.
+    victims: Vec<Key>,
+    evicted: u64,
+    ledgers: Vec<Ledger>,
+    sessions: Vec<SessionRecord>,
+    servers: Vec<(Key, ServerRecord)>,
+    servers_removed: Vec<Key>,
+    unnamed_servers: u64,
+    left_out: u64,
+}
+
+/// A client in a delta.
+#[derive(Clone, Copy)]
+struct Change {
+    key: Key,
+    delta: u32,
+    place: u32,
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, store: Store, numbers: Numbers) -> Self {
+        let now = Instant::now();
+        let doorkeeper = Doorkeeper::new(read(&shared.settings).max_clients);
+        Self {
+            shared,
+            store: Some(store),
+            numbers,
+            doorkeeper,
+            last_checkpoint: now,
+            last_tidy: now,
+            doubtful: None,
+            failures: 0,
+            retry_at: now,
+        }
+    }
+
+    pub(super) fn run(mut self, requests: &Receiver<Request>) {
+        let mut begun = Instant::now();
+        loop {
+            let interval = read(&self.shared.settings).flush_interval;
+            let wait = (begun + interval).saturating_duration_since(Instant::now());
+            let request = match requests.recv_timeout(wait) {
+                Ok(request) => Some(request),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => Some(Request::Stop),
+            };
+            match request {
+                None | Some(Request::Hurry) => {
+                    begun = Instant::now();
+                    // Told through the state.
+                    let _ = self.flush(false, &[]);
+                    self.tidy();
+                }
+                Some(Request::Flush { merge, reply }) => {
+                    begun = Instant::now();
+                    let _ = reply.send(self.flush(merge, &[]));
+                }
+                Some(Request::CleanUp {
+                    before,
+                    dry_run,
+                    reply,
+                }) => {
+                    let _ = reply.send(self.clean_up(before, dry_run));
+                }
+                Some(Request::Compact(reply)) => {
+                    let _ = reply.send(self.compact());
+                }
+                Some(Request::Stop) => {
+                    self.retry_at = Instant::now();
+                    let _ = self.flush(false, &[]);
+                    break;
+                }
+            }
+        }
+        *write(&self.shared.readable) = None;
+        lock(&self.shared.state).ended = true;
+    }
+
+    /// Writes what there is, and removes `victims`.
+    fn flush(&mut self, merge: bool, victims: &[Key]) -> Result<()> {
+        self.shared.hurried.store(false, Ordering::Release);
+        if let Err(error) = self.reopen() {
+            return self.failed(error);
+        }
+        let begun = Instant::now();
+        let mut taken = self.take();
+        // redb checks what it reads with assertions too.
+        let written = catch_unwind(AssertUnwindSafe(|| self.write(&mut taken, merge, victims)))
+            .unwrap_or_else(|_| Err(anyhow!("the database's own checks failed")));
+        match written {
+            Ok(()) => {
+                self.recovered();
+                let statistics = &self.shared.statistics;
+                let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                statistics.last_flush.store(took, Ordering::Relaxed);
+                statistics.longest_flush.fetch_max(took, Ordering::Relaxed);
+                statistics
+                    .last_flush_unix
+                    .store(clock::utc().unsigned_abs(), Ordering::Relaxed);
+                Ok(())
+            }
+            Err(error) => {
+                self.doubtful = Some(taken);
+                // Nobody may read while it is opened again.
+                *write(&self.shared.readable) = None;
+                self.store = None;
+                self.retry_at = Instant::now();
+                self.failed(error)
+            }
+        }
+    }
+
+    /// Takes all deltas, and forgets the feeds that have ended.
+    fn take(&self) -> Taken {
+        let mut taken = Vec::new();
+        lock(&self.shared.feeds).retain(|feed| {
+            // Asked first: what is fed after that is seen by the next flush.
+            let has_ended = Arc::strong_count(feed) == 1;
+            let (interface, room) = {
+                let delta = lock(feed);
+                (delta.interface, delta.clients.len())
+            };
+            // Made before the lock is taken; a little more than it was, so that it need not grow.
+            let empty = Delta::new(interface, room + room / 8);
+            let delta = std::mem::replace(&mut *lock(feed), empty);
+            taken.push((Arc::clone(feed), delta));
+            !has_ended
+        });
+        taken
+    }
+
+    /// Gives back what could not be written.
+    fn put_back(&self, taken: Taken) {
+        let limits = *read(&self.shared.limits);
+        for (feed, delta) in taken {
+            {
+                let mut newer = lock(&feed);
+                let newer_delta = std::mem::replace(&mut *newer, delta);
+                newer.absorb(newer_delta, &limits);
+            }
+            let mut feeds = lock(&self.shared.feeds);
+            if !feeds.iter().any(|known| Arc::ptr_eq(known, &feed)) {
+                feeds.push(feed);
+            }
+        }
+    }
+
+    fn failed(&mut self, error: anyhow::Error) -> Result<()> {
+        add(&self.shared.statistics.failures, 1);
+        let why = format!("{error:#}");
+        let mut state = lock(&self.shared.state);
+        match &mut state.failure {
+            Some((known, _)) => *known = why,
+            None => {
+                tracing::error!(
+                    "the history cannot be written: {why}; what is captured is kept in memory and \
+                     merged until it can"
+                );
+                state.failure = Some((why, now()));
+            }
+        }
+        Err(error)
+    }
+
+    fn recovered(&mut self) {
+        self.failures = 0;
+        if let Some((why, since)) = lock(&self.shared.state).failure.take() {
+            tracing::info!("the history is written again; it could not be since {since}: {why}");
+        }
+    }
+
+    /// Opens the file again after a failure, and learns whether the last flush was written.
+    fn reopen(&mut self) -> Result<()> {
+        if self.store.is_some() {
+            return Ok(());
+        }
+        if Instant::now() < self.retry_at {
+            return Err(anyhow!(
+                lock(&self.shared.state)
+                    .failure
+                    .as_ref()
+                    .map_or_else(String::new, |(why, _)| why.clone())
+            ));
+        }
+        let wait = RETRIES[self.failures.min(RETRIES.len() - 1)];
+        self.failures += 1;
+        self.retry_at = Instant::now() + wait;
+        let cache_bytes = read(&self.shared.settings).cache_bytes;
+        let path = &self.shared.path;
+        let opened = match Memory::open(path, cache_bytes) {
+            Err(OpenError::Damaged { why }) => {
+                let aside = store::set_aside(path, now())?;
+                let aside = format!("{} ({why})", aside.display());
+                tracing::error!(
+                    "the history could not be read and begins anew; it is kept as {aside}"
+                );
+                lock(&self.shared.state).set_aside.push(aside);
+                Memory::open(path, cache_bytes)
+            }
+            opened => opened,
+        };
+        let (store, memory) = opened.map_err(|error| match error {
+            OpenError::Other(error) => error,
+            error => anyhow!(error),
+        })?;
+        let expected = self.numbers.flushes + 1;
+        self.numbers = self.shared.remember(&store, memory);
+        self.store = Some(store);
+        if let Some(taken) = self.doubtful.take()
+            && self.numbers.flushes != expected
+        {
+            self.put_back(taken);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, taken: &mut Taken, merge: bool, victims: &[Key]) -> Result<()> {
+        let interfaces: Vec<String> = read(&self.shared.interfaces).clone();
+        let documents = self.changed_documents();
+        let is_empty = taken.iter().all(|(_, delta)| delta.is_empty());
+        let nothing_new = is_empty
+            && documents.is_empty()
+            && victims.is_empty()
+            && interfaces.len() == self.numbers.interfaces;
+        let pending = read(&self.shared.pending).clients.len();
+        let settings = read(&self.shared.settings).clone();
+        let merge_is_due = pending > 0
+            && (merge || self.last_checkpoint.elapsed() >= settings.checkpoint_interval);
+        if nothing_new && !merge_is_due {
+            return Ok(());
+        }
+        let mut deltas: Vec<&mut Delta> = taken.iter_mut().map(|(_, delta)| delta).collect();
+        let mut plan = self.plan(&mut deltas, victims, &settings);
+        let deltas: Vec<&Delta> = deltas.into_iter().map(|delta| &*delta).collect();
+        let merge = merge_is_due
+            || merge && !plan.changes.is_empty()
+            || !plan.victims.is_empty()
+            || pending + plan.changes.len() > PENDING;
+
+        let store = self.store.as_mut().context("the database is not open")?;
+        let mut writer = store.writer()?;
+        for (number, name) in interfaces.iter().enumerate().skip(self.numbers.interfaces) {
+            writer.put_interface(number as InterfaceId, name)?;
+        }
+        for (name, bytes) in &documents {
+            writer.put_document(name, bytes)?;
+        }
+        for ((resolution, interface, start), rollup) in rollups(&deltas) {
+            writer.add_rollup(resolution, interface, start, &rollup)?;
+        }
+        writer.put_servers(plan.servers.iter().map(|(key, record)| (key, record)))?;
+        writer.remove_servers(&plan.servers_removed)?;
+        let mut numbers = Numbers {
+            interfaces: interfaces.len(),
+            flushes: self.numbers.flushes + 1,
+            ..self.numbers
+        };
+        if !plan.sessions.is_empty() {
+            writer.append_sessions(numbers.next_session, &plan.sessions)?;
+            numbers.next_session += plan.sessions.len() as u64;
+            let (most, before) = sessions_bounds(&settings, &plan.sessions);
+            // More than come in, so that a lowered bound is reached.
+            let at_once = SESSIONS_AT_ONCE.max(2 * plan.sessions.len());
+            writer.trim_sessions(most, before, at_once)?;
+        }
+        let mut generation = None;
+        if merge {
+            let pending = read(&self.shared.pending);
+            change_clients(&mut writer, &pending, &deltas, &mut plan)?;
+            generation = Some(pending.generation + 1);
+            writer.end_generation(pending.generation + 1)?;
+        } else if !plan.changes.is_empty() {
+            let entries = plan
+                .changes
+                .chunk_by(|one, next| one.key == next.key)
+                .map(|changes| Entry {
+                    key: changes[0].key,
+                    record: record(&deltas, changes),
+                });
+            numbers.next_journal = writer.append_journal(numbers.next_journal, entries)?;
+        }
+        for (number, ledger) in plan.ledgers.iter().enumerate() {
+            if read(&self.shared.ledgers).get(number) != Some(ledger) {
+                writer.put_ledger(number as InterfaceId, ledger)?;
+            }
+        }
+        writer.commit(numbers.flushes)?;
+
+        self.numbers = numbers;
+        if merge {
+            self.last_checkpoint = Instant::now();
+        }
+        self.apply(&deltas, plan, generation);
+        let mut known = lock(&self.shared.documents);
+        for (name, bytes) in documents {
+            // Unless it was changed again meanwhile.
+            if known.all.get(&name) == Some(&bytes) {
+                known.changed.remove(&name);
+            }
+        }
+        Ok(())
+    }
+
+    fn changed_documents(&self) -> Vec<(String, Vec<u8>)> {
+        let documents = lock(&self.shared.documents);
+        documents
+            .changed
+            .iter()
+            .filter_map(|name| Some((name.clone(), documents.all.get(name)?.clone())))
+            .collect()
+    }
+
+    /// Decides who gets a record, and numbers the sessions.
+    fn plan(&mut self, deltas: &mut [&mut Delta], victims: &[Key], settings: &Settings) -> Plan {
+        let mut plan = Plan {
+            ledgers: read(&self.shared.ledgers).clone(),
+            victims: victims.to_vec(),
+            ..Plan::default()
+        };
+        for (number, delta) in deltas.iter().enumerate() {
+            let keys = delta.clients.keys().enumerate();
+            plan.changes.extend(keys.map(|(place, address)| Change {
+                key: Key::new(*address, delta.interface),
+                delta: number as u32,
+                place: place as u32,
+            }));
+            plan.ledgers[usize::from(delta.interface)].add_other(delta.unnamed);
+            plan.left_out += delta.sessions_left_out;
+            plan.unnamed_servers += delta.unnamed_servers;
+        }
+        plan.changes.sort_unstable_by_key(|change| change.key);
+        let refused = self.admit(&mut plan, deltas, settings);
+        // Who asks again stays.
+        let changes = &plan.changes;
+        plan.victims.sort_unstable();
+        plan.victims.dedup();
+        plan.victims.retain(|key| {
+            changes
+                .binary_search_by(|change| change.key.cmp(key))
+                .is_err()
+        });
+
+        let mut last: HashMap<Key, u64, RandomState> = HashMap::default();
+        let catalogue = read(&self.shared.catalogue);
+        for delta in deltas.iter_mut() {
+            let Delta {
+                sessions, clients, ..
+            } = &mut **delta;
+            for session in sessions {
+                let key = *session.key();
+                let client = clients.get_mut(&key.address);
+                let Some(client) = client.filter(|_| !refused.contains(&key)) else {
+                    plan.left_out += 1;
+                    continue;
+                };
+                let number = self.numbers.next_session + plan.sessions.len() as u64;
+                let previous = last
+                    .insert(key, number)
+                    .unwrap_or_else(|| catalogue.last_session(&key));
+                session.set_previous(previous);
+                client.set_last_session(number);
+                plan.sessions.push(*session);
+            }
+        }
+        drop(catalogue);
+        self.plan_servers(&mut plan, deltas, settings);
+        plan
+    }
+
+    /// Keeps within the bound of clients. As long as there is much room everybody gets a record.
+    /// When it gets tight only who asks a second time does: forged sources never do. When there is
+    /// none, those who were seen only once, longest ago, make room.
+    fn admit(
+        &mut self,
+        plan: &mut Plan,
+        deltas: &[&mut Delta],
+        settings: &Settings,
+    ) -> HashSet<Key, RandomState> {
+        let mut refused: HashSet<Key, RandomState> = HashSet::default();
+        let catalogue = read(&self.shared.catalogue);
+        let reserve = settings.max_clients / 16;
+        let mut room = settings.max_clients.saturating_sub(catalogue.len());
+        let mut wanted = 0;
+        let mut returning: HashSet<Key, RandomState> = HashSet::default();
+        for group in plan.changes.chunk_by(|one, next| one.key == next.key) {
+            let key = group[0].key;
+            if catalogue.contains(&key) {
+                plan.updated += 1;
+            } else if room > reserve {
+                room -= 1;
+                plan.inserted += 1;
+            } else {
+                let record = |change: &Change| {
+                    let place = change.place as usize;
+                    let delta = &deltas[change.delta as usize];
+                    delta.clients.get_index(place).map(|(_, record)| record)
+                };
+                let sessions: u64 = group
+                    .iter()
+                    .filter_map(record)
+                    .map(ClientRecord::sessions)
+                    .sum();
+                let seen_before = self.doorkeeper.has_seen(&key);
+                if sessions > 1 || seen_before {
+                    wanted += 1;
+                    returning.insert(key);
+                } else {
+                    plan.refused += 1;
+                    let mut unnamed = Unnamed::default();
+                    group
+                        .iter()
+                        .filter_map(record)
+                        .for_each(|record| unnamed.add_record(record));
+                    plan.ledgers[usize::from(key.interface())].add_other(unnamed);
+                    refused.insert(key);
+                }
+            }
+        }
+        if wanted > room {
+            let most = (wanted - room).max(reserve.min(REMOVED_AT_ONCE));
+            let changes = &plan.changes;
+            let is_idle = |key: &Key| {
+                changes
+                    .binary_search_by(|change| change.key.cmp(key))
+                    .is_err()
+            };
+            let mut victims =
+                catalogue.oldest(most, |key, _, sessions| sessions == 1 && is_idle(key));
+            if victims.len() < wanted - room {
+                let more = wanted - room - victims.len();
+                victims.extend(
+                    catalogue.oldest(more, |key, _, sessions| sessions > 1 && is_idle(key)),
+                );
+            }
+            plan.evicted += victims.len() as u64;
+            room += victims.len();
+            plan.victims.extend(victims);
+        }
+        // Only when more clients change at once than there may be.
+        let mut over = wanted.saturating_sub(room);
+        for group in plan.changes.chunk_by(|one, next| one.key == next.key) {
+            let key = group[0].key;
+            if over == 0 {
+                break;
+            }
+            if returning.remove(&key) {
+                over -= 1;
+                plan.refused += 1;
+                let mut unnamed = Unnamed::default();
+                for change in group {
+                    let delta = &deltas[change.delta as usize];
+                    if let Some((_, record)) = delta.clients.get_index(change.place as usize) {
+                        unnamed.add_record(record);
+                    }
+                }
+                plan.ledgers[usize::from(key.interface())].add_other(unnamed);
+                refused.insert(key);
+            }
+        }
+        plan.inserted += returning.len() as u64;
+        if !refused.is_empty() {
+            plan.changes.retain(|change| !refused.contains(&change.key));
+        }
+        refused
+    }
+
+    fn plan_servers(&self, plan: &mut Plan, deltas: &[&mut Delta], settings: &Settings) {
+        let servers = read(&self.shared.servers);
+        let mut changed: BTreeMap<Key, ServerRecord> = BTreeMap::new();
+        for delta in deltas {
+            for (address, record) in &delta.servers {
+                let key = Key::new(*address, delta.interface);
+                if let Some(known) = changed.get_mut(&key) {
+                    known.absorb(record);
+                } else if let Some(known) = servers.get(&key) {
+                    let mut known = *known;
+                    known.absorb(record);
+                    changed.insert(key, known);
+                } else {
+                    changed.insert(key, *record);
+                }
+            }
+        }
+        let new = changed
+            .keys()
+            .filter(|key| !servers.contains_key(key))
+            .count();
+        let over = (servers.len() + new).saturating_sub(settings.max_servers);
+        if over > 0 {
+            // Those that never answered go first, then those that were asked longest ago.
+            let mut idle: Vec<_> = servers
+                .iter()
+                .filter(|(key, _)| !changed.contains_key(key))
+                .map(|(key, record)| (record.answered() > 0, record.last_seen(), *key))
+                .collect();
+            idle.sort_unstable();
+            plan.servers_removed = idle.into_iter().take(over).map(|(_, _, key)| key).collect();
+            let mut still_over = over - plan.servers_removed.len();
+            changed.retain(|key, record| {
+                let refused = still_over > 0 && !servers.contains_key(key);
+                if refused {
+                    still_over -= 1;
+                    plan.unnamed_servers += record.answered() + record.unanswered();
+                }
+                !refused
+            });
+        }
+        plan.servers = changed.into_iter().collect();
+    }
+
+    /// Brings what is in memory up to what was written.
+    fn apply(&self, deltas: &[&Delta], plan: Plan, generation: Option<u64>) {
+        let shared = &self.shared;
+        if let Some(generation) = generation {
+            let empty = Pending {
+                generation,
+                ..Pending::default()
+            };
+            let old = std::mem::replace(&mut *write(&shared.pending), empty);
+            drop(old);
+        }
+        let groups: Vec<&[Change]> = plan
+            .changes
+            .chunk_by(|one, next| one.key == next.key)
+            .collect();
+        for groups in groups.chunks(LOCKED) {
+            if generation.is_none() {
+                let mut pending = write(&shared.pending);
+                for group in groups {
+                    let record = record(deltas, group);
+                    pending
+                        .clients
+                        .entry(group[0].key)
+                        .and_modify(|known| known.absorb(&record))
+                        .or_insert(record);
+                }
+            }
+            let mut catalogue = write(&shared.catalogue);
+            for group in groups {
+                catalogue.absorb(&group[0].key, &record(deltas, group));
+            }
+        }
+        for victims in plan.victims.chunks(LOCKED) {
+            let mut catalogue = write(&shared.catalogue);
+            victims.iter().for_each(|key| catalogue.remove(key));
+        }
+        {
+            let mut servers = write(&shared.servers);
+            servers.extend(plan.servers);
+            for key in &plan.servers_removed {
+                servers.remove(key);
+            }
+        }
+        {
+            // Others may have been added meanwhile.
+            let mut ledgers = write(&shared.ledgers);
+            for (known, ledger) in ledgers.iter_mut().zip(plan.ledgers) {
+                *known = ledger;
+            }
+        }
+        let statistics = &shared.statistics;
+        add(
+            &statistics.written,
+            deltas.iter().map(|delta| delta.exchanges).sum(),
+        );
+        add(&statistics.inserted, plan.inserted);
+        add(&statistics.updated, plan.updated);
+        add(&statistics.refused, plan.refused);
+        add(&statistics.evicted, plan.evicted);
+        add(&statistics.sessions_kept, plan.sessions.len() as u64);
+        add(&statistics.sessions_left_out, plan.left_out);
+        add(&statistics.unnamed_servers, plan.unnamed_servers);
+        add(&statistics.flushes, 1);
+        add(&statistics.checkpoints, u64::from(generation.is_some()));
+        statistics
+            .last_clients
+            .store(groups.len() as u64, Ordering::Relaxed);
+    }
+
+    /// Removes what is too old, a little at a time.
+    fn tidy(&mut self) {
+        if self.store.is_none() || self.last_tidy.elapsed() < TIDY {
+            return;
+        }
+        self.last_tidy = Instant::now();
+        let retention = read(&self.shared.settings).retention;
+        if let Some(age) = retention.clients {
+            let catalogue = read(&self.shared.catalogue);
+            let newest = catalogue.newest();
+            let age = nanoseconds(age);
+            let victims = catalogue.oldest(REMOVED_AT_ONCE, |key, last_seen, _| {
+                let newest = newest[usize::from(key.interface())];
+                last_seen < newest.saturating_sub(age)
+            });
+            drop(catalogue);
+            if !victims.is_empty() {
+                let more = victims.len() == REMOVED_AT_ONCE;
+                if self.flush(true, &victims).is_err() {
+                    return;
+                }
+                add(&self.shared.statistics.expired, victims.len() as u64);
+                if more {
+                    // The rest with the next flush.
+                    self.last_tidy = Instant::now() - TIDY;
+                }
+            }
+        }
+        if let Err(error) = self.tidy_small_tables() {
+            let _ = self.failed(error);
+        }
+    }
+
+    fn tidy_small_tables(&mut self) -> Result<()> {
+        let shared = &self.shared;
+        let retention = read(&shared.settings).retention;
+        let interfaces = read(&shared.interfaces).len().min(self.numbers.interfaces);
+        let servers: Vec<Key> = retention.servers.map_or_else(Vec::new, |age| {
+            let servers = read(&shared.servers);
+            let mut newest: HashMap<InterfaceId, i64> = HashMap::new();
+            for (key, record) in servers.iter() {
+                let newest = newest.entry(key.interface()).or_insert(i64::MIN);
+                *newest = (*newest).max(record.last_seen());
+            }
+            let age = nanoseconds(age);
+            servers
+                .iter()
+                .filter(|(key, record)| {
+                    record.last_seen() < newest[&key.interface()].saturating_sub(age)
+                })
+                .map(|(key, _)| *key)
+                .collect()
+        });
+        let store = self.store.as_mut().context("the database is not open")?;
+        let writer = store.writer()?;
+        writer.remove_servers(&servers)?;
+        let mut removed = servers.len() as u64;
+        for (resolution, age) in [
+            (Resolution::Minute, retention.minutes),
+            (Resolution::Hour, retention.hours),
+            (Resolution::Day, retention.days),
+        ] {
+            let Some(age) = age else {
+                continue;
+            };
+            let age = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+            for interface in 0..interfaces as InterfaceId {
+                if let Some(last) = writer.last_rollup(resolution, interface)? {
+                    let before = last.saturating_sub(age);
+                    removed +=
+                        writer.remove_rollups(resolution, interface, before, ROLLUPS_AT_ONCE)?;
+                }
+            }
+        }
+        if removed > 0 {
+            let flushes = self.numbers.flushes + 1;
+            writer.commit(flushes)?;
+            self.numbers.flushes = flushes;
+            let mut known = write(&self.shared.servers);
+            for key in &servers {
+                known.remove(key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what was seen last before a time, or counts it.
+    fn clean_up(&mut self, before: i64, dry_run: bool) -> Result<Removed> {
+        // What is not written yet belongs to it.
+        self.flush(false, &[])?;
+        let clients =
+            read(&self.shared.catalogue).oldest(usize::MAX, |_, last_seen, _| last_seen < before);
+        let servers: Vec<Key> = read(&self.shared.servers)
+            .iter()
+            .filter(|(_, record)| record.last_seen() < before)
+            .map(|(key, _)| *key)
+            .collect();
+        let seconds = before.div_euclid(1_000_000_000);
+        let interfaces = self.numbers.interfaces as InterfaceId;
+        let reader = self.reader()?;
+        let mut removed = Removed {
+            clients: clients.len() as u64,
+            servers: servers.len() as u64,
+            sessions: reader.sessions_before(before)?,
+            rollups: 0,
+        };
+        // One that has not ended by then is not before it.
+        let ended = |resolution: Resolution| seconds - resolution.seconds().unwrap_or(0) + 1;
+        for resolution in [Resolution::Minute, Resolution::Hour, Resolution::Day] {
+            for interface in 0..interfaces {
+                removed.rollups +=
+                    reader.rollups_before(resolution, interface, ended(resolution))?;
+            }
+        }
+        drop(reader);
+        if dry_run {
+            return Ok(removed);
+        }
+        for victims in clients.chunks(REMOVED_AT_ONCE) {
+            self.flush(true, victims)?;
+        }
+        loop {
+            let store = self.store.as_mut().context("the database is not open")?;
+            let writer = store.writer()?;
+            let sessions = writer.trim_sessions(u64::MAX, before, SESSIONS_AT_ONCE)?;
+            let mut rollups = 0;
+            for resolution in [Resolution::Minute, Resolution::Hour, Resolution::Day] {
+                for interface in 0..interfaces {
+                    let before = ended(resolution);
+                    rollups +=
+                        writer.remove_rollups(resolution, interface, before, ROLLUPS_AT_ONCE)?;
+                }
+            }
+            writer.remove_servers(&servers)?;
+            let flushes = self.numbers.flushes + 1;
+            writer.commit(flushes)?;
+            self.numbers.flushes = flushes;
+            if sessions == 0 && rollups == 0 {
+                break;
+            }
+        }
+        let mut known = write(&self.shared.servers);
+        for key in &servers {
+            known.remove(key);
+        }
+        Ok(removed)
+    }
+
+    fn reader(&self) -> Result<Reader> {
+        let store = self.store.as_ref().context("the database is not open")?;
+        store.readable().reader()
+    }
+
+    fn compact(&mut self) -> Result<(u64, u64)> {
+        self.flush(true, &[])?;
+        let size = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |it| it.len());
+        let before = size(&self.shared.path);
+        *write(&self.shared.readable) = None;
+        let result = self.compact_alone();
+        if let Some(store) = &self.store {
+            *write(&self.shared.readable) = Some(store.readable());
+        }
+        result?;
+        Ok((before, size(&self.shared.path)))
+    }
+
+    /// Waits for those who still read, then has the file to itself.
+    fn compact_alone(&mut self) -> Result<()> {
+        let store = self.store.as_mut().context("the database is not open")?;
+        let end = Instant::now() + Duration::from_secs(5);
+        loop {
+            match store.compact() {
+                // It does a bounded part each time.
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(error) if Instant::now() >= end => return Err(error),
+                Err(_) => thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+}
+
+fn nanoseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// How many sessions there may be, and from when.
+fn sessions_bounds(settings: &Settings, new: &[SessionRecord]) -> (u64, i64) {
+    let most = settings.sessions_bytes / (SessionRecord::SIZE as u64 + SESSION_OVERHEAD);
+    let newest = new.iter().map(SessionRecord::seen).max();
+    let before = match (settings.sessions_age, newest) {
+        (Some(age), Some(newest)) => newest.saturating_sub(nanoseconds(age)),
+        _ => i64::MIN,
+    };
+    (most, before)
+}
+
+/// What the deltas have of one client.
+fn record(deltas: &[&Delta], changes: &[Change]) -> ClientRecord {
+    let one = |change: &Change| {
+        let clients = &deltas[change.delta as usize].clients;
+        clients[change.place as usize]
+    };
+    let mut record = one(&changes[0]);
+    for change in &changes[1..] {
+        record.absorb(&one(change));
+    }
+    record
+}
+
+/// Minutes, and the hours, days and all time that they are part of.
+fn rollups(deltas: &[&Delta]) -> BTreeMap<(Resolution, InterfaceId, i64), Rollup> {
+    let mut sums: BTreeMap<(Resolution, InterfaceId, i64), Rollup> = BTreeMap::new();
+    for delta in deltas {
+        for (minute, rollup) in &delta.rollups {
+            for resolution in Resolution::EACH {
+                sums.entry((resolution, delta.interface, resolution.start(*minute)))
+                    .or_default()
+                    .merge(rollup);
+            }
+        }
+    }
+    sums
+}
+
+/// Puts the journal, the deltas and the removals into the blocks.
+fn change_clients(
+    writer: &mut store::Writer<'_>,
+    pending: &Pending,
+    deltas: &[&Delta],
+    plan: &mut Plan,
+) -> Result<()> {
+    let Plan {
+        changes,
+        victims,
+        ledgers,
+        ..
+    } = plan;
+    let mut keys: Vec<Key> = Vec::with_capacity(pending.clients.len() + changes.len());
+    keys.extend(pending.clients.keys());
+    keys.extend(changes.iter().map(|change| change.key));
+    keys.extend_from_slice(victims);
+    keys.sort_unstable();
+    keys.dedup();
+    let mut changes = changes.chunk_by(|one, next| one.key == next.key).peekable();
+    let mut victims = victims.iter().peekable();
+    writer.change_clients(&keys, |key, known| {
+        let mut sum: Option<ClientRecord> = known.copied();
+        let mut absorb = |record: ClientRecord| match &mut sum {
+            Some(sum) => sum.absorb(&record),
+            None => sum = Some(record),
+        };
+        if let Some(waiting) = pending.clients.get(key) {
+            absorb(*waiting);
+        }
+        if let Some(group) = changes.next_if(|group| group[0].key == *key) {
+            absorb(record(deltas, group));
+        }
+        if victims.next_if(|victim| *victim == key).is_some() {
+            if let Some(record) = &sum {
+                ledgers[usize::from(key.interface())].forget(record);
+            }
+            return None;
+        }
+        sum
+    })
+}
+
+/// Remembers, roughly and in little room, who was seen: two generations of bits. One in some
+/// hundred says yes to a stranger.
+struct Doorkeeper {
+    current: Vec<u64>,
+    previous: Vec<u64>,
+    /// Bits that were set in the current generation.
+    count: usize,
+    hasher: RandomState,
+}
+
+impl Doorkeeper {
+    /// For about so many in each generation.
+    fn new(clients: usize) -> Self {
+        let words = (clients.max(1024) * 16 / 64).next_power_of_two();
+        Self {
+            current: vec![0; words],
+            previous: vec![0; words],
+            count: 0,
+            hasher: RandomState::default(),
+        }
+    }
+
+    /// Whether it was seen before; from now on it was.
+    fn has_seen(&mut self, key: &Key) -> bool {
+        use std::hash::BuildHasher;
+        let hash = self.hasher.hash_one(key);
+        let bits = self.current.len() * 64;
+        let places = [hash as usize % bits, (hash >> 32) as usize % bits];
+        let is_set = |words: &[u64]| {
+            places
+                .iter()
+                .all(|place| words[place / 64] >> (place % 64) & 1 == 1)
+        };
+        let known = is_set(&self.current) || is_set(&self.previous);
+        for place in places {
+            self.current[place / 64] |= 1 << (place % 64);
+        }
+        self.count += 1;
+        if self.count > bits / 16 {
+            std::mem::swap(&mut self.current, &mut self.previous);
+            self.current.fill(0);
+            self.count = 0;
+        }
+        known
+    }
+}
