@@ -121,6 +121,9 @@ impl Histogram {
     /// outside of what was seen.
     #[must_use]
     pub fn quantile(&self, share: f64) -> Option<i64> {
+        if share >= 1.0 || self.count == 1 {
+            return self.maximum();
+        }
         let found = quantile(
             self.counts
                 .iter()
