@@ -9,5 +9,6 @@ pub mod cli;
 pub mod monitor;
 pub mod netlink;
 pub mod ntp;
+mod output;
 pub mod pipeline;
 pub mod privileges;
