@@ -10,5 +10,6 @@ pub mod history;
 pub mod monitor;
 pub mod netlink;
 pub mod ntp;
+mod output;
 pub mod pipeline;
 pub mod privileges;
