@@ -6,8 +6,11 @@
 
 pub mod capture;
 pub mod cli;
+pub mod config;
+pub mod logging;
 pub mod monitor;
 pub mod netlink;
 pub mod ntp;
 pub mod pipeline;
 pub mod privileges;
+pub mod tokens;
