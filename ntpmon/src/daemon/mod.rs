@@ -76,7 +76,6 @@ pub fn run(sources: Sources) -> Result<()> {
         logging,
         manager: Manager::of_environment(),
         data,
-        address: listener.local_addr().context("looking at the socket")?,
         listener,
     };
     let ended = runtime.block_on(daemon.run(&tokens));
