@@ -6,6 +6,10 @@
 
 pub mod capture;
 pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod data_directory;
+pub mod logging;
 pub mod history;
 pub mod monitor;
 pub mod netlink;
@@ -13,3 +17,4 @@ pub mod ntp;
 mod output;
 pub mod pipeline;
 pub mod privileges;
+pub mod tokens;

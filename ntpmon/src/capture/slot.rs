@@ -6,8 +6,8 @@ use std::{
     env,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
-    path::PathBuf,
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown},
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use rustix::{
     fs::{FlockOperation, flock},
     io::Errno,
+    process::geteuid,
 };
 
 /// The place of the capture that owns an interface's pins.
@@ -24,6 +25,18 @@ pub(super) const PINNED: u16 = 0;
 pub(super) const SLOTS: u16 = 8;
 /// Whoever attaches is done long before this.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where the locks are, and where that is; see [`open`].
+const RUN: &str = "/run";
+const FOLDER: &str = "ntpmon";
+
+/// Whether the locks lie in a directory of another user: a service has made it its own. Root needs
+/// its rights over files then, and can use it.
+#[must_use]
+pub fn locks_are_anothers() -> bool {
+    let owner = fs::metadata(Path::new(RUN).join(FOLDER)).map(|folder| folder.uid());
+    owner.is_ok_and(|owner| owner != geteuid().as_raw())
+}
 
 /// The right to one of an interface's few places.
 #[derive(Debug)]
@@ -142,12 +155,12 @@ fn open(interface: u32, what: &str) -> Result<(File, PathBuf)> {
     let name = format!("{}-{interface}-{what}.lock", namespace()?);
     // The second is for a user's process that was given the capabilities and nothing else.
     let folders = [
-        Some(PathBuf::from("/run")),
+        Some(PathBuf::from(RUN)),
         env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from),
     ];
     let mut refused = None;
     for folder in folders.into_iter().flatten() {
-        let folder = folder.join("ntpmon");
+        let folder = folder.join(FOLDER);
         let path = folder.join(&name);
         let opened = DirBuilder::new()
             .recursive(true)
@@ -163,7 +176,10 @@ fn open(interface: u32, what: &str) -> Result<(File, PathBuf)> {
                     .open(&path)
             });
         match opened {
-            Ok(file) => return Ok((file, path)),
+            Ok(file) => {
+                share(&file, &folder);
+                return Ok((file, path));
+            }
             Err(error) => {
                 refused.get_or_insert((error, path));
             }
@@ -177,6 +193,22 @@ fn open(interface: u32, what: &str) -> Result<(File, PathBuf)> {
             )
         }),
         None => bail!("no folder for lock files"),
+    }
+}
+
+/// A service without root's rights has the directory to itself: what root locks in it, the service
+/// has to be able to open.
+fn share(file: &File, folder: &Path) {
+    let given = file.metadata().and_then(|file_is| {
+        let folder_is = fs::metadata(folder)?;
+        let (user, group) = (folder_is.uid(), folder_is.gid());
+        if file_is.uid() == user {
+            return Ok(());
+        }
+        fchown(file, Some(user), Some(group))
+    });
+    if let Err(error) = given {
+        tracing::debug!(%error, "sharing a lock in {}", folder.display());
     }
 }
 
