@@ -7,6 +7,8 @@
 pub mod api;
 pub mod capture;
 pub mod cli;
+pub mod config;
+pub mod logging;
 pub mod monitor;
 pub mod netlink;
 pub mod ntp;

@@ -8,14 +8,15 @@ mod watch;
 
 use std::{
     env::{self, VarError},
-    io::IsTerminal,
     time::Duration,
 };
 
 use anyhow::{Result, anyhow};
 use clap::{Parser, Subcommand};
 use ntpmon_common::settings::MAX_PORTS;
-use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+use tracing_subscriber::EnvFilter;
+
+use crate::logging::{self, Logging};
 
 /// Watches every NTP packet on this host from inside the kernel, pairs it, times it.
 #[derive(Debug, Parser)]
@@ -34,9 +35,6 @@ const AFTER_HELP: &str = "\
 Exit code: 0, 1 when something failed, 2 when the arguments are wrong.
 NTPMON_LOG=debug (or warn, error) in the environment says more (or less) on standard error.";
 
-/// What is said unless NTPMON_LOG says otherwise.
-const DEFAULT_LOG: &str = "warn,ntpmon=info";
-
 #[derive(Debug, Subcommand)]
 enum Command {
     Watch(watch::Watch),
@@ -50,15 +48,7 @@ enum Command {
 /// What went wrong, in words for the operator.
 pub fn run() -> Result<()> {
     let arguments = Arguments::parse();
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .without_time()
-        // It would be told on standard error, which is what fails.
-        .log_internal_errors(false)
-        .with_env_filter(log_filter())
-        .init();
+    Logging::start(log_filter(), None)?;
     match arguments.command {
         Command::Watch(watch) => watch.run(),
         Command::Replay(replay) => replay.run(),
@@ -70,23 +60,14 @@ pub fn run() -> Result<()> {
 fn log_filter() -> EnvFilter {
     let setting = match env::var("NTPMON_LOG") {
         Ok(setting) if !setting.is_empty() => setting,
-        Ok(_) | Err(VarError::NotPresent) => DEFAULT_LOG.to_owned(),
+        Ok(_) | Err(VarError::NotPresent) => logging::DEFAULT.to_owned(),
         Err(error) => usage_error(&format!("NTPMON_LOG: {error}")),
     };
-    parse_log(&setting).unwrap_or_else(|error| {
+    logging::parse(&setting).unwrap_or_else(|error| {
         usage_error(&format!(
             "NTPMON_LOG='{setting}': {error}; try error, warn, info, debug or trace"
         ))
     })
-}
-
-fn parse_log(setting: &str) -> Result<EnvFilter> {
-    // A lone word that is no level would be taken for a module, and all others fall silent.
-    let mut lone = setting.split(',').filter(|part| !part.contains('='));
-    if let Some(word) = lone.find(|word| word.parse::<LevelFilter>().is_err()) {
-        return Err(anyhow!("'{word}' is no level"));
-    }
-    Ok(EnvFilter::builder().parse(setting)?)
 }
 
 /// What every command that pairs has to be told.
@@ -144,16 +125,6 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn a_log_setting_is_levels_alone_or_of_modules() {
-        for right in [DEFAULT_LOG, "debug", "WARN", "off", "ntpmon=trace"] {
-            assert!(parse_log(right).is_ok(), "{right}");
-        }
-        for wrong in ["dbug", "ntpmon", "ntpmon=loud", "debug ntpmon"] {
-            assert!(parse_log(wrong).is_err(), "{wrong}");
-        }
     }
 
     #[test]

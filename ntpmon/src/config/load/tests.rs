@@ -1,0 +1,315 @@
+use std::{net::SocketAddr, time::Duration};
+
+use super::*;
+use crate::config::{Keep, Mode};
+
+/// Loads a file with this text, these variables and these flags.
+fn load(
+    text: &str,
+    environment: &[(&str, &str)],
+    flags: &[Flag],
+) -> (PathBuf, Result<Loaded, Faults>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ntpmon.toml");
+    fs::write(&path, text).unwrap();
+    let sources = Sources {
+        file: Some(path.clone()),
+        environment: environment
+            .iter()
+            .map(|(name, value)| (OsString::from(name), OsString::from(value)))
+            .collect(),
+        flags: flags.to_vec(),
+    };
+    (path, Config::load(&sources))
+}
+
+fn faults_of(text: &str, environment: &[(&str, &str)], flags: &[Flag]) -> Vec<String> {
+    let (path, loaded) = load(text, environment, flags);
+    let folder = path.parent().unwrap().to_str().unwrap();
+    let faults = loaded.unwrap_err();
+    assert_eq!(faults.to_string().lines().count(), faults.all().len());
+    faults
+        .all()
+        .iter()
+        .map(|fault| fault.to_string().replace(folder, "DIR"))
+        .collect()
+}
+
+fn listen(address: &str) -> Flag {
+    Flag {
+        name: "--listen",
+        key: "api.listen",
+        value: Value::String(address.to_owned()),
+    }
+}
+
+#[test]
+fn nothing_set_is_the_defaults() {
+    let (_, loaded) = load("", &[], &[]);
+    let loaded = loaded.unwrap();
+    assert_eq!(loaded.config, Config::default());
+    assert_eq!(loaded.warnings, [""; 0]);
+    for key in KEYS {
+        assert_eq!(loaded.source(key.path), &Source::Default);
+    }
+}
+
+#[test]
+fn the_defaults_are_written_as_they_are_read() {
+    let text = toml::to_string(&Config::default()).unwrap();
+    let (_, loaded) = load(&text, &[], &[]);
+    assert_eq!(loaded.unwrap().config, Config::default());
+}
+
+#[test]
+fn every_field_is_a_key_and_every_key_a_field() {
+    fn walk(path: &str, value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Table(table) => {
+                for (name, value) in table {
+                    walk(&format!("{path}.{name}"), value, found);
+                }
+            }
+            _ => found.push(path.trim_start_matches('.').to_owned()),
+        }
+    }
+    let mut config = Config::default();
+    for path in [
+        &mut config.log.file,
+        &mut config.capture.output_dir,
+        &mut config.api.tokens_file,
+        &mut config.api.tls.certificate,
+        &mut config.api.tls.key,
+        &mut config.client.token_file,
+    ] {
+        *path = Some("/somewhere".into());
+    }
+    let mut fields = Vec::new();
+    walk("", &Value::try_from(&config).unwrap(), &mut fields);
+    fields.sort();
+    let mut keys: Vec<_> = KEYS.iter().map(|key| key.path.to_owned()).collect();
+    keys.sort();
+    assert_eq!(fields, keys);
+}
+
+#[test]
+fn the_environment_is_over_the_file_and_flags_are_over_both() {
+    let text = "data_dir = '/file'\n[api]\nlisten = '127.0.0.1:1'\n[history]\nmax_servers = 99\n";
+    let environment = [
+        ("NTPMON_API_LISTEN", "127.0.0.1:2"),
+        ("NTPMON_HISTORY_MAX_SERVERS", "98"),
+        ("NTPMON_INTERFACES", "eth1, eth0,eth1"),
+        ("NTPMON_CAPTURE_PORTS", "123,1123"),
+        ("NTPMON_CAPTURE_DECAPSULATE", "true"),
+        ("NTPMON_CAPTURE_MODE", "xdp"),
+        ("NTPMON_CAPTURE_TIMEOUT_SECONDS", "3"),
+        ("NTPMON_HISTORY_SESSIONS_KEEP", "1/100"),
+        ("NTPMON_HISTORY_RETENTION_DAYS_DAYS", "0"),
+        ("NTPMON_LOG", "debug"),
+        ("NTPMON_DATA_DIR", ""),
+        ("HOME", "/root"),
+    ];
+    let (path, loaded) = load(text, &environment, &[listen("127.0.0.1:3")]);
+    let loaded = loaded.unwrap();
+    let config = &loaded.config;
+    assert_eq!(config.api.listen, SocketAddr::from(([127, 0, 0, 1], 3)));
+    assert_eq!(config.history.max_servers, 98);
+    assert_eq!(config.data_dir, Path::new("/file"));
+    assert_eq!(config.interfaces, ["eth0", "eth1"]);
+    assert_eq!(config.capture.ports, [123, 1123]);
+    assert!(config.capture.decapsulate);
+    assert_eq!(config.capture.mode, Mode::Xdp);
+    assert_eq!(config.capture.timeout, Duration::from_secs(3));
+    assert_eq!(config.history.sessions.keep.to_string(), "1/100");
+    assert_ne!(config.history.sessions.keep, Keep::All);
+    assert_eq!(config.history.retention.days, None);
+    assert_eq!(config.log.level, "debug");
+    assert_eq!(loaded.warnings, [""; 0]);
+    assert_eq!(loaded.source("data_dir"), &Source::File(path, 1));
+    assert_eq!(loaded.source("api.listen"), &Source::Flag("--listen"));
+    assert_eq!(
+        loaded.source("log.level"),
+        &Source::Environment("NTPMON_LOG".to_owned())
+    );
+    assert_eq!(loaded.source("log.file"), &Source::Default);
+    assert_eq!(
+        loaded.value("history.max_servers"),
+        Some(Value::Integer(98))
+    );
+    assert_eq!(loaded.value("log.file"), None);
+}
+
+#[test]
+fn all_faults_are_told_at_once_each_with_its_place_and_what_is_right() {
+    let text = "\
+data_dir = 'relative'
+[history]
+max_clients = \"many\"
+max_client = 7
+flush_interval_seconds = 0.05
+[history.sessions]
+keep = '2/3'
+[capture]
+ports = [123, 0]
+rings = 3
+[retention]
+clients_days = 3
+[colour]
+red = 1
+";
+    let environment = [
+        ("NTPMON_API_COMPRESSION", "yes"),
+        ("NTPMON_HISTORY_CACHE_MIB", "a lot"),
+    ];
+    let mut found = faults_of(text, &environment, &[listen("localhost")]);
+    let mut expected = [
+        "data_dir = \"relative\" in DIR/ntpmon.toml:1: expected an absolute path",
+        "history.max_clients = \"many\" in DIR/ntpmon.toml:3: expected a whole number, 1000 to 100000000",
+        "history.max_client in DIR/ntpmon.toml:4: there is no such key: did you mean history.max_clients?",
+        "history.flush_interval_seconds = 0.05 in DIR/ntpmon.toml:5: expected seconds, 0.1 to 60",
+        "history.sessions.keep = \"2/3\" in DIR/ntpmon.toml:7: expected \"all\", \"off\", or \"1/N\" for one client in N",
+        "capture.ports = [123, 0] in DIR/ntpmon.toml:9: expected a list of 1 to 8 UDP ports, each 1 to 65535",
+        "capture.rings = 3 in DIR/ntpmon.toml:10: expected 1, 2 or 4",
+        "retention in DIR/ntpmon.toml:11: there is no such key: did you mean history.retention?",
+        "colour in DIR/ntpmon.toml:13: there is no such key: expected one of interfaces, data_dir, log, capture, history, api, client",
+        "api.compression = \"yes\" in the environment's NTPMON_API_COMPRESSION: expected true or false",
+        "history.cache_mib = \"a lot\" in the environment's NTPMON_HISTORY_CACHE_MIB: expected a whole number, 1 to 65536",
+        "api.listen = \"localhost\" of --listen: expected an address and a port, such as \"127.0.0.1:8000\" or \"[::1]:8000\"; port 0 takes a free one",
+    ];
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn every_key_has_a_value_that_is_refused() {
+    // One that is out of bounds wherever there are bounds, and of no key's type.
+    for key in KEYS {
+        for value in [
+            Value::Integer(-1),
+            Value::Float(f64::NAN),
+            Value::Array(vec![Value::Array(Vec::new())]),
+            Value::Table(Table::new()),
+        ] {
+            let mut merge = Merge::default();
+            merge.set(key.path, value, Source::Default);
+            assert_eq!(merge.faults.len(), 1, "{}", key.path);
+            let fault = merge.faults.first().unwrap().to_string();
+            assert!(fault.starts_with(key.path), "{fault}");
+            assert!(fault.ends_with(key.expected), "{fault}");
+        }
+    }
+}
+
+#[test]
+fn bounds_are_where_they_are_said_to_be() {
+    // The two ends of every range of numbers stand in what is expected of it.
+    for key in KEYS {
+        let bounds: Vec<f64> = key
+            .expected
+            .split([' ', ','])
+            .filter_map(|word| word.parse().ok())
+            .collect();
+        if key.kind != Kind::Number || key.path == "capture.rings" {
+            continue;
+        }
+        let whole = !key.expected.starts_with("seconds");
+        let accepts = |number: f64| {
+            let value = if whole {
+                Value::Integer(number as i64)
+            } else {
+                Value::Float(number)
+            };
+            alone(key.path, &value).is_some_and(|config| config.check().is_empty())
+        };
+        let step = if whole { 1.0 } else { 0.0001 };
+        let (low, high) = (bounds[0], bounds[1]);
+        assert!(accepts(low) && accepts(high), "{}", key.path);
+        assert!(!accepts(high + step), "{}", key.path);
+        let ever = bounds.get(2) == Some(&0.0);
+        assert_eq!(accepts(low - step), ever, "{}", key.path);
+    }
+}
+
+#[test]
+fn a_fault_that_a_later_source_puts_right_is_told_all_the_same() {
+    let found = faults_of("[api]\nlisten = 'x'\n", &[], &[listen("127.0.0.1:3")]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("api.listen = \"x\" in DIR/ntpmon.toml:2: "));
+}
+
+#[test]
+fn what_is_no_toml_is_told_with_its_line_and_nothing_is_made_of_the_rest() {
+    let found = faults_of("[api]\nlisten = = 3\nshadow = 1\n", &[], &[]);
+    assert!(!found.is_empty());
+    for fault in &found {
+        assert!(fault.starts_with("DIR/ntpmon.toml:2: "), "{fault}");
+    }
+}
+
+#[test]
+fn a_section_is_no_value() {
+    assert_eq!(
+        faults_of("api = 3\n", &[], &[]),
+        ["api = 3 in DIR/ntpmon.toml:1: expected a section, [api]"]
+    );
+}
+
+#[test]
+fn a_certificate_needs_its_key() {
+    let text = "[api.tls]\ncertificate = '/etc/ntpmon/cert.pem'\n";
+    assert_eq!(
+        faults_of(text, &[], &[]),
+        [
+            "api.tls.certificate = \"/etc/ntpmon/cert.pem\" in DIR/ntpmon.toml:2: \
+             expected api.tls.key beside it"
+        ]
+    );
+    let (_, loaded) = load(&format!("{text}key = '/etc/ntpmon/key.pem'\n"), &[], &[]);
+    let tls = loaded.unwrap().config.api.tls;
+    assert_eq!(
+        tls.pair(),
+        Some((
+            Path::new("/etc/ntpmon/cert.pem"),
+            Path::new("/etc/ntpmon/key.pem")
+        ))
+    );
+}
+
+#[test]
+fn a_variable_that_sets_nothing_is_told_and_those_of_others_are_not() {
+    let (_, loaded) = load(
+        "",
+        &[
+            ("NTPMON_API_LISTENS", "127.0.0.1:80"),
+            ("NTPMON_API_LISTEN", "127.0.0.1:2"),
+            ("NTPMON_LISTEN", "127.0.0.1:3"),
+            ("NTPMON_CAPTURES", "/captures"),
+            ("NTPMON_CONFIG", "/etc/other.toml"),
+            ("NTP", "1"),
+        ],
+        &[],
+    );
+    let loaded = loaded.unwrap();
+    assert_eq!(
+        loaded.warnings,
+        [
+            "the environment's NTPMON_API_LISTENS sets nothing: did you mean NTPMON_API_LISTEN?",
+            "the environment has both NTPMON_API_LISTEN and NTPMON_LISTEN: NTPMON_LISTEN counts",
+        ]
+    );
+    assert_eq!(loaded.config.api.listen.port(), 3);
+}
+
+#[test]
+fn a_file_that_is_named_must_be_there() {
+    let sources = Sources {
+        file: Some("/nonexistent/ntpmon.toml".into()),
+        ..Sources::default()
+    };
+    let faults = Config::load(&sources).unwrap_err().to_string();
+    assert!(
+        faults.starts_with("reading the configuration /nonexistent/ntpmon.toml: No such file"),
+        "{faults}"
+    );
+}

@@ -1,0 +1,153 @@
+//! Values as the file writes them: seconds and days as numbers, and the few words that some keys
+//! take.
+
+use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Where incoming packets are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// TC, as outgoing ones.
+    Tc,
+    /// XDP, before the kernel's own network code, where that is possible.
+    Xdp,
+}
+
+/// Which clients' exchanges are remembered one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Of all.
+    All,
+    /// Of one in so many, chosen by the address's hash: always the same.
+    OneIn(NonZeroU32),
+    /// Of none.
+    Off,
+}
+
+impl fmt::Display for Keep {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => formatter.write_str("all"),
+            Self::OneIn(count) => write!(formatter, "1/{count}"),
+            Self::Off => formatter.write_str("off"),
+        }
+    }
+}
+
+/// The text is none of the three.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected all, 1/N or off")]
+pub struct NotKept;
+
+impl FromStr for Keep {
+    type Err = NotKept;
+
+    fn from_str(text: &str) -> Result<Self, NotKept> {
+        match text {
+            "all" => Ok(Self::All),
+            "off" => Ok(Self::Off),
+            _ => text
+                .strip_prefix("1/")
+                .and_then(|count| count.parse().ok())
+                .map(Self::OneIn)
+                .ok_or(NotKept),
+        }
+    }
+}
+
+impl Serialize for Keep {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Keep {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+/// A duration in seconds, with or without a fraction.
+pub(super) mod seconds {
+    use super::*;
+
+    pub(in crate::config) fn serialize<S: Serializer>(
+        duration: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(duration.as_secs_f64())
+    }
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
+        Duration::try_from_secs_f64(f64::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+/// A hundred years: more is for ever, and there is a word for that.
+pub(super) const MAX_DAYS: u32 = 36_500;
+const DAY: u64 = 86_400;
+
+pub(super) const fn from_days(days: u32) -> Duration {
+    Duration::from_secs(days as u64 * DAY)
+}
+
+/// A duration in whole days.
+pub(super) mod days {
+    use super::*;
+
+    pub(in crate::config) fn serialize<S: Serializer>(
+        duration: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(duration.as_secs() / DAY)
+    }
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
+        let days = u32::deserialize(deserializer)?;
+        if days > MAX_DAYS {
+            return Err(de::Error::custom("too many days"));
+        }
+        Ok(from_days(days))
+    }
+}
+
+/// A duration in whole days, where 0 is for ever.
+pub(super) mod days_or_ever {
+    use super::*;
+
+    pub(in crate::config) fn serialize<S: Serializer>(
+        duration: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        days::serialize(&duration.unwrap_or_default(), serializer)
+    }
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        let duration = days::deserialize(deserializer)?;
+        Ok((!duration.is_zero()).then_some(duration))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn which_sessions_to_keep_is_written_as_it_is_read() {
+        for text in ["all", "1/1", "1/100", "off"] {
+            assert_eq!(text.parse::<Keep>().unwrap().to_string(), text);
+        }
+        for text in ["", "ALL", "1/0", "1/", "2/3", "1/-1", "1/5000000000"] {
+            assert_eq!(text.parse::<Keep>(), Err(NotKept), "{text}");
+        }
+    }
+}
