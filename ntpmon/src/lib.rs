@@ -12,6 +12,7 @@ pub mod logging;
 pub mod monitor;
 pub mod netlink;
 pub mod ntp;
+mod output;
 pub mod pipeline;
 pub mod privileges;
 pub mod tokens;

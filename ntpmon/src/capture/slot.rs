@@ -88,7 +88,8 @@ impl Turn {
 
 /// Tells network namespaces apart: interfaces have numbers and names only within one.
 pub(super) fn namespace() -> Result<u64> {
-    Ok(fs::metadata("/proc/self/ns/net")
+    // A thread may have gone into another one than its process.
+    Ok(fs::metadata("/proc/thread-self/ns/net")
         .context("identifying the network namespace")?
         .ino())
 }

@@ -1,7 +1,6 @@
 //! The command line: one file a subcommand.
 
 mod cleanup;
-mod output;
 mod replay;
 mod summary;
 mod watch;

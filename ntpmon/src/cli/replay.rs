@@ -18,11 +18,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ntpmon_common::{Counter, Counters, Event, parse, settings::PortSet};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{
-    Pairing,
-    output::{Format, Printer},
-    summary,
-};
+use super::{Pairing, summary};
 use crate::{
     capture::pcap::{PAUSE_EVERY, Pause, Reader, parse_frame},
     netlink,
@@ -31,6 +27,7 @@ use crate::{
         exchange::{Exchange, LocalAddresses, Timekeeper},
         pair::{self, Outcome, Pairer},
     },
+    output::{Format, Printer},
 };
 
 /// Pair and time the NTP packets of capture files

@@ -24,21 +24,13 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
-use super::{
-    Pairing,
-    output::{Format, Printer},
-    summary,
-};
+use super::{Pairing, summary};
 use crate::{
-    capture::{Drained, Settings},
-    monitor::{Addresses, Change, Ended, Monitor, overlaps},
+    monitor::{Change, Common, Ended, Monitor, Options, overlaps},
     netlink::{self, Changes, Interface},
-    ntp::{
-        Stamped,
-        clock::{Step, UtcOffset},
-        exchange::{Exchange, LocalAddresses, Timekeeper},
-        pair::{self, Outcome, Pairer, Totals},
-    },
+    ntp::{exchange::Exchange, pair::Totals},
+    output::{Format, Printer},
+    pipeline::{BATCHES, Batch, Consumer, Host, PassOn, Passed, Sink},
 };
 
 /// Print NTP exchanges live as they pair
@@ -119,18 +111,18 @@ impl Watch {
 
         let shared = Shared::default();
         let (output, printing) = self.output(&shared)?;
-        shared.addresses.refresh()?;
-        let pairing = pair::Settings {
-            timeout: self.pairing.timeout_nanoseconds(),
-            ports: self.pairing.ports(),
-            ..pair::Settings::default()
-        }
-        .shared_by(chosen.len() * self.rings);
-        let consumer = |interface: &Interface| {
-            Consumer::new(interface, pairing.clone(), &shared, output.clone())
+        shared.host.refresh_addresses()?;
+        let options = self.options();
+        let pairing = options.pairing().shared_by(chosen.len() * self.rings);
+        let consumer = |interface: &Interface, _: &Options| {
+            let printer = output
+                .as_ref()
+                .map(|to| PassOn::new(&interface.name, to.clone(), &shared.passed));
+            let sink = (shared.new_totals(), printer);
+            Consumer::new(pairing.clone(), &shared.host, sink).into_closure()
         };
-        let mut monitor = Monitor::new(self.settings(), shared.addresses.clone());
-        let modes = monitor.start(&chosen, |interface| consumer(interface).into_closure())?;
+        let mut monitor = Monitor::new(self.common(), shared.host.clone());
+        let modes = monitor.start_all(&chosen, &options, consumer)?;
         for (name, mode) in modes {
             tracing::info!("watching {name}: {mode}");
         }
@@ -157,7 +149,7 @@ impl Watch {
                 _ = retry.tick(), if behind || monitor.must_retry() => Vec::new(),
             };
             deleted.extend(told);
-            let followed = monitor.follow(&deleted, |interface| consumer(interface).into_closure());
+            let followed = monitor.follow(&deleted, consumer);
             behind = followed.is_err();
             match followed {
                 Ok(changes) => {
@@ -169,7 +161,7 @@ impl Watch {
             }
         }
 
-        let interfaces = monitor.stop();
+        let interfaces = monitor.stop_all();
         drop(output);
         printing.finish()?;
         self.conclude(&interfaces, &shared)
@@ -191,10 +183,17 @@ impl Watch {
             .collect()
     }
 
-    fn settings(&self) -> Settings {
-        Settings {
+    fn options(&self) -> Options {
+        Options {
             ports: self.pairing.ports(),
+            timeout: self.pairing.timeout,
             xdp: self.xdp,
+            output_file: None,
+        }
+    }
+
+    fn common(&self) -> Common {
+        Common {
             rings: self.rings,
             ring_bytes: self
                 .ring_size
@@ -250,7 +249,7 @@ impl Watch {
             let mut object = summary::object(&counters, &totals);
             object.insert("lost".into(), counters.get(Counter::RingFull).into());
             object.insert("unprinted".into(), unprinted.into());
-            object.insert("clock_steps".into(), lock(&shared.clock_steps).told.into());
+            object.insert("clock_steps".into(), shared.host.clock_steps().into());
             let interfaces = interfaces
                 .iter()
                 .map(|ended| summary::interface(&ended.name, &ended.mode, &ended.counters))
@@ -301,6 +300,7 @@ fn tell(change: &Change) {
     match change {
         Change::Started(name) => tracing::info!("{name} is back: watching it again"),
         Change::Gone(name) => tracing::warn!("{name} is gone: waiting for it to come back"),
+        Change::Died(name) => tracing::warn!("{name} is captured anew"),
         Change::Failed(name, why) => tracing::error!("{name} cannot be watched: {why}"),
     }
 }
@@ -308,47 +308,20 @@ fn tell(change: &Change) {
 /// What the threads of all rings have in common.
 #[derive(Clone, Default)]
 struct Shared {
-    addresses: Addresses,
+    host: Host,
     totals: Arc<Mutex<AllTotals>>,
     /// Exchanges that were to be printed, and those that were.
-    offered: Arc<AtomicU64>,
+    passed: Arc<Passed>,
     printed: Arc<AtomicU64>,
-    clock_steps: Arc<Mutex<Steps>>,
 }
-
-/// Steps of this host's clock that were told.
-#[derive(Clone, Copy, Debug, Default)]
-struct Steps {
-    told: u64,
-    last: Option<(Instant, i64)>,
-}
-
-/// Within this, and this many nanoseconds apart, two threads have seen the same step.
-const SAME_STEP: (Duration, u64) = (Duration::from_secs(1), 200_000);
 
 impl Shared {
-    /// Whether no other thread has told this step: every ring's sees each, and measures it a
-    /// little differently.
-    fn is_news(&self, step: Step) -> bool {
-        let now = Instant::now();
-        let mut steps = lock(&self.clock_steps);
-        let known = steps.last.is_some_and(|(when, nanoseconds)| {
-            now.duration_since(when) < SAME_STEP.0
-                && nanoseconds.abs_diff(step.nanoseconds) < SAME_STEP.1
-        });
-        if !known {
-            steps.told += 1;
-            steps.last = Some((now, step.nanoseconds));
-        }
-        !known
-    }
-
-    fn new_totals(&self) -> Arc<Mutex<Totals>> {
+    fn new_totals(&self) -> RingTotals {
         let totals = Arc::default();
         let mut all = lock(&self.totals);
         all.fold();
         all.rings.push(Arc::clone(&totals));
-        totals
+        RingTotals(totals)
     }
 
     fn totals(&self) -> Totals {
@@ -362,7 +335,7 @@ impl Shared {
 
     fn unprinted(&self) -> u64 {
         let printed = self.printed.load(Ordering::Acquire);
-        self.offered.load(Ordering::Acquire).saturating_sub(printed)
+        self.passed.offered().saturating_sub(printed)
     }
 }
 
@@ -392,140 +365,17 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Exchanges of one interface on their way to the printer.
-struct Batch {
-    interface: Arc<str>,
-    exchanges: Vec<Exchange>,
-}
-
 /// All rings of an interface together, unless told otherwise: 47 ms of three million events a second.
 const RINGS_BYTES: u32 = 16 << 20;
 
-/// Exchanges in a batch, and batches on the way, at most: some 23 MB when nobody reads.
-const BATCH: usize = 1024;
-const BATCHES: usize = 64;
+/// What one ring counts, for the totals at the end.
+struct RingTotals(Arc<Mutex<Totals>>);
 
-/// Takes the events of one ring.
-struct Consumer {
-    pairer: Pairer,
-    utc: UtcOffset,
-    shared: Shared,
-    totals: Arc<Mutex<Totals>>,
-    sink: Sink,
-}
+impl Sink for RingTotals {
+    fn exchange(&mut self, _: &Exchange) {}
 
-impl Consumer {
-    fn new(
-        interface: &Interface,
-        settings: pair::Settings,
-        shared: &Shared,
-        output: Option<SyncSender<Batch>>,
-    ) -> Self {
-        Self {
-            pairer: Pairer::new(settings),
-            utc: UtcOffset::now(),
-            totals: shared.new_totals(),
-            sink: Sink {
-                interface: interface.name.as_str().into(),
-                timekeeper: Timekeeper::default(),
-                addresses: shared.addresses.current(),
-                output,
-                batch: Vec::new(),
-                offered: Arc::clone(&shared.offered),
-            },
-            shared: shared.clone(),
-        }
-    }
-
-    fn into_closure(mut self) -> impl FnMut(Drained<'_>) + Send + 'static {
-        move |drained| self.take(drained)
-    }
-
-    fn take(&mut self, drained: Drained<'_>) {
-        let Self {
-            pairer, utc, sink, ..
-        } = self;
-        match drained {
-            Drained::Begin => {
-                sink.addresses = self.shared.addresses.current();
-                self.look_at_clock();
-            }
-            Drained::Event(event) => {
-                let packet = Stamped {
-                    event: *event,
-                    unix: utc.unix(event.time),
-                    frame: 0,
-                };
-                pairer.observe(&packet, &mut |outcome| sink.take(outcome));
-            }
-            Drained::End { now } => {
-                pairer.advance(now, &mut |outcome| sink.take(outcome));
-                self.publish();
-            }
-            Drained::Finished => {
-                pairer.flush(&mut |outcome| sink.take(outcome));
-                self.publish();
-            }
-        }
-    }
-
-    fn look_at_clock(&mut self) {
-        let Some(step) = self.utc.refresh() else {
-            return;
-        };
-        if self.shared.is_news(step) {
-            tracing::warn!(
-                "this host's clock was stepped by {:.6} s",
-                step.nanoseconds as f64 / 1e9
-            );
-        }
-    }
-
-    fn publish(&mut self) {
-        self.sink.send();
-        *lock(&self.totals) = *self.pairer.totals();
-    }
-}
-
-/// Where the exchanges of one ring go.
-struct Sink {
-    interface: Arc<str>,
-    timekeeper: Timekeeper,
-    addresses: Arc<LocalAddresses>,
-    output: Option<SyncSender<Batch>>,
-    batch: Vec<Exchange>,
-    offered: Arc<AtomicU64>,
-}
-
-impl Sink {
-    fn take(&mut self, outcome: Outcome<'_>) {
-        let Outcome::Exchange(pair) = outcome else {
-            return;
-        };
-        let exchange = self.timekeeper.exchange(pair, &self.addresses);
-        if self.output.is_some() {
-            self.batch.push(exchange);
-            if self.batch.len() >= BATCH {
-                self.send();
-            }
-        }
-    }
-
-    fn send(&mut self) {
-        let Some(output) = &self.output else {
-            return;
-        };
-        if self.batch.is_empty() {
-            return;
-        }
-        let batch = Batch {
-            interface: Arc::clone(&self.interface),
-            exchanges: std::mem::take(&mut self.batch),
-        };
-        self.offered
-            .fetch_add(batch.exchanges.len() as u64, Ordering::Release);
-        // What finds no place, or no printer, stays unprinted, and is counted as that.
-        let _ = output.try_send(batch);
+    fn publish(&mut self, totals: &Totals, _: i64) {
+        *lock(&self.0) = *totals;
     }
 }
 

@@ -17,7 +17,7 @@ use crate::ntp::{
 
 /// How exchanges are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Format {
+pub(crate) enum Format {
     /// Columns for people
     Table,
     /// A JSON object a line
@@ -83,7 +83,7 @@ impl Value<'_> {
 }
 
 /// The address as people write it.
-pub(super) fn ip(bytes: &[u8; 16]) -> IpAddr {
+pub(crate) fn ip(bytes: &[u8; 16]) -> IpAddr {
     Ipv6Addr::from(*bytes).to_canonical()
 }
 
@@ -242,6 +242,24 @@ fn fields(
     Ok(())
 }
 
+/// An exchange as one line of NDJSON.
+pub(crate) fn write_ndjson(
+    out: &mut impl Write,
+    exchange: &Exchange,
+    interface: Option<&str>,
+    frames: bool,
+) -> io::Result<()> {
+    let mut separator = b'{';
+    fields(exchange, interface, frames, |name, value| {
+        out.write_all(&[separator, b'"'])?;
+        separator = b',';
+        out.write_all(name.as_bytes())?;
+        out.write_all(b"\":")?;
+        value.write_json(out)
+    })?;
+    out.write_all(b"}\n")
+}
+
 /// An exchange to ask for the names of the fields.
 const NOTHING: Exchange = Exchange {
     sequence: 0,
@@ -265,7 +283,7 @@ const NOTHING: Exchange = Exchange {
 };
 
 /// Writes exchanges in one of the formats.
-pub(super) struct Printer<W> {
+pub(crate) struct Printer<W> {
     out: W,
     format: Format,
     /// Whether exchanges come from files.
@@ -321,7 +339,7 @@ impl Widths {
 
 impl<W: Write> Printer<W> {
     /// `terminal` decides on colour and on the table's header.
-    pub(super) const fn new(out: W, format: Format, frames: bool, terminal: bool) -> Self {
+    pub(crate) const fn new(out: W, format: Format, frames: bool, terminal: bool) -> Self {
         Self {
             out,
             format,
@@ -336,11 +354,11 @@ impl<W: Write> Printer<W> {
     }
 
     /// A person waited for lines, and none came.
-    pub(super) const fn is_empty_table(&self) -> bool {
+    pub(crate) const fn is_empty_table(&self) -> bool {
         matches!(self.format, Format::Table) && self.lines == 0
     }
 
-    pub(super) fn print(&mut self, exchange: &Exchange, interface: Option<&str>) -> io::Result<()> {
+    pub(crate) fn print(&mut self, exchange: &Exchange, interface: Option<&str>) -> io::Result<()> {
         match self.format {
             Format::Ndjson => self.ndjson(exchange, interface),
             Format::Csv => self.csv(exchange, interface),
@@ -351,7 +369,7 @@ impl<W: Write> Printer<W> {
     }
 
     /// Writes what is waiting. CSV has its names in the first line also where no other follows.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
         if self.format == Format::Csv {
             self.begin_csv()?;
         }
@@ -371,16 +389,7 @@ impl<W: Write> Printer<W> {
     }
 
     fn ndjson(&mut self, exchange: &Exchange, interface: Option<&str>) -> io::Result<()> {
-        let out = &mut self.out;
-        let mut separator = b'{';
-        fields(exchange, interface, self.frames, |name, value| {
-            out.write_all(&[separator, b'"'])?;
-            separator = b',';
-            out.write_all(name.as_bytes())?;
-            out.write_all(b"\":")?;
-            value.write_json(out)
-        })?;
-        out.write_all(b"}\n")
+        write_ndjson(&mut self.out, exchange, interface, self.frames)
     }
 
     fn csv(&mut self, exchange: &Exchange, interface: Option<&str>) -> io::Result<()> {
