@@ -43,9 +43,9 @@ impl FromStr for Origin {
         let wrong = |why: &str| {
             anyhow::anyhow!("'{text}' is no origin ({why}); it has to be like https://host:port")
         };
-        CsrfLayer::new()
-            .add_trusted_origin(text)
-            .map_err(|error| wrong(&error.to_string()))?;
+        if let Err(error) = CsrfLayer::new().add_trusted_origin(text) {
+            return Err(wrong(&error.to_string()));
+        }
         HeaderValue::from_str(text)
             .map(Self)
             .map_err(|error| wrong(&error.to_string()))

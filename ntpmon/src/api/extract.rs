@@ -19,6 +19,9 @@ use super::{
     error::{ApiError, shown, shown_until},
 };
 
+/// What serde says of a value, which may be long, is told to this length.
+const MESSAGE: usize = 300;
+
 /// A JSON object in the body. Unknown fields are ignored.
 #[derive(Clone, Copy, Debug)]
 pub struct Json<T>(pub T);
@@ -123,15 +126,16 @@ fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         .map_err(|error| {
             let path = error.path().to_string();
             let error = error.into_inner();
-            ApiError::invalid_body(match error.classify() {
-                serde_json::error::Category::Data if path != "." => {
-                    format!("{path}: {}", shown_until(&error.to_string(), 300))
-                }
-                serde_json::error::Category::Data => {
-                    format!("the body: {}", shown_until(&error.to_string(), 300))
-                }
-                _ => format!("the body is not JSON: {error}"),
-            })
+            if error.classify() != serde_json::error::Category::Data {
+                return ApiError::invalid_body(format!("the body is not JSON: {error}"));
+            }
+            let text = error.to_string();
+            // The path says where; a line and a column would say it again.
+            let text = text
+                .rsplit_once(" at line ")
+                .map_or(&*text, |(what, _)| what);
+            let place = if path == "." { "the body" } else { &path };
+            ApiError::invalid_body(format!("{place}: {}", shown_until(text, MESSAGE)))
         })?;
     deserializer
         .end()

@@ -6,14 +6,18 @@ pub mod error;
 pub mod extract;
 
 mod auth;
+mod health;
+mod interfaces;
 mod limits;
 mod openapi;
+mod process;
 mod serve;
 #[cfg(test)]
 mod tests;
 
 use std::{
     net::SocketAddr,
+    path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -43,10 +47,15 @@ use utoipa_axum::router::OpenApiRouter;
 
 pub use self::{
     auth::Origin,
+    health::{Component, Components, Condition},
     openapi::{DOCUMENT, PAGE},
+    process::Process,
     serve::{Tls, serve},
 };
-use crate::tokens::Tokens;
+use crate::{
+    monitor::{Options, control::Control},
+    tokens::Tokens,
+};
 
 /// How the API is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +70,10 @@ pub struct Settings {
     pub cors_origins: Vec<Origin>,
     /// Whether responses are compressed for clients that can take it.
     pub compression: bool,
+    /// How an interface is watched of which a request says only part.
+    pub defaults: Options,
+    /// The daemon's log, when it is a file.
+    pub log_file: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -71,6 +84,8 @@ impl Default for Settings {
             max_concurrent_requests: 512,
             cors_origins: Vec::new(),
             compression: true,
+            defaults: Options::default(),
+            log_file: None,
         }
     }
 }
@@ -78,12 +93,27 @@ impl Default for Settings {
 /// What the routes work with. Clones share it.
 #[derive(Clone, Debug)]
 pub struct State {
+    /// The watched interfaces.
+    pub control: Control,
     /// Who may ask.
     pub tokens: SharedTokens,
     /// How the API is served.
     pub settings: Arc<Settings>,
+    /// The parts that say in `/api/ntp/health` how they are, interfaces aside.
+    pub components: Components,
+    /// What the daemon takes of the machine.
+    pub process: Process,
     /// When the daemon started.
     pub started: jiff::Timestamp,
+}
+
+impl State {
+    /// How long the daemon has been running.
+    fn uptime(&self) -> Duration {
+        let uptime = jiff::Timestamp::now().duration_since(self.started);
+        // The clock may have been set back.
+        uptime.try_into().unwrap_or_default()
+    }
 }
 
 /// The tokens that are in force; they can be replaced while requests come in.
@@ -109,12 +139,12 @@ impl SharedTokens {
 
 /// The routes that need read scope.
 fn reading() -> OpenApiRouter<State> {
-    OpenApiRouter::default()
+    interfaces::reading()
 }
 
 /// The routes that change something, so need admin scope.
 fn changing() -> OpenApiRouter<State> {
-    OpenApiRouter::default()
+    interfaces::changing()
 }
 
 /// Everything the API answers.

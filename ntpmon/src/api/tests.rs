@@ -21,9 +21,14 @@ use super::{
     extract::{Json, OptionalJson, Path, Query},
     *,
 };
-use crate::tokens::{Change, Created, Scope};
+use crate::{
+    monitor::control::Setup,
+    tokens::{Change, Created, Scope},
+};
 
 const LOOPBACK: &str = "127.0.0.1:40000";
+/// No interface of this or any host has this name.
+const ABSENT: &str = "ntpmon-absent";
 const ELSEWHERE: &str = "192.0.2.7:40000";
 
 #[derive(Debug, Default, Deserialize)]
@@ -48,8 +53,25 @@ pub(super) fn state() -> State {
     with(Settings::default(), Tokens::default())
 }
 
+/// Told to watch what does not exist, so that it watches nothing, not even the default route.
+fn control() -> Control {
+    struct Nobody;
+    impl crate::pipeline::Sink for Nobody {
+        fn exchange(&mut self, _: &crate::ntp::exchange::Exchange) {}
+        fn publish(&mut self, _: &crate::ntp::pair::Totals, _: i64) {}
+    }
+    let setup = Setup {
+        interfaces: vec![ABSENT.to_owned()],
+        ..Setup::default()
+    };
+    Control::open(setup, |_| Nobody, |_| Ok(())).unwrap()
+}
+
 fn with(settings: Settings, tokens: Tokens) -> State {
     State {
+        control: control(),
+        components: Components::default(),
+        process: Process::new(),
         tokens: SharedTokens::new(tokens),
         settings: Arc::new(settings),
         started: jiff::Timestamp::UNIX_EPOCH,
@@ -80,7 +102,13 @@ fn probes(state: State) -> Router {
         Router::new()
             .route(
                 "/probe/json",
-                post(|Json(thing): Json<Thing>| async move { format!("{thing:?}") }),
+                post(|Json(thing): Json<Thing>| async move {
+                    format!(
+                        "{:?} {:?}",
+                        thing.port,
+                        thing.inner.map(|inner| inner.ports)
+                    )
+                }),
             )
             .route(
                 "/probe/optional",
@@ -207,7 +235,7 @@ async fn a_body_that_is_wrong_is_refused_with_the_field_and_the_value() {
         .failed(400, "invalid_body");
     let right = send(&router, "/probe/json", "{\"port\": 123, \"unknown\": {}}").await;
     assert_eq!(right.status, 200);
-    assert_eq!(right.text(), "Thing { port: Some(123), inner: None }");
+    assert_eq!(right.text(), "Some(123) None");
 }
 
 #[tokio::test]
@@ -673,7 +701,9 @@ async fn the_page_and_the_document_need_no_token_and_nothing_from_elsewhere() {
 
 #[tokio::test]
 async fn the_document_says_all_there_is_to_know_of_every_route() {
+    let guarded = router(with(Settings::default(), tokens().0));
     let router = router(state());
+    let mut documented = 0;
     let document = fetch(&router, DOCUMENT).await.json();
     assert_eq!(document["openapi"], "3.1.0");
     assert_eq!(document["info"]["title"], "ntpmon");
@@ -705,23 +735,15 @@ async fn the_document_says_all_there_is_to_know_of_every_route() {
                     );
                 }
             }
-            // What is documented is there: neither the path nor the method is unknown.
-            let concrete = path.replace('{', "").replace('}', "");
-            let request = request(&method.to_uppercase(), &concrete);
-            let request = request.extension(ConnectInfo::<SocketAddr>(LOOPBACK.parse().unwrap()));
-            let request = request.header(CONTENT_TYPE, "application/json");
-            let answer = ask(&router, request.body("[]".into()).unwrap()).await;
-            assert_ne!(answer.status, 405, "{what}");
-            let unknown = serde_json::from_slice::<Value>(&answer.body)
-                .is_ok_and(|body| body["code"] == "unknown_path");
-            assert!(!unknown, "{what}");
-            assert!(
-                responses.contains_key(answer.status.as_str()),
-                "{what} {}",
-                answer.status
-            );
+            // What is documented is there: it asks for a token.
+            let concrete = path.replace(['{', '}'], "");
+            let asked = request(&method.to_uppercase(), &concrete);
+            let answer = ask(&guarded, asked.body(Body::empty()).unwrap()).await;
+            answer.failed(401, "token_missing");
+            documented += 1;
         }
     }
+    assert!(documented >= 7, "{documented}");
     // Every reference has something to refer to.
     let text = document.to_string();
     for part in text.split("\"#/components/schemas/").skip(1) {
@@ -731,4 +753,223 @@ async fn the_document_says_all_there_is_to_know_of_every_route() {
             "{name}"
         );
     }
+}
+
+#[tokio::test]
+async fn every_route_of_the_code_is_in_the_document() {
+    // A route that is added without its description would be served and not be documented.
+    for (routes, document) in [reading().split_for_parts(), changing().split_for_parts()] {
+        let shown = format!("{routes:?}");
+        let served: BTreeSet<_> = shown
+            .split('"')
+            .filter(|part| part.starts_with("/api/"))
+            .collect();
+        let documented: BTreeSet<_> = document.paths.paths.keys().map(String::as_str).collect();
+        assert_eq!(served, documented, "{shown}");
+        assert!(!served.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn interfaces_are_told_with_the_fields_of_the_documents() {
+    let router = router(state());
+    let list = fetch(&router, "/api/ntp/interfaces/status").await;
+    assert_eq!(list.status, 200);
+    let list = list.json();
+    let fields: Vec<_> = list.as_object().unwrap().keys().collect();
+    assert_eq!(fields, ["success", "count", "data"]);
+    let all = list["data"].as_array().unwrap();
+    assert_eq!(list["count"], all.len());
+    for interface in all {
+        let fields: Vec<_> = interface.as_object().unwrap().keys().collect();
+        assert_eq!(
+            fields,
+            [
+                "interface",
+                "is_monitoring",
+                "pid",
+                "cpu_percent",
+                "memory_mb",
+                "start_time",
+                "status",
+                "log_file",
+                "interface_exists",
+                "mode",
+                "ports",
+                "timeout",
+                "packets",
+                "events",
+                "dropped",
+                "rings",
+                "output_file",
+                "output_written",
+                "output_lost",
+                "error",
+                "notes",
+            ]
+        );
+    }
+    let named = |name: &str| all.iter().find(|one| one["interface"] == name).unwrap();
+    let lo = named("lo");
+    assert_eq!(lo["status"], "not_monitoring");
+    assert_eq!(lo["interface_exists"], true);
+    assert_eq!(lo["pid"], Value::Null);
+    let absent = named(ABSENT);
+    assert_eq!(absent["status"], "failed");
+    assert_eq!(absent["interface_exists"], false);
+    assert!(absent["error"].is_string(), "{absent}");
+
+    for (method, path) in [
+        ("GET", "/api/ntp/interfaces/lo/status"),
+        ("POST", "/api/ntp/interfaces/lo/stop"),
+        ("POST", "/api/ntp/interfaces/lo/stop"),
+    ] {
+        let answer = ask(&router, request(method, path).body(Body::empty()).unwrap()).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let reply = answer.json();
+        let fields: Vec<_> = reply.as_object().unwrap().keys().collect();
+        assert_eq!(fields, ["success", "message", "interface", "data"]);
+        assert_eq!(
+            (&reply["success"], &reply["interface"]),
+            (&true.into(), &"lo".into())
+        );
+        assert_eq!(reply["data"]["status"], "not_monitoring");
+        assert!(reply["message"].as_str().unwrap().contains("lo"));
+    }
+    // An interface may have the name of a path.
+    let message = fetch(&router, "/api/ntp/interfaces/status/status").await;
+    message.failed(404, "interface_not_found");
+}
+
+#[tokio::test]
+async fn an_interface_that_cannot_be_is_refused_and_one_that_is_not_is_unknown() {
+    let router = router(state());
+    for path in ["start", "stop", "restart", "status"] {
+        let method = if path == "status" { "GET" } else { "POST" };
+        for (name, status, code, expected) in [
+            ("none-such", 404, "interface_not_found", "'none-such'"),
+            (
+                "sixteen-letters-",
+                400,
+                "invalid_parameter",
+                "1 to 15 bytes",
+            ),
+            ("a%2Fb", 400, "invalid_parameter", "'a/b'"),
+            ("a%00b", 400, "invalid_parameter", "'a\\0b'"),
+            ("%2e%2e", 400, "invalid_parameter", "'..'"),
+            ("a%20b", 400, "invalid_parameter", "'a b'"),
+            ("%ff", 400, "invalid_parameter", "UTF-8"),
+        ] {
+            let path = format!("/api/ntp/interfaces/{name}/{path}");
+            let answer = ask(&router, request(method, &path).body(Body::empty()).unwrap()).await;
+            let message = answer.failed(status, code);
+            assert!(message.contains(expected), "{path}: {message}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_an_interface_is_to_be_watched_with_is_checked_field_by_field() {
+    let router = router(state());
+    for (body, expected) in [
+        (
+            json!({"port": 0}),
+            "port: 0 is no port; it has to be a whole number from 1 to 65535",
+        ),
+        (json!({"port": 65536}), "port: 65536 is no port"),
+        (json!({"port": -1}), "port: -1 is no port"),
+        (json!({"port": 1.5}), "port: 1.5 is no port"),
+        (json!({"port": "123"}), "port: \"123\" is no port"),
+        (json!({"port": [1]}), "port: [1] is no port"),
+        (json!({"ports": 1}), "ports: invalid type"),
+        (json!({"ports": [1, 0]}), "ports[1]: 0 is no port"),
+        (json!({"ports": []}), "ports: there are 0"),
+        (
+            json!({"ports": [1, 2, 3, 4, 5, 6, 7, 8], "port": 9}),
+            "ports: there are 9",
+        ),
+        (
+            json!({"timeout": 0}),
+            "timeout: 0 is no timeout; it has to be a number of seconds from 0.001 to 3600",
+        ),
+        (json!({"timeout": -2.0}), "timeout: -2.0 is no timeout"),
+        (json!({"timeout": 1e300}), "timeout: 1e+300 is no timeout"),
+        (json!({"timeout": "2"}), "timeout: \"2\" is no timeout"),
+        (
+            json!({"mode": "raw"}),
+            "mode: unknown variant `raw`, expected `tc` or `xdp`",
+        ),
+        (json!({"output_file": 1}), "output_file: invalid type"),
+    ] {
+        for action in ["start", "restart"] {
+            let path = format!("/api/ntp/interfaces/{ABSENT}/{action}");
+            let answer = send(&router, &path, body.to_string()).await;
+            let message = answer.failed(400, "invalid_body");
+            assert!(message.contains(expected), "{body}: {message}");
+        }
+    }
+    // What is right gets as far as the interface; unknown fields are what old scripts may send.
+    for body in [
+        "",
+        "{}",
+        "{\"port\": 123, \"timeout\": 2.0, \"ingestion_host\": \"127.0.0.1\"}",
+    ] {
+        let answer = send(&router, "/api/ntp/interfaces/none-such/start", body).await;
+        answer.failed(404, "interface_not_found");
+    }
+    // No directory is configured for output files.
+    let path = format!("/api/ntp/interfaces/{ABSENT}/start");
+    let answer = send(&router, &path, "{\"output_file\": \"/etc/passwd\"}").await;
+    let message = answer.failed(400, "output_file_refused");
+    assert!(message.starts_with("output_file: "), "{message}");
+    // The options arrive in full: what was not said is the default.
+    let answer = send(&router, &path, "{\"ports\": [4123, 123], \"mode\": \"tc\"}").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let data = &answer.json()["data"];
+    assert_eq!(data["ports"], json!([123, 4123]));
+    assert_eq!(data["timeout"], 2.0);
+    assert_eq!(data["status"], "failed");
+}
+
+#[tokio::test]
+async fn health_is_answered_always_and_says_which_part_is_not_well() {
+    let mut state = state();
+    state.components = Components::default()
+        .with("store", || Component::healthy(serde_json::Map::new()))
+        .with("disk", || {
+            let details = [("free_bytes".to_owned(), 0.into())];
+            Component::degraded("the disk is full", details.into_iter().collect())
+        })
+        .with("broken", || panic_now_as_component());
+    let answer = fetch(&router(state), "/api/ntp/health").await;
+    assert_eq!(answer.status, 200);
+    let health = answer.json();
+    assert_eq!(health["success"], true);
+    assert_eq!(health["status"], "degraded");
+    let components = &health["components"];
+    assert_eq!(components["store"]["status"], "healthy");
+    assert_eq!(components["store"]["message"], Value::Null);
+    assert_eq!(components["disk"]["status"], "degraded");
+    assert_eq!(components["disk"]["message"], "the disk is full");
+    assert_eq!(components["disk"]["free_bytes"], 0);
+    assert_eq!(components["broken"]["status"], "degraded");
+    assert_eq!(components["interfaces"]["status"], "degraded");
+    let message = components["interfaces"]["message"].as_str().unwrap();
+    assert!(message.contains(ABSENT), "{message}");
+}
+
+fn panic_now_as_component() -> Component {
+    panic!("a test's own panic")
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_stopping_says_so() {
+    let state = state();
+    state.control.end().await.unwrap();
+    let router = router(state);
+    fetch(&router, "/api/ntp/interfaces/status")
+        .await
+        .failed(503, "stopping");
+    let health = fetch(&router, "/api/ntp/health").await;
+    assert_eq!(health.json()["status"], "degraded");
 }
