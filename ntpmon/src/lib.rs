@@ -4,6 +4,7 @@
 //! a frame at a NIC or in a capture file ([`capture`]) becomes an event, events become exchanges
 //! ([`ntp`]), and the command line ([`cli`]) shows them. No stage knows the one after it.
 
+pub mod api;
 pub mod capture;
 pub mod cli;
 pub mod config;

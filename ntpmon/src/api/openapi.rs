@@ -1,0 +1,194 @@
+//! The OpenAPI document, made from the code, and a page to browse it that loads nothing from
+//! elsewhere. What all routes have in common (the failures of the ground, the token) is put in
+//! here, so that a route says only what is its own.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    http::{
+        HeaderValue,
+        header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE},
+    },
+    response::{IntoResponse, Redirect, Response},
+    routing::get,
+};
+use utoipa::{
+    OpenApi,
+    openapi::{
+        ContentBuilder, Ref, RefOr, ResponseBuilder, SecurityRequirement,
+        path::{Operation, PathItem},
+        security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+    },
+};
+use utoipa_swagger_ui::Config;
+
+use super::{
+    State,
+    error::{ApiError, ErrorBody, shown},
+    extract::Path,
+};
+use crate::tokens::Scope;
+
+/// Where the document is.
+pub const DOCUMENT: &str = "/api/openapi.json";
+
+/// Where the page is.
+pub const PAGE: &str = "/api/docs";
+
+/// The name of the security scheme in the document.
+const TOKEN: &str = "token";
+
+/// What the page may do: only what this host serves. Swagger UI writes style attributes and has
+/// its pictures inline.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; \
+     style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self'; \
+     connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "ntpmon",
+        description = "Every NTP packet of a host, paired, timed and remembered. Times are RFC 3339 \
+            in UTC, durations are seconds, what is unknown is null. A request that fails gets \
+            {\"success\": false, \"code\", \"message\"}. Without tokens only this host is served."
+    ),
+    components(schemas(ErrorBody))
+)]
+struct Document;
+
+/// The document of all routes, from those of either scope.
+pub(super) fn document(
+    read: utoipa::openapi::OpenApi,
+    admin: utoipa::openapi::OpenApi,
+) -> utoipa::openapi::OpenApi {
+    let mut document = Document::openapi();
+    for (mut part, scope) in [(read, Scope::Read), (admin, Scope::Admin)] {
+        for item in part.paths.paths.values_mut() {
+            for operation in operations(item) {
+                complete(operation, scope);
+            }
+        }
+        document.merge(part);
+    }
+    document
+        .components
+        .get_or_insert_default()
+        .add_security_scheme(
+        TOKEN,
+        SecurityScheme::Http(
+            HttpBuilder::new()
+                .scheme(HttpAuthScheme::Bearer)
+                .description(Some(
+                    "A token of 'ntpmon token create'. None is needed where none is configured.",
+                ))
+                .build(),
+        ),
+    );
+    document
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [
+        &mut item.get,
+        &mut item.put,
+        &mut item.post,
+        &mut item.delete,
+        &mut item.patch,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// Adds what every route can answer and needs.
+fn complete(operation: &mut Operation, scope: Scope) {
+    let needed = match scope {
+        Scope::Read => "Needs a token of read scope.",
+        Scope::Admin => "Needs a token of admin scope.",
+    };
+    let description = operation.description.get_or_insert_default();
+    if !description.is_empty() {
+        description.push_str("\n\n");
+    }
+    description.push_str(needed);
+    // Either a token, or none: without any configured, none is needed.
+    operation.security = Some(vec![
+        SecurityRequirement::new(TOKEN, Vec::<String>::new()),
+        SecurityRequirement::default(),
+    ]);
+    let common = [
+        ("401", "No token, or one that is not known"),
+        (
+            "403",
+            "The token's scope does not reach, or without tokens: not from this host",
+        ),
+        ("406", "No content coding that is acceptable to the client"),
+        ("413", "The body is larger than is taken"),
+        ("500", "The daemon could not do it; the message says why"),
+        (
+            "503",
+            "Too many requests at once, or this one took too long",
+        ),
+    ];
+    let responses = &mut operation.responses.responses;
+    for (status, description) in common {
+        responses
+            .entry(status.to_owned())
+            .or_insert_with(|| RefOr::T(ResponseBuilder::new().description(description).build()));
+    }
+    for (status, response) in responses {
+        let failed = status.starts_with('4') || status.starts_with('5');
+        if let RefOr::T(response) = response
+            && failed
+            && response.content.is_empty()
+        {
+            let body = ContentBuilder::new()
+                .schema(Some(Ref::from_schema_name("ErrorBody")))
+                .build();
+            response
+                .content
+                .insert("application/json".to_owned(), RefOr::T(body));
+        }
+    }
+}
+
+/// The document, the page, and the way to it from the root.
+pub(super) fn routes(document: utoipa::openapi::OpenApi) -> Router<State> {
+    let document = Arc::new(document);
+    let config = Arc::new(
+        Config::from(DOCUMENT)
+            .validator_url("none")
+            .try_it_out_enabled(true)
+            .display_request_duration(true)
+            .default_models_expand_depth(0),
+    );
+    let index = Arc::clone(&config);
+    Router::new()
+        .route(DOCUMENT, get(move || async move { axum::Json(document) }))
+        // The page's own links are relative, so it needs the last slash.
+        .route(PAGE, get(|| async { Redirect::permanent("/api/docs/") }))
+        .route("/api/docs/", get(move || async move { page("", index) }))
+        .route(
+            "/api/docs/{*file}",
+            get(move |Path(file): Path<String>| async move { page(&file, config) }),
+        )
+        .route("/", get(|| async { Redirect::temporary("/api/docs/") }))
+}
+
+fn page(file: &str, config: Arc<Config<'static>>) -> Result<Response, ApiError> {
+    let found = utoipa_swagger_ui::serve(file, config)
+        .map_err(|error| ApiError::internal(&anyhow::anyhow!("the page's {file}: {error}")))?;
+    let Some(found) = found else {
+        return Err(ApiError::not_found(
+            "unknown_path",
+            format!("the page has no file '{}'", shown(file)),
+        ));
+    };
+    let policy = HeaderValue::from_static(PAGE_POLICY);
+    Ok((
+        [(CONTENT_TYPE, found.content_type)],
+        [(CONTENT_SECURITY_POLICY, policy)],
+        found.bytes,
+    )
+        .into_response())
+}
