@@ -121,7 +121,11 @@ impl Histogram {
     /// outside of what was seen.
     #[must_use]
     pub fn quantile(&self, share: f64) -> Option<i64> {
-        if share >= 1.0 || self.count == 1 {
+        // The ends are known exactly.
+        if share <= 0.0 {
+            return self.minimum();
+        }
+        if share >= 1.0 {
             return self.maximum();
         }
         let found = quantile(
