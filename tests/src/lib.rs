@@ -9,6 +9,7 @@ pub mod bpf_mount;
 pub mod cases;
 pub mod chrony;
 pub mod daemons;
+pub mod exchanges;
 pub mod frames;
 pub mod link;
 pub mod load;

@@ -68,13 +68,16 @@ impl Filter {
 #[derive(Debug, Default)]
 pub struct Catalogue {
     index: BTreeMap<Key, Row>,
+    /// What the index will be.
+    loading: Vec<(Key, Row)>,
     keys: Vec<Key>,
     last_seen: Vec<i64>,
     first_seen: Vec<i64>,
     /// When the session was that describes it.
     session: Vec<i64>,
     sessions: Vec<u64>,
-    unanswered: Vec<u64>,
+    /// At most 2^32 − 1.
+    unanswered: Vec<u32>,
     /// In seconds; not a number where it is not known, as the next two.
     latency: Vec<f32>,
     processing: Vec<f32>,
@@ -138,6 +141,23 @@ impl Catalogue {
             .map_or(0, |row| self.last_session[*row as usize])
     }
 
+    /// Appends a client: after this one has to come in the order of the keys, then
+    /// [`Self::finish_loading`]. A tree that is made of all its keys at once has no room left in
+    /// its nodes.
+    pub fn load(&mut self, key: &Key, record: &ClientRecord) {
+        let row = self.append(*key);
+        self.loading.push((*key, row));
+        self.fill(row, *key, record);
+    }
+
+    /// Ends what [`Self::load`] began.
+    pub fn finish_loading(&mut self) {
+        if !self.loading.is_empty() {
+            self.index = std::mem::take(&mut self.loading).into_iter().collect();
+            self.changes += 1;
+        }
+    }
+
     /// Adds what came of a client.
     pub fn absorb(&mut self, key: &Key, record: &ClientRecord) {
         self.changes += 1;
@@ -148,33 +168,39 @@ impl Catalogue {
     }
 
     fn insert(&mut self, key: Key, record: &ClientRecord) {
-        let row = self.free.pop().unwrap_or_else(|| {
-            let row = self.keys.len();
-            self.keys.push(key);
-            for column in [&mut self.last_seen, &mut self.first_seen, &mut self.session] {
-                column.push(0);
-            }
-            for column in [
-                &mut self.sessions,
-                &mut self.unanswered,
-                &mut self.last_session,
-            ] {
-                column.push(0);
-            }
-            for column in [
-                &mut self.latency,
-                &mut self.processing,
-                &mut self.total,
-                &mut self.interval,
-            ] {
-                column.push(0.0);
-            }
-            for column in [&mut self.version, &mut self.stratum, &mut self.flags] {
-                column.push(0);
-            }
-            row as Row
-        });
+        let row = match self.free.pop() {
+            Some(row) => row,
+            None => self.append(key),
+        };
         self.index.insert(key, row);
+        self.fill(row, key, record);
+    }
+
+    fn append(&mut self, key: Key) -> Row {
+        let row = self.keys.len();
+        self.keys.push(key);
+        for column in [&mut self.last_seen, &mut self.first_seen, &mut self.session] {
+            column.push(0);
+        }
+        for column in [&mut self.sessions, &mut self.last_session] {
+            column.push(0);
+        }
+        self.unanswered.push(0);
+        for column in [
+            &mut self.latency,
+            &mut self.processing,
+            &mut self.total,
+            &mut self.interval,
+        ] {
+            column.push(0.0);
+        }
+        for column in [&mut self.version, &mut self.stratum, &mut self.flags] {
+            column.push(0);
+        }
+        row as Row
+    }
+
+    fn fill(&mut self, row: Row, key: Key, record: &ClientRecord) {
         let interface = usize::from(key.interface());
         if self.counts.len() <= interface {
             self.counts.resize(interface + 1, 0);
@@ -185,12 +211,12 @@ impl Catalogue {
         self.last_seen[row] = record.last_seen();
         self.first_seen[row] = record.first_seen();
         self.sessions[row] = record.sessions();
-        self.unanswered[row] = record.unanswered();
+        self.unanswered[row] = short(record.unanswered());
         self.last_session[row] = record.last_session();
         self.interval[row] = record.interval();
-        self.latency[row] = seconds(record.latency.last());
-        self.processing[row] = seconds(record.processing.last());
-        self.total[row] = seconds(record.total.last());
+        self.latency[row] = record.latency.last_seconds();
+        self.processing[row] = record.processing.last_seconds();
+        self.total[row] = record.total.last_seconds();
         self.flags[row] = LIVE | clock_code(record.clock());
         self.describe(row, record);
     }
@@ -208,15 +234,15 @@ impl Catalogue {
         self.first_seen[row] = self.first_seen[row].min(later.first_seen());
         self.last_seen[row] = self.last_seen[row].max(later.last_seen());
         self.sessions[row] += later.sessions();
-        self.unanswered[row] += later.unanswered();
+        self.unanswered[row] = self.unanswered[row].saturating_add(short(later.unanswered()));
         self.last_session[row] = self.last_session[row].max(later.last_session());
         for (column, value) in [
-            (&mut self.latency, later.latency.last()),
-            (&mut self.processing, later.processing.last()),
-            (&mut self.total, later.total.last()),
+            (&mut self.latency, later.latency.last_seconds()),
+            (&mut self.processing, later.processing.last_seconds()),
+            (&mut self.total, later.total.last_seconds()),
         ] {
-            if value.is_some() && (is_last || column[row].is_nan()) {
-                column[row] = seconds(value);
+            if !value.is_nan() && (is_last || column[row].is_nan()) {
+                column[row] = value;
             }
         }
         if later.clock() != ClientClock::Unknown {
@@ -357,7 +383,7 @@ impl Catalogue {
             Sort::LastSeen => signed(self.last_seen[row]),
             Sort::FirstSeen => signed(self.first_seen[row]),
             Sort::SessionCount => self.sessions[row],
-            Sort::Unanswered => self.unanswered[row],
+            Sort::Unanswered => self.unanswered[row].into(),
             Sort::Latency => float(self.latency[row]),
             Sort::Processing => float(self.processing[row]),
             Sort::Total => float(self.total[row]),
@@ -430,8 +456,8 @@ impl Catalogue {
     }
 }
 
-fn seconds(nanoseconds: Option<i64>) -> f32 {
-    nanoseconds.map_or(f32::NAN, |nanoseconds| (nanoseconds as f64 / 1e9) as f32)
+fn short(count: u64) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 /// In the order of the numbers.

@@ -26,31 +26,38 @@ pub const UNKNOWN: i64 = i64::MIN;
 )]
 #[repr(C)]
 pub struct Duration {
-    /// Of the last session that has it, in nanoseconds, or [`UNKNOWN`].
-    last: I64,
-    /// The least, or [`UNKNOWN`].
-    minimum: I64,
+    /// Of the last session that has it, in seconds; not a number where it is not known. Seven
+    /// digits are more than any clock is good for, and a million records are rewritten at once.
+    last: F32,
+    /// The least, in the same way.
+    minimum: F32,
     /// All of them.
     sketch: Sketch,
 }
 
 impl Duration {
     pub(super) const NONE: Self = Self {
-        last: I64::new(UNKNOWN),
-        minimum: I64::new(UNKNOWN),
+        last: F32::new(f32::NAN),
+        minimum: F32::new(f32::NAN),
         sketch: Sketch::EMPTY,
     };
 
     /// Of the last session that has it, in nanoseconds.
     #[must_use]
     pub fn last(&self) -> Option<i64> {
-        known(self.last)
+        nanoseconds(self.last)
+    }
+
+    /// As [`Self::last`], as it is stored: in seconds, not a number where it is not known.
+    #[must_use]
+    pub const fn last_seconds(&self) -> f32 {
+        self.last.get()
     }
 
     /// The least, in nanoseconds.
     #[must_use]
     pub fn minimum(&self) -> Option<i64> {
-        known(self.minimum)
+        nanoseconds(self.minimum)
     }
 
     /// Half of them, or another share, are not above this.
@@ -64,25 +71,23 @@ impl Duration {
         let Some(value) = value else {
             return;
         };
-        self.last.set(value);
-        self.lower(value);
+        let seconds = (value as f64 / 1e9) as f32;
+        self.last.set(seconds);
+        // The least of a number and of none is the number.
+        self.minimum.set(self.minimum.get().min(seconds));
         self.sketch.add(value);
     }
 
-    fn lower(&mut self, value: i64) {
-        if self.minimum().is_none_or(|minimum| value < minimum) {
-            self.minimum.set(value);
-        }
-    }
-
     pub(super) fn absorb(&mut self, later: &Self, is_later: bool) {
-        if let Some(minimum) = later.minimum() {
-            self.lower(minimum);
-            if is_later || self.last().is_none() {
-                self.last = later.last;
-            }
-            self.sketch.merge(&later.sketch);
+        if later.last.get().is_nan() {
+            return;
         }
+        self.minimum
+            .set(self.minimum.get().min(later.minimum.get()));
+        if is_later || self.last.get().is_nan() {
+            self.last = later.last;
+        }
+        self.sketch.merge(&later.sketch);
     }
 }
 
@@ -110,8 +115,9 @@ pub struct ClientRecord {
     session: I64,
     first_seen: I64,
     last_seen: I64,
-    created: I64,
-    updated: I64,
+    /// Seconds since 1970, as the next.
+    created: U32,
+    updated: U32,
     sessions: U64,
     unanswered: U64,
     duplicates: U32,
@@ -125,6 +131,17 @@ pub struct ClientRecord {
     pub processing: Duration,
     /// From the request's passing to the response's.
     pub total: Duration,
+}
+
+/// From a duration as it is stored.
+fn nanoseconds(seconds: F32) -> Option<i64> {
+    let seconds = seconds.get();
+    (!seconds.is_nan()).then(|| (f64::from(seconds) * 1e9).round() as i64)
+}
+
+/// Until 2106.
+fn in_seconds(nanoseconds: i64) -> u32 {
+    u32::try_from(nanoseconds.div_euclid(1_000_000_000)).unwrap_or_default()
 }
 
 /// A value that stands for itself.
@@ -157,8 +174,8 @@ impl ClientRecord {
             session: I64::new(seen),
             first_seen: I64::new(seen),
             last_seen: I64::new(seen),
-            created: I64::new(now),
-            updated: I64::new(now),
+            created: U32::new(in_seconds(now)),
+            updated: U32::new(in_seconds(now)),
             sessions: U64::ZERO,
             unanswered: U64::ZERO,
             duplicates: U32::ZERO,
@@ -181,7 +198,7 @@ impl ClientRecord {
         self.note_interval(seen, 1);
         self.first_seen.set(self.first_seen().min(seen));
         self.last_seen.set(self.last_seen().max(seen));
-        self.updated.set(now);
+        self.updated.set(in_seconds(now));
         self.sessions += 1;
         self.duplicates
             .set(self.duplicates.get().saturating_add(exchange.duplicates));
@@ -236,8 +253,10 @@ impl ClientRecord {
         self.first_seen
             .set(self.first_seen().min(later.first_seen()));
         self.last_seen.set(self.last_seen().max(later.last_seen()));
-        self.created.set(self.created().min(later.created()));
-        self.updated.set(self.updated().max(later.updated()));
+        self.created
+            .set(self.created.get().min(later.created.get()));
+        self.updated
+            .set(self.updated.get().max(later.updated.get()));
         self.sessions += sessions;
         self.unanswered += later.unanswered;
         self.duplicates
@@ -382,14 +401,14 @@ impl ClientRecord {
 
     /// When it was first written down.
     #[must_use]
-    pub const fn created(&self) -> i64 {
-        self.created.get()
+    pub fn created(&self) -> i64 {
+        i64::from(self.created.get()) * 1_000_000_000
     }
 
     /// When it was last written down.
     #[must_use]
-    pub const fn updated(&self) -> i64 {
-        self.updated.get()
+    pub fn updated(&self) -> i64 {
+        i64::from(self.updated.get()) * 1_000_000_000
     }
 
     /// Requests that asked something new, answered or not.

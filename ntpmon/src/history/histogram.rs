@@ -1,6 +1,6 @@
 //! How durations are distributed. Both kinds here share their buckets: sixteen to each power of
 //! two, so that a value is known to 3 % whatever its size. [`Histogram`] is exact in its counts and
-//! for many values; [`Sketch`] has sixteen bytes and is for one client.
+//! for many values; [`Sketch`] has twelve bytes and is for one client.
 
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
@@ -218,7 +218,7 @@ pub(super) fn read_number(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// A few buckets with small weights: exact for eight different values, then the closest are put
+/// A few buckets with small weights: exact for six different values, then the closest are put
 /// together. Old values fade: when a weight does not fit any more, all are halved.
 #[derive(
     Clone,
@@ -234,8 +234,10 @@ pub(super) fn read_number(bytes: &mut &[u8]) -> Option<u64> {
     Unaligned,
 )]
 #[repr(C)]
-pub struct Sketch([U16<LittleEndian>; 8]);
+pub struct Sketch([U16<LittleEndian>; PAIRS]);
 
+/// Buckets in a sketch.
+const PAIRS: usize = 6;
 /// Bits of a pair that are its weight; the others are its bucket.
 const WEIGHT_BITS: u16 = 5;
 const MAX_WEIGHT: u16 = (1 << WEIGHT_BITS) - 1;
@@ -249,7 +251,7 @@ struct Weighted {
 
 impl Sketch {
     /// One that has seen nothing.
-    pub const EMPTY: Self = Self([U16::ZERO; 8]);
+    pub const EMPTY: Self = Self([U16::ZERO; PAIRS]);
 
     /// Counts a value.
     pub fn add(&mut self, value: i64) {
@@ -295,7 +297,7 @@ impl Sketch {
     }
 
     fn add_weighted(&mut self, new: Weighted) {
-        const ROOM: usize = 9;
+        const ROOM: usize = PAIRS + 1;
         let mut pairs = [Weighted::default(); ROOM];
         let mut count = 0;
         let mut placed = false;
@@ -338,7 +340,7 @@ impl Sketch {
 }
 
 /// Makes one of the two neighbours that lose least by it: close to each other, and light.
-fn put_together(pairs: &mut [Weighted; 9]) {
+fn put_together(pairs: &mut [Weighted; PAIRS + 1]) {
     let cost = |first: &Weighted, second: &Weighted| {
         u32::from(second.bucket - first.bucket) * u32::from(first.weight + second.weight)
     };

@@ -444,14 +444,19 @@ impl Memory {
         let mut catalogue = Catalogue::default();
         let mut pending: HashMap<Key, ClientRecord, RandomState> = HashMap::default();
         let (store, loaded) = Store::open(path, cache_bytes, |entry, journaled| {
-            catalogue.absorb(&entry.key, &entry.record);
-            if journaled {
+            if !journaled {
+                catalogue.load(&entry.key, &entry.record);
+            } else {
+                // Those in the table have all been.
+                catalogue.finish_loading();
+                catalogue.absorb(&entry.key, &entry.record);
                 pending
                     .entry(entry.key)
                     .and_modify(|known| known.absorb(&entry.record))
                     .or_insert(entry.record);
             }
         })?;
+        catalogue.finish_loading();
         let memory = Self {
             loaded,
             catalogue,

@@ -72,8 +72,8 @@ pub(super) struct Numbers {
     pub flushes: u64,
 }
 
-/// Clients whose changes may wait in the journal: they are in memory too, some 270 bytes each.
-const PENDING: usize = 1 << 18;
+/// Clients whose changes may wait in the journal: they are in memory too, some 230 bytes each.
+const PENDING: usize = 1 << 17;
 /// In one transaction.
 const REMOVED_AT_ONCE: usize = 50_000;
 const SESSIONS_AT_ONCE: usize = 50_000;

@@ -3,6 +3,7 @@
 
 mod frame;
 mod generator;
+mod history;
 mod kernel;
 mod live;
 mod network;
@@ -36,6 +37,8 @@ enum Part {
     Replay,
     /// A veth pair under load: CPU a packet, losses, the highest rate without any.
     Live,
+    /// The history.
+    History,
 }
 
 fn main() -> Result<()> {
@@ -55,6 +58,9 @@ fn main() -> Result<()> {
             replay::print(&figures);
         }
         report.insert("replay".to_owned(), replay::json(&figures));
+    }
+    if arguments.part == Some(Part::History) {
+        history::measure()?;
     }
     // Last, as it leaves this network namespace.
     if wanted(Part::Live) {
