@@ -554,6 +554,54 @@ fn without_a_word_the_default_route_decides_as_soon_as_there_is_one() {
     daemon.end();
 }
 
+#[test]
+fn another_configuration_changes_what_it_says_and_nothing_else() {
+    let pair = Pair::new().unwrap();
+    second_interface(&pair);
+    let memory = Memory::default();
+    let daemon = Daemon::remembering(&pair.client, watching(&[DEVICE]), &memory);
+    let configure = |interfaces: &[&str], defaults| {
+        let interfaces = interfaces.iter().map(|&name| name.to_owned()).collect();
+        let done = daemon.control.configure(interfaces, defaults);
+        daemon.runtime.block_on(done)
+    };
+    daemon.begin("lo", Some(at_port(1123))).unwrap();
+    let began = |name| daemon.status(name).since;
+    let (lo, device) = (began("lo"), began(DEVICE));
+
+    configure(&[DEVICE, "veth1"], soon()).unwrap();
+    assert_eq!(daemon.running(), ["lo", DEVICE, "veth1"]);
+    assert_eq!((began("lo"), began(DEVICE)), (lo, device));
+
+    configure(&["veth1"], at_port(2123)).unwrap();
+    assert_eq!(daemon.running(), ["lo", "veth1"]);
+    assert_eq!(daemon.status("veth1").options.unwrap(), at_port(2123));
+    assert_eq!(daemon.status("lo").options.unwrap(), at_port(1123));
+    assert_eq!(began("lo"), lo);
+
+    let impossible = configure(&[], at_port(0)).unwrap_err();
+    assert!(matches!(impossible, ControlError::Options(_)));
+    assert_eq!(daemon.running(), ["lo", "veth1"]);
+    daemon.stop("veth1").unwrap();
+    configure(&["veth1"], soon()).unwrap();
+    assert_eq!(daemon.running(), ["lo"], "what was stopped stays so");
+    daemon.end();
+}
+
+#[test]
+fn without_a_handle_nothing_is_watched() {
+    let pair = Pair::new().unwrap();
+    let daemon = Daemon::start(&pair.client, watching(&[DEVICE]));
+    let other = daemon.control.clone();
+    drop(daemon);
+    assert_eq!(programs(&pair).len(), 2);
+    drop(other);
+    wait_for("the end of the capture", PATIENCE, || {
+        Ok(programs(&pair).is_empty().then_some(()))
+    })
+    .unwrap();
+}
+
 /// A setup with an output directory.
 fn writing(directory: &Path) -> Setup {
     Setup {

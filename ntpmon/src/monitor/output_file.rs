@@ -219,8 +219,6 @@ pub struct Output {
     pub error: Option<String>,
 }
 
-/// How long what was not written yet gets when a file is closed.
-const LAST_LINES: Duration = Duration::from_secs(1);
 /// A file that cannot be opened is tried again, and one that was moved away noticed, this often.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -287,9 +285,9 @@ impl OutputFile {
         }
     }
 
-    /// Waits until all is written that the sinks passed on, which must be gone. A disk that hangs
-    /// keeps nobody from ending.
-    pub fn close(self) -> Output {
+    /// Waits until all is written that the sinks passed on, which must be gone; a disk that hangs
+    /// keeps nobody from ending beyond `end`.
+    pub fn close(self, end: Instant) -> Output {
         let output = self.output();
         let Self {
             to,
@@ -299,7 +297,6 @@ impl OutputFile {
             path,
         } = self;
         drop(to);
-        let end = Instant::now() + LAST_LINES;
         while !thread.is_finished() {
             if Instant::now() >= end {
                 tracing::warn!("{}: leaving out what is not written yet", path.display());
@@ -548,7 +545,8 @@ mod tests {
         fs::create_dir(folder.path().join("below")).unwrap();
         let absolute = folder.path().join("absolute.json");
         for asked in [Path::new("plain.json"), Path::new("./below/x"), &absolute] {
-            let output = OutputFile::open(&directory, asked).unwrap().close();
+            let end = Instant::now() + Duration::from_secs(10);
+            let output = OutputFile::open(&directory, asked).unwrap().close(end);
             assert!(
                 output
                     .path
