@@ -316,25 +316,31 @@ mod tests {
 
     /// Remembers what it was given.
     #[derive(Clone, Default)]
-    struct Taken(Arc<Mutex<(Vec<Exchange>, Vec<(Totals, i64)>)>>);
+    struct Taken(Arc<Mutex<Given>>);
+
+    #[derive(Default)]
+    struct Given {
+        exchanges: Vec<Exchange>,
+        published: Vec<(Totals, i64)>,
+    }
 
     impl Taken {
         fn exchanges(&self) -> Vec<Exchange> {
-            self.0.lock().unwrap().0.clone()
+            self.0.lock().unwrap().exchanges.clone()
         }
 
         fn published(&self) -> Vec<(Totals, i64)> {
-            self.0.lock().unwrap().1.clone()
+            self.0.lock().unwrap().published.clone()
         }
     }
 
     impl Sink for Taken {
         fn exchange(&mut self, exchange: &Exchange) {
-            self.0.lock().unwrap().0.push(*exchange);
+            self.0.lock().unwrap().exchanges.push(*exchange);
         }
 
         fn publish(&mut self, totals: &Totals, unix: i64) {
-            self.0.lock().unwrap().1.push((*totals, unix));
+            self.0.lock().unwrap().published.push((*totals, unix));
         }
     }
 

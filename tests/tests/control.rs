@@ -574,6 +574,8 @@ fn another_configuration_changes_what_it_says_and_nothing_else() {
     assert_eq!((began("lo"), began(DEVICE)), (lo, device));
 
     configure(&["veth1"], at_port(2123)).unwrap();
+    let defaults = daemon.runtime.block_on(daemon.control.defaults());
+    assert_eq!(defaults.unwrap(), at_port(2123));
     assert_eq!(daemon.running(), ["lo", "veth1"]);
     assert_eq!(daemon.status("veth1").options.unwrap(), at_port(2123));
     assert_eq!(daemon.status("lo").options.unwrap(), at_port(1123));
@@ -736,6 +738,11 @@ fn a_remembered_output_file_that_is_refused_costs_only_the_file() {
     assert!(!output.writing && output.error.unwrap().contains("output_dir"));
     send(&pair, 3);
     daemon.wait_for_exchanges(DEVICE, 3);
+    // It runs; only who asks for the file is told that there is none.
+    assert_eq!(daemon.begin(DEVICE, None).unwrap().state, State::Running);
+    let asked = daemon.begin(DEVICE, Some(into_file(Path::new("x"))));
+    assert!(matches!(asked, Err(ControlError::OutputFile(_))));
+    assert_eq!(daemon.events(DEVICE), 3);
     daemon.end();
 }
 

@@ -1,6 +1,6 @@
 //! The watched interfaces under control of whoever holds a handle: [`Control`] is cheap to clone
 //! and its methods never block, for all that takes time (attaching takes tens of milliseconds) is
-//! done by one thread that owns the [`Monitor`] and follows what the kernel says of interfaces.
+//! done by one thread that owns the [`Monitor`](super::Monitor) and follows what the kernel says of interfaces.
 //!
 //! What is to be watched is remembered as a few bytes, which the owner keeps: the set survives a
 //! restart. One interface that cannot be captured keeps neither the others nor the daemon from
@@ -124,6 +124,7 @@ enum Request {
     Status(String, Answer<Status>),
     Statuses(Answer<Vec<Status>>),
     Cleanup(Answer<Vec<Removed>>),
+    Defaults(Answer<Options>),
     Configure(Vec<String>, Options, Answer<()>),
     End(Answer<Vec<Ended>>),
 }
@@ -227,6 +228,15 @@ impl Control {
     /// When the kernel refuses something; the rest is removed nevertheless.
     pub async fn cleanup(&self) -> Result<Vec<Removed>, ControlError> {
         self.ask(Request::Cleanup).await
+    }
+
+    /// How an interface is watched of which nothing else was said: what fills the gaps of options
+    /// that name only some.
+    ///
+    /// # Errors
+    /// When the thread has ended.
+    pub async fn defaults(&self) -> Result<Options, ControlError> {
+        self.ask(Request::Defaults).await
     }
 
     /// Puts another configuration in force: the interfaces that it names, and the defaults. What

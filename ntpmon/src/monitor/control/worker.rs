@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    ops::ControlFlow,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -13,13 +14,13 @@ use ntpmon_common::Counters;
 use tokio::{io::unix::AsyncFd, sync::mpsc, time::MissedTickBehavior};
 
 use super::{
-    ControlError, Removed, Request, Setup, State, Status,
+    Answer, ControlError, Removed, Request, Setup, State, Status,
     wishes::{Wish, Wishes},
 };
 use crate::{
     capture::{self, Drained},
     monitor::{
-        Change, Condition, Monitor, Options, Watched,
+        Change, Condition, Ended, Monitor, Options, Watched,
         output_file::{Directory, Output, OutputFile},
         overlaps,
     },
@@ -189,7 +190,6 @@ where
             Ok(changes) => Some(changes),
             Err(error) => {
                 tracing::error!("interfaces are looked at only now and then: {error}");
-                self.behind = true;
                 None
             }
         };
@@ -199,8 +199,9 @@ where
         let answer = loop {
             tokio::select! {
                 request = requests.recv() => match request {
-                    Some(Request::End(answer)) => break Some(answer),
-                    Some(request) => self.serve(request),
+                    Some(request) => if let ControlFlow::Break(answer) = self.serve(request) {
+                        break Some(answer);
+                    },
                     // Nobody can ask for anything any more.
                     None => break None,
                 },
@@ -217,6 +218,7 @@ where
         };
         // Whoever asks from here on is told that it is over.
         drop(requests);
+        self.save();
         let Self { monitor, rings, .. } = self;
         let ended = monitor.stop_all();
         rings.close();
@@ -351,7 +353,8 @@ where
         }
     }
 
-    fn serve(&mut self, request: Request) {
+    /// Does what is asked for; asked to end, it gives back who waits for that.
+    fn serve(&mut self, request: Request) -> ControlFlow<Answer<Vec<Ended>>> {
         // An answer for which nobody waits any more was nevertheless acted upon.
         match request {
             Request::Start(name, options, answer) => {
@@ -372,28 +375,31 @@ where
             Request::Cleanup(answer) => {
                 let _ = answer.send(cleanup());
             }
+            Request::Defaults(answer) => {
+                let _ = answer.send(Ok(self.defaults.clone()));
+            }
             Request::Configure(named, defaults, answer) => {
                 let _ = answer.send(self.configure(named, defaults));
             }
-            Request::End(_) => unreachable!("it ends the loop that calls this"),
+            Request::End(answer) => return ControlFlow::Break(answer),
         }
+        ControlFlow::Continue(())
     }
 
     fn start(&mut self, name: &str, options: Option<Options>) -> Result<Status, ControlError> {
         self.must_be_known(name)?;
         let asked = options.map(checked).transpose()?;
         let running = self.monitor.get(name);
-        let refused = matches!(
-            self.rings.outputs.get(name),
-            Some(Destination::Refused { .. })
-        );
+        let output = self.rings.outputs.get(name);
+        let refused = matches!(output, Some(Destination::Refused { .. }));
         let options = match (&asked, running) {
             (Some(asked), _) => asked.clone(),
             (None, Some(running)) => running.options().clone(),
             (None, None) => self.wishes.options(name).unwrap_or(&self.defaults).clone(),
         };
-        // With the same options, only a file that could not be had may be worth another try.
-        if refused || running.is_none_or(|running| *running.options() != options) {
+        // With the same options, only a file that could not be had is worth another try.
+        if refused && asked.is_some() || running.is_none_or(|running| *running.options() != options)
+        {
             let output = self.open_output(&options)?;
             // The old file is closed when nothing passes it anything any more.
             self.monitor.stop_for_others(name);
