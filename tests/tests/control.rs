@@ -818,11 +818,12 @@ fn a_cleanup_removes_what_the_dead_left_and_nothing_that_is_in_use() {
     let pair = Pair::new().unwrap();
     second_interface(&pair);
     let bpf = BpfMount::new().unwrap();
-    for device in [DEVICE, "veth1"] {
+    let pinning = |device| {
         let command = bpf.command(&pair.client, binary().unwrap());
-        let watch = Watch::start_command(command, &[device], &["--pin"]).unwrap();
-        watch.kill().unwrap();
-    }
+        Watch::start_command(command, &[device], &["--pin"]).unwrap()
+    };
+    pinning(DEVICE).kill().unwrap();
+    pinning("veth1").stop().unwrap();
     let pinned = programs(&pair);
     assert_eq!(pinned.len(), 2, "a killed watch leaves what is pinned");
     pair.client.ip("link del veth1").unwrap();

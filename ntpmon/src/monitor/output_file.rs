@@ -134,6 +134,16 @@ impl Directory {
             path.display(),
             found.nlink()
         );
+        // Whatever else is in the directory, a database perhaps, is not ours to append to.
+        let mut first = [0];
+        let length = file
+            .read_at(&mut first, 0)
+            .with_context(|| format!("reading {}", path.display()))?;
+        ensure!(
+            length == 0 || first == *b"{",
+            "{} holds something else than JSON lines: name another file",
+            path.display()
+        );
         Ok(file)
     }
 
@@ -147,7 +157,7 @@ impl Directory {
     }
 }
 
-/// To append; to read only how the file ends. What is no regular file may make whoever opens it
+/// To append; to read only how the file begins and ends. What is no regular file may make whoever opens it
 /// wait, without NONBLOCK.
 const APPEND: OFlags = OFlags::RDWR
     .union(OFlags::APPEND)
@@ -592,7 +602,7 @@ mod tests {
     }
 
     #[test]
-    fn links_pipes_directories_and_second_names_are_refused() {
+    fn links_pipes_directories_second_names_and_files_of_others_are_refused() {
         let (folder, directory) = directory();
         let elsewhere = tempfile::tempdir().unwrap();
         let secret = elsewhere.path().join("secret");
@@ -612,7 +622,9 @@ mod tests {
         .unwrap();
         fs::write(inside("one"), "").unwrap();
         fs::hard_link(inside("one"), inside("two")).unwrap();
+        fs::write(inside("database"), "redb").unwrap();
         for (asked, reason) in [
+            ("database", "something else than JSON lines"),
             ("link", "symbolic link"),
             ("dangling", "symbolic link"),
             ("folder-link/new", "symbolic link"),
@@ -624,6 +636,7 @@ mod tests {
             assert!(refusal.contains(reason), "{asked}: {refusal}");
         }
         assert_eq!(fs::read(&secret).unwrap(), b"secret");
+        assert_eq!(fs::read(inside("database")).unwrap(), b"redb");
         assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
     }
 
@@ -687,10 +700,10 @@ mod tests {
     fn a_fragment_is_cut_off_unless_others_wrote_after_it() {
         let (folder, directory) = directory();
         let path = folder.path().join("x");
-        for (content, left) in [("1\n23", "1\n"), ("1\n23\n4", "1\n23\n4")] {
+        for (content, left) in [("{}\n{\"", "{}\n"), ("{}\n{\"\n{", "{}\n{\"\n{")] {
             fs::write(&path, content).unwrap();
             let file = directory.append(Path::new("x")).unwrap();
-            assert_eq!(cut(&file, b"23"), left != content);
+            assert_eq!(cut(&file, b"{\""), left != content);
             assert_eq!(fs::read_to_string(&path).unwrap(), left);
         }
     }

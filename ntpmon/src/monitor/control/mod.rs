@@ -1,6 +1,7 @@
 //! The watched interfaces under control of whoever holds a handle: [`Control`] is cheap to clone
 //! and its methods never block, for all that takes time (attaching takes tens of milliseconds) is
-//! done by one thread that owns the [`Monitor`](super::Monitor) and follows what the kernel says of interfaces.
+//! done by one thread that owns the [`Monitor`](super::Monitor) and follows what the kernel says of
+//! interfaces.
 //!
 //! What is to be watched is remembered as a few bytes, which the owner keeps: the set survives a
 //! restart. One interface that cannot be captured keeps neither the others nor the daemon from
