@@ -290,6 +290,13 @@ fn the_same_start_twice_changes_nothing_and_another_replaces_the_capture() {
         assert_eq!(again.since, before.since);
         assert_eq!(again.counters.get(Counter::Emitted), 10);
     }
+    // A capture that is replaced misses what passes meanwhile.
+    let steady = Load::start(&pair.client, server(123)).unwrap();
+    for _ in 0..20 {
+        daemon.begin(DEVICE, Some(soon())).unwrap();
+    }
+    let sent = steady.stop().unwrap();
+    assert_eq!(daemon.events(DEVICE), 10 + sent);
 
     let changed = daemon.begin(DEVICE, Some(at_port(1123))).unwrap();
     assert!(changed.since > before.since);
@@ -302,7 +309,7 @@ fn the_same_start_twice_changes_nothing_and_another_replaces_the_capture() {
     // Nothing was said of options: they stay.
     let again = daemon.begin(DEVICE, None).unwrap();
     assert_eq!(again.counters.get(Counter::Emitted), 7);
-    daemon.wait_for_exchanges(DEVICE, 17);
+    daemon.wait_for_exchanges(DEVICE, 10 + sent + 7);
 
     let impossible = daemon.begin(DEVICE, Some(at_port(0))).unwrap_err();
     assert!(matches!(&impossible, ControlError::Options(why) if why.contains("port 0")));
