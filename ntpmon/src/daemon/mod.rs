@@ -13,13 +13,16 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use rustix::{fs::Mode, thread::CapabilitySet};
+use rustix::{
+    fs::{Access, Mode},
+    thread::CapabilitySet,
+};
 use tokio::{
     runtime,
     time::{MissedTickBehavior, interval},
 };
 
-pub use self::parts::{Part, Parts, Reload, Reloaded};
+pub use self::parts::{Apply, Part, Parts, Reload, Reloaded, Stopping};
 use self::{
     manager::Manager,
     signals::{Received, Signals},
@@ -63,11 +66,7 @@ pub fn run(sources: Sources) -> Result<()> {
     let listener = TcpListener::bind(config.api.listen)
         .with_context(|| format!("listening on {} (api.listen)", config.api.listen))?;
     // Each thread has capabilities of its own: now there is one.
-    privileges::keep_only_capture(if capture::locks_are_anothers() {
-        CapabilitySet::DAC_OVERRIDE | CapabilitySet::CHOWN
-    } else {
-        CapabilitySet::empty()
-    })?;
+    privileges::keep_only_capture(more_than_capture(&loaded)?)?;
 
     let runtime = runtime::Builder::new_multi_thread()
         .enable_all()
@@ -87,6 +86,41 @@ pub fn run(sources: Sources) -> Result<()> {
     // Whatever still blocks a thread was given its time.
     runtime.shutdown_background();
     ended
+}
+
+/// What it takes besides, where root was told to use what is not root's.
+fn more_than_capture(loaded: &Loaded) -> Result<CapabilitySet> {
+    let config = &loaded.config;
+    let tokens = config.tokens_file();
+    let (read, write) = (Access::READ_OK, Access::WRITE_OK);
+    let folder = read | write | Access::EXEC_OK;
+    let tls = config.api.tls.pair();
+    let wanted = [
+        (Some(config.data_dir.as_path()), folder),
+        (config.capture.output_dir.as_deref(), folder),
+        (config.log.file.as_deref(), write),
+        (loaded.file.as_deref(), read),
+        (Some(tokens.as_path()), read),
+        (tls.map(|(certificate, _)| certificate), read),
+        (tls.map(|(_, key)| key), read),
+    ];
+    let wanted: Vec<_> = wanted
+        .into_iter()
+        .filter_map(|(path, access)| Some((path?, access)))
+        .collect();
+    let mut more = CapabilitySet::empty();
+    if let Some(path) = privileges::out_of_reach(&wanted)?.first() {
+        tracing::info!(
+            "keeping CAP_DAC_OVERRIDE: without it, {} is out of reach",
+            path.display()
+        );
+        more |= CapabilitySet::DAC_OVERRIDE;
+    }
+    if capture::locks_are_anothers() {
+        // Locks that are made there have to be its owner's.
+        more |= CapabilitySet::DAC_OVERRIDE | CapabilitySet::CHOWN;
+    }
+    Ok(more)
 }
 
 /// What is there as long as the process.
@@ -152,11 +186,7 @@ impl Daemon {
         }
         self.manager.stopping();
         end_at_last()?;
-        tokio::spawn(async move {
-            let signal = signals.next_end().await;
-            tracing::warn!("{signal} again: ending at once");
-            process::exit(signal.exit_code());
-        });
+        tokio::spawn(end_at_once(signals));
         let stopped = parts.stop().await;
         tracing::info!("stopped");
         stopped
@@ -254,6 +284,13 @@ fn tell_health(before: &[&str], now: &[&str]) {
     }
 }
 
+/// Ends the process at the next signal that asks for it: whoever stops it does not want to wait.
+async fn end_at_once(mut signals: Signals) {
+    let signal = signals.next_end().await;
+    tracing::warn!("{signal} again: ending at once");
+    process::exit(signal.exit_code());
+}
+
 /// Ends the process when stopping takes too long. A thread of its own: nothing that hangs can keep
 /// it from running.
 fn end_at_last() -> Result<()> {
@@ -269,4 +306,55 @@ fn end_at_last() -> Result<()> {
         })
         .context("starting the thread that ends the process in time")?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, process::Command};
+
+    use super::*;
+
+    /// Set in the copy of the test that is to end.
+    const VARIABLE: &str = "TEST_THAT_ENDS";
+
+    /// Runs a test again, as a process of its own that is to end itself, and gives its exit code.
+    fn end_of(test: &str) -> Option<i32> {
+        let name = format!("daemon::tests::{test}");
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.args(["--exact", &name]).env(VARIABLE, "1");
+        command.output().unwrap().status.code()
+    }
+
+    #[test]
+    fn whatever_hangs_the_process_ends_in_time() {
+        if env::var_os(VARIABLE).is_some() {
+            end_at_last().unwrap();
+            thread::sleep(Duration::from_secs(60));
+            process::exit(1);
+        }
+        const { assert!(LAST_MOMENT.as_secs() < 5) };
+        assert_eq!(end_of("whatever_hangs_the_process_ends_in_time"), Some(0));
+    }
+
+    #[test]
+    fn a_second_signal_ends_the_process_at_once() {
+        if env::var_os(VARIABLE).is_some() {
+            let runtime = runtime::Runtime::new().unwrap();
+            runtime
+                .block_on(async {
+                    let signals = Signals::new().unwrap();
+                    let ourselves = rustix::process::getpid();
+                    rustix::process::kill_process(ourselves, rustix::process::Signal::TERM)
+                        .unwrap();
+                    let deadline = Duration::from_secs(60);
+                    tokio::time::timeout(deadline, end_at_once(signals)).await
+                })
+                .unwrap();
+            process::exit(1);
+        }
+        assert_eq!(
+            end_of("a_second_signal_ends_the_process_at_once"),
+            Some(143)
+        );
+    }
 }
