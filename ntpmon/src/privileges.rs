@@ -175,7 +175,7 @@ mod tests {
         let missing = folder.path().join("missing");
         let wanted = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
         let paths = [(path.as_path(), wanted), (missing.as_path(), wanted)];
-        assert_eq!(out_of_reach(&paths).unwrap(), [Path::new(""); 0]);
+        assert!(out_of_reach(&paths).unwrap().is_empty());
         // Its own owner may as little.
         let closed = fs::Permissions::from_mode(0o500);
         fs::set_permissions(&path, closed).unwrap();

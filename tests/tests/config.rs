@@ -97,6 +97,19 @@ fn every_fault_is_a_line_with_its_key_value_and_place() {
 }
 
 #[test]
+fn a_wrong_log_setting_is_told_with_the_other_faults() {
+    let variables = [("NTPMON_LOG", "loud"), ("NTPMON_DATA_DIR", "here")];
+    let ended = ntpmon(&["config", "check"], &variables);
+    assert_eq!(ended.code, Some(1));
+    assert!(
+        ended
+            .stderr
+            .contains("log.level = \"loud\" in the environment's NTPMON_LOG")
+    );
+    assert!(ended.stderr.contains("data_dir = \"here\""), "{ended:?}");
+}
+
+#[test]
 fn a_named_file_that_is_not_there_is_a_fault() {
     for command in [&["config", "check"][..], &["config", "show"], &["run"]] {
         let arguments = [command, &["--config", "/nonexistent.toml"]].concat();
