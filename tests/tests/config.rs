@@ -316,7 +316,7 @@ fn the_unit_is_understood_and_exposes_little() {
     let verified = systemd("systemd-analyze", &["verify", "--man=no"], &unit);
     assert_eq!((verified.code, verified.stderr.as_str()), (Some(0), ""));
     // In tenths. Nothing is 0, an ordinary service 96; what is left is what it is for.
-    let arguments = ["security", "--offline=true", "--no-pager", "--threshold=20"];
+    let arguments = ["security", "--offline=true", "--no-pager", "--threshold=18"];
     let secured = systemd("systemd-analyze", &arguments, &unit);
     assert_eq!(secured.code, Some(0), "{}", secured.stdout);
 }

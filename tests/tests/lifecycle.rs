@@ -322,6 +322,12 @@ fn a_port_that_is_taken_is_named() {
     let told = refused(&mut command);
     assert!(told.contains(&format!("listening on {address}")), "{told}");
     assert!(told.contains("api.listen"), "{told}");
+    let before = ["setpriv", "--bounding-set=-net_bind_service"];
+    let mut command = other
+        .command_listening(&running.namespace, &before, "127.0.0.1:80")
+        .unwrap();
+    let told = refused(&mut command);
+    assert!(told.contains("CAP_NET_BIND_SERVICE"), "{told}");
 }
 
 #[test]

@@ -7,12 +7,13 @@ mod parts;
 mod signals;
 
 use std::{
+    io,
     net::{SocketAddr, TcpListener},
     process, thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use rustix::{
     fs::{Access, Mode},
     thread::CapabilitySet,
@@ -63,8 +64,7 @@ pub fn run(sources: Sources) -> Result<()> {
     tokens.check_listen(config.api.listen)?;
     let data = DataDirectory::open(&config.data_dir)?;
     // A port below 1024 takes a capability that is dropped next.
-    let listener = TcpListener::bind(config.api.listen)
-        .with_context(|| format!("listening on {} (api.listen)", config.api.listen))?;
+    let listener = listen(config.api.listen)?;
     // Each thread has capabilities of its own: now there is one.
     privileges::keep_only_capture(more_than_capture(&loaded)?)?;
 
@@ -86,6 +86,18 @@ pub fn run(sources: Sources) -> Result<()> {
     // Whatever still blocks a thread was given its time.
     runtime.shutdown_background();
     ended
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::PermissionDenied => ": ports below 1024 take CAP_NET_BIND_SERVICE",
+            io::ErrorKind::AddrInUse => ": choose another port, or stop what listens there",
+            io::ErrorKind::AddrNotAvailable => ": this host does not have that address",
+            _ => "",
+        };
+        anyhow!("listening on {address} (api.listen): {error}{hint}")
+    })
 }
 
 /// What it takes besides, where root was told to use what is not root's.
@@ -143,7 +155,14 @@ impl Daemon {
         let mut signals = Signals::new()?;
         self.manager.starting();
         let begin = Instant::now();
-        let parts = self.start(tokens)?;
+        let parts = tokio::select! {
+            parts = self.start(tokens) => parts?,
+            signal = signals.next_end() => {
+                tracing::info!("{signal} while starting: ending");
+                end_at_last();
+                return Ok(());
+            }
+        };
         let address = self.address()?;
         tracing::info!(
             "ready after {:.3} s: listening on {address}, data in {}",
@@ -185,7 +204,7 @@ impl Daemon {
             }
         }
         self.manager.stopping();
-        end_at_last()?;
+        end_at_last();
         tokio::spawn(end_at_once(signals));
         let stopped = parts.stop().await;
         tracing::info!("stopped");
@@ -198,9 +217,10 @@ impl Daemon {
             .context("looking at the API's socket")
     }
 
-    /// Starts the parts, in the order in which they are stopped later: what is captured, then what
-    /// is served, then what is remembered.
-    fn start(&self, tokens: &Tokens) -> Result<Parts> {
+    /// Starts the parts, and puts them in the order in which they are stopped: what is captured,
+    /// then what is served, then what is remembered. What takes long must leave the thread to
+    /// others: a signal ends the daemon meanwhile too.
+    async fn start(&self, tokens: &Tokens) -> Result<Parts> {
         if let Err(error) = privileges::check_capture() {
             tracing::error!("nothing is captured: {error:#}; what was remembered is served");
         }
@@ -293,19 +313,20 @@ async fn end_at_once(mut signals: Signals) {
 
 /// Ends the process when stopping takes too long. A thread of its own: nothing that hangs can keep
 /// it from running.
-fn end_at_last() -> Result<()> {
-    thread::Builder::new()
-        .name("last-moment".to_owned())
-        .spawn(|| {
-            thread::sleep(LAST_MOMENT);
-            tracing::error!(
-                "stopping takes longer than {} s: ending without",
-                LAST_MOMENT.as_secs_f64()
-            );
-            process::exit(0);
-        })
-        .context("starting the thread that ends the process in time")?;
-    Ok(())
+fn end_at_last() {
+    let thread = thread::Builder::new().name("last-moment".to_owned());
+    let started = thread.spawn(|| {
+        thread::sleep(LAST_MOMENT);
+        tracing::error!(
+            "stopping takes longer than {} s: ending without",
+            LAST_MOMENT.as_secs_f64()
+        );
+        process::exit(0);
+    });
+    if let Err(error) = started {
+        // What stops in order still does.
+        tracing::error!(%error, "starting the thread that ends the process in time");
+    }
 }
 
 #[cfg(test)]
@@ -328,7 +349,7 @@ mod tests {
     #[test]
     fn whatever_hangs_the_process_ends_in_time() {
         if env::var_os(VARIABLE).is_some() {
-            end_at_last().unwrap();
+            end_at_last();
             thread::sleep(Duration::from_secs(60));
             process::exit(1);
         }
