@@ -8,6 +8,8 @@ pub mod api;
 pub mod capture;
 pub mod cli;
 pub mod config;
+pub mod daemon;
+pub mod data_directory;
 pub mod logging;
 pub mod monitor;
 pub mod netlink;

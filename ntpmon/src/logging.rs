@@ -2,11 +2,11 @@
 //! everything runs. What is said goes through `tracing` everywhere else.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::IsTerminal,
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-    sync::Arc,
+    fs::{File, OpenOptions, Permissions},
+    io::{self, IsTerminal, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use anyhow::{Context, Result, anyhow};
@@ -22,10 +22,11 @@ use tracing_subscriber::{
 /// What is said unless told otherwise.
 pub const DEFAULT: &str = "warn,ntpmon=info";
 
-/// Changes what is said from now on.
+/// Changes what is said from now on, and where to.
 #[derive(Clone, Debug)]
 pub struct Logging {
     filter: Handle<EnvFilter, Registry>,
+    file: Option<LogFile>,
 }
 
 impl Logging {
@@ -40,15 +41,16 @@ impl Logging {
             .with_target(false)
             // It would be told on standard error, which is what fails.
             .log_internal_errors(false);
-        let lines = match file {
-            Some(path) => lines
+        let file = file.map(LogFile::open).transpose()?;
+        let lines = match file.clone() {
+            Some(file) => lines
                 .with_ansi(false)
-                .with_writer(Arc::new(open(path)?))
+                .with_writer(move || file.clone())
                 .boxed(),
             // Whoever collects standard error knows the time.
             None => lines
-                .with_ansi(std::io::stderr().is_terminal())
-                .with_writer(std::io::stderr)
+                .with_ansi(io::stderr().is_terminal())
+                .with_writer(io::stderr)
                 .without_time()
                 .boxed(),
         };
@@ -57,7 +59,10 @@ impl Logging {
             .with(lines)
             .try_init()
             .context("starting the log")?;
-        Ok(Self { filter: handle })
+        Ok(Self {
+            filter: handle,
+            file,
+        })
     }
 
     /// From now on says what this lets through.
@@ -67,16 +72,70 @@ impl Logging {
     pub fn set(&self, filter: EnvFilter) -> Result<()> {
         self.filter.reload(filter).context("changing the log level")
     }
+
+    /// Goes on in a new file where the old one was moved away.
+    ///
+    /// # Errors
+    /// When it cannot be opened: what is said still goes into the old one.
+    pub fn reopen(&self) -> Result<()> {
+        self.file.as_ref().map_or(Ok(()), LogFile::reopen)
+    }
 }
 
-/// Read by its owner and its group: a log may be collected by others than who writes it.
+/// A file that lines are appended to. Clones share it.
+#[derive(Clone, Debug)]
+struct LogFile {
+    path: PathBuf,
+    file: Arc<Mutex<File>>,
+}
+
+impl LogFile {
+    fn open(path: &Path) -> Result<Self> {
+        Ok(Self {
+            path: path.to_path_buf(),
+            file: Arc::new(Mutex::new(open(path)?)),
+        })
+    }
+
+    fn reopen(&self) -> Result<()> {
+        let new = open(&self.path)?;
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(())
+    }
+}
+
+impl Write for LogFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.flush()
+    }
+}
+
+/// Others may collect a log than who writes it: its group may read, whatever the umask.
 fn open(path: &Path) -> Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .open(path)
-        .with_context(|| format!("opening the log {}", path.display()))
+    let opening = || format!("opening the log {}", path.display());
+    let options = || {
+        let mut options = OpenOptions::new();
+        options.append(true).mode(0o640);
+        options
+    };
+    match options().create_new(true).open(path) {
+        Ok(file) => {
+            file.set_permissions(Permissions::from_mode(0o640))
+                .with_context(opening)?;
+            Ok(file)
+        }
+        // Whoever made it decided who may read it.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            options().open(path).with_context(opening)
+        }
+        Err(error) => Err(error).with_context(opening),
+    }
 }
 
 /// Reads a setting: levels, alone or of modules.
@@ -95,7 +154,27 @@ pub fn parse(setting: &str) -> Result<EnvFilter> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    #[test]
+    fn a_log_goes_on_where_its_file_was_moved_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, moved) = (folder.path().join("log"), folder.path().join("log.1"));
+        let mut log = LogFile::open(&path).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o640);
+        log.clone().write_all(b"one\n").unwrap();
+        fs::rename(&path, &moved).unwrap();
+        log.write_all(b"two\n").unwrap();
+        log.reopen().unwrap();
+        log.write_all(b"three\n").unwrap();
+        log.reopen().unwrap();
+        log.write_all(b"four\n").unwrap();
+        assert_eq!(fs::read_to_string(&moved).unwrap(), "one\ntwo\n");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "three\nfour\n");
+    }
 
     #[test]
     fn a_log_setting_is_levels_alone_or_of_modules() {

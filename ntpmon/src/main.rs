@@ -6,7 +6,10 @@ fn main() -> ExitCode {
     match ntpmon::cli::run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ntpmon: {error:#}");
+            // Several faults are a line each.
+            for line in format!("{error:#}").lines() {
+                eprintln!("ntpmon: {line}");
+            }
             ExitCode::FAILURE
         }
     }

@@ -1,7 +1,17 @@
-//! Says which capability is missing, before the kernel answers with a bare "permission denied".
+//! The capabilities of this process: says which is missing, before the kernel answers with a bare
+//! "permission denied", and gives up those that nothing here needs.
 
-use anyhow::{Result, bail};
-use rustix::thread::{CapabilitySet, capabilities};
+use std::fs;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::{
+    io::Errno,
+    thread::{
+        CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
+        clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
+        set_no_new_privs,
+    },
+};
 
 /// What it takes to load the programs and to attach them, and what for. Any of the named
 /// capabilities serves.
@@ -42,4 +52,83 @@ pub fn check_capture() -> Result<()> {
          setcap cap_bpf,cap_net_admin,cap_perfmon+ep PATH-OF-NTPMON",
         missing.join(", ")
     )
+}
+
+/// Gives up, for good, every capability but those that capturing takes, of those that there are:
+/// also stopping takes no others, as what has to be removed then is our own. Each thread has
+/// capabilities of its own, which those that it starts inherit: call this while there is one.
+///
+/// # Errors
+/// When there are more threads, or the kernel refuses.
+pub fn keep_only_capture() -> Result<()> {
+    let threads = fs::read_dir("/proc/self/task")
+        .context("counting the threads")?
+        .count();
+    ensure!(
+        threads == 1,
+        "capabilities are given up by {threads} threads, of which only one would"
+    );
+    let held = capabilities(None).context("reading the capabilities")?;
+    let kept = needed_of(held.permitted);
+    // While it can still be done: then nothing that is executed gets them either.
+    for capability in (0..u64::BITS).map(|bit| CapabilitySet::from_bits_retain(1 << bit)) {
+        if kept.contains(capability) {
+            continue;
+        }
+        match capability_is_in_bounding_set(capability) {
+            Ok(false) => continue,
+            Ok(true) => {}
+            // There are no more.
+            Err(Errno::INVAL) => break,
+            Err(error) => return Err(error).context("reading the bounding set"),
+        }
+        match remove_capability_from_bounding_set(capability) {
+            Ok(()) => {}
+            // Without CAP_SETPCAP it stays as it is; no_new_privs makes nothing of it.
+            Err(Errno::PERM) => break,
+            Err(error) => return Err(error).context("narrowing the bounding set"),
+        }
+    }
+    set_no_new_privs(true).context("giving up new privileges")?;
+    clear_ambient_capability_set().context("clearing the ambient set")?;
+    let sets = CapabilitySets {
+        effective: held.effective & kept,
+        permitted: kept,
+        // The daemon executes nothing.
+        inheritable: CapabilitySet::empty(),
+    };
+    set_capabilities(None, sets).context("giving up capabilities")
+}
+
+/// What of these capturing takes: the old, wide capability only where a narrow one is missing.
+fn needed_of(held: CapabilitySet) -> CapabilitySet {
+    let mut kept = CapabilitySet::empty();
+    for (_, any, _) in NEEDED {
+        let narrow = any & held - CapabilitySet::SYS_ADMIN;
+        kept |= if narrow.is_empty() {
+            any & held
+        } else {
+            narrow
+        };
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wide_capability_is_kept_only_in_place_of_a_narrow_one() {
+        let three = CapabilitySet::BPF | CapabilitySet::PERFMON | CapabilitySet::NET_ADMIN;
+        assert_eq!(needed_of(CapabilitySet::all()), three);
+        assert_eq!(needed_of(three), three);
+        let old = CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN;
+        assert_eq!(needed_of(old | CapabilitySet::CHOWN), old);
+        assert_eq!(
+            needed_of(old | CapabilitySet::BPF),
+            old | CapabilitySet::BPF
+        );
+        assert_eq!(needed_of(CapabilitySet::CHOWN), CapabilitySet::empty());
+    }
 }

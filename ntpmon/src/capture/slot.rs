@@ -6,8 +6,8 @@ use std::{
     env,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
-    path::PathBuf,
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown},
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -163,7 +163,10 @@ fn open(interface: u32, what: &str) -> Result<(File, PathBuf)> {
                     .open(&path)
             });
         match opened {
-            Ok(file) => return Ok((file, path)),
+            Ok(file) => {
+                share(&file, &folder);
+                return Ok((file, path));
+            }
             Err(error) => {
                 refused.get_or_insert((error, path));
             }
@@ -177,6 +180,22 @@ fn open(interface: u32, what: &str) -> Result<(File, PathBuf)> {
             )
         }),
         None => bail!("no folder for lock files"),
+    }
+}
+
+/// A service without root's rights has the directory to itself: what root locks in it, the service
+/// has to be able to open.
+fn share(file: &File, folder: &Path) {
+    let given = file.metadata().and_then(|file_is| {
+        let folder_is = fs::metadata(folder)?;
+        let (user, group) = (folder_is.uid(), folder_is.gid());
+        if file_is.uid() == user {
+            return Ok(());
+        }
+        fchown(file, Some(user), Some(group))
+    });
+    if let Err(error) = given {
+        tracing::debug!(%error, "sharing a lock in {}", folder.display());
     }
 }
 

@@ -1,8 +1,15 @@
 //! The command line: one file a subcommand.
 
 mod cleanup;
+mod client;
+mod completions;
+mod config;
+mod interfaces;
+mod man;
 mod replay;
+mod run;
 mod summary;
+mod token;
 mod watch;
 
 use std::{
@@ -36,9 +43,15 @@ NTPMON_LOG=debug (or warn, error) in the environment says more (or less) on stan
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Run),
     Watch(watch::Watch),
     Replay(replay::Replay),
+    Interfaces(interfaces::Interfaces),
     Cleanup(cleanup::Cleanup),
+    Config(config::Configuration),
+    Token(token::TokenCommand),
+    Completions(completions::Completions),
+    Man(man::Man),
 }
 
 /// Reads the arguments and does what they say. Wrong arguments end the process with exit code 2.
@@ -47,11 +60,21 @@ enum Command {
 /// What went wrong, in words for the operator.
 pub fn run() -> Result<()> {
     let arguments = Arguments::parse();
-    Logging::start(log_filter(), None)?;
+    // The daemon's log is one of its settings.
+    let is_daemon = matches!(arguments.command, Command::Run(_));
+    if !is_daemon {
+        Logging::start(log_filter(), None)?;
+    }
     match arguments.command {
+        Command::Run(run) => run.run(),
         Command::Watch(watch) => watch.run(),
         Command::Replay(replay) => replay.run(),
+        Command::Interfaces(interfaces) => interfaces.run(),
         Command::Cleanup(cleanup) => cleanup.run(),
+        Command::Config(configuration) => configuration.run(),
+        Command::Token(token) => token.run(),
+        Command::Completions(completions) => completions.run(),
+        Command::Man(man) => man.run(),
     }
 }
 

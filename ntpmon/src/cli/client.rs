@@ -1,0 +1,300 @@
+//! The HTTP client of the commands that ask a running daemon: where it is, by which token, and
+//! failures in words that say what to do. Answers are read as JSON or as a stream.
+
+use std::{
+    env, fs,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use ureq::{
+    Agent, Body,
+    http::{Response, StatusCode, Uri},
+    tls::{Certificate, PemItem, RootCerts, TlsConfig},
+};
+
+use super::config::ConfigFile;
+
+/// The environment's word for --url.
+const URL: &str = "NTPMON_URL";
+/// A token in the environment.
+const TOKEN: &str = "NTPMON_TOKEN";
+
+/// How long a daemon may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long it may be silent: longer than it gives a request itself.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// Where the daemon is and how to ask it.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Connection {
+    /// Where the daemon answers; NTPMON_URL may say it too [default: client.url of the
+    /// configuration, or else http://127.0.0.1:8000]
+    #[arg(long, value_name = "URL", global = true)]
+    url: Option<String>,
+    /// A file with a token in it, where the daemon wants one; NTPMON_TOKEN may hold the token
+    /// itself [default: client.token_file of the configuration]
+    #[arg(long, value_name = "FILE", global = true)]
+    token_file: Option<PathBuf>,
+    /// Certificates (PEM) of those who may have signed the daemon's, instead of the public ones
+    #[arg(long, value_name = "FILE", global = true)]
+    ca: Option<PathBuf>,
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+/// Asks one daemon.
+#[derive(Debug)]
+pub(super) struct Client {
+    agent: Agent,
+    /// Without a slash at its end.
+    base: String,
+    token: Option<String>,
+}
+
+/// What the daemon answered, when it is no failure.
+#[derive(Debug)]
+pub(super) struct Answer {
+    response: Response<Body>,
+    /// Whose answer it is, for messages.
+    base: String,
+}
+
+/// The envelope of a failure.
+#[derive(Debug, Deserialize)]
+struct Failure {
+    code: String,
+    message: String,
+}
+
+impl Connection {
+    /// Makes ready to ask. Nothing is sent yet.
+    pub(super) fn open(self) -> Result<Client> {
+        let given = self.url.map(|url| ("--url", url));
+        let url = given.or_else(|| Some((URL, variable(URL)?)));
+        let token = match &self.token_file {
+            Some(path) => Some(read_token(path)?),
+            None => variable(TOKEN).map(|token| token.trim().to_owned()),
+        };
+        let (url, token) = match (url, token) {
+            (Some(url), Some(token)) => (url, Some(token)),
+            (url, token) => match (self.file.load(), url) {
+                (Ok(loaded), url) => {
+                    let client = loaded.config.client;
+                    let configured = client.token_file.as_deref();
+                    let token = match (token, configured) {
+                        (None, Some(path)) => Some(read_token(path)?),
+                        (token, _) => token,
+                    };
+                    (url.unwrap_or(("client.url", client.url)), token)
+                }
+                // Whoever says where it is may not be one who may read the configuration.
+                (Err(error), Some(url)) => {
+                    tracing::debug!("the configuration is passed over: {error:#}");
+                    (url, token)
+                }
+                (Err(error), None) => return Err(error),
+            },
+        };
+        Client::new(url, token, self.ca.as_deref())
+    }
+}
+
+/// A variable of the environment that says something.
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.trim().is_empty())
+}
+
+fn read_token(path: &Path) -> Result<String> {
+    let text = fs::read_to_string(path)
+        .with_context(|| format!("reading the token {}", path.display()))?;
+    let token = text.trim();
+    if token.is_empty() || token.contains(|letter: char| !letter.is_ascii_graphic()) {
+        bail!(
+            "{} holds no token: expected one line, as 'ntpmon token create' printed it",
+            path.display()
+        );
+    }
+    Ok(token.to_owned())
+}
+
+impl Client {
+    fn new(
+        (source, url): (&str, String),
+        token: Option<String>,
+        ca: Option<&Path>,
+    ) -> Result<Self> {
+        let wrong = || anyhow!("{source} is '{url}'; expected one like http://127.0.0.1:8000");
+        let uri: Uri = url.parse().map_err(|_| wrong())?;
+        let host = uri.host().ok_or_else(wrong)?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.query().is_some() {
+            return Err(wrong());
+        }
+        let mut tls = TlsConfig::builder();
+        if let Some(ca) = ca {
+            tls = tls.root_certs(RootCerts::Specific(Arc::new(certificates(ca)?)));
+        }
+        // Compressing what does not leave the host only takes time.
+        let here = matches!(host, "localhost" | "127.0.0.1" | "[::1]");
+        let coding = if here { "identity" } else { "gzip" };
+        let agent = Agent::config_builder()
+            .user_agent(concat!("ntpmon/", env!("CARGO_PKG_VERSION")))
+            .accept_encoding(coding)
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            // The daemon is asked itself: a proxy for the web would not find this host's loopback.
+            .proxy(None)
+            .timeout_connect(Some(CONNECT))
+            .timeout_recv_response(Some(SILENCE))
+            .timeout_per_read(Some(SILENCE))
+            .tls_config(tls.build())
+            .build()
+            .new_agent();
+        Ok(Self {
+            agent,
+            base: url.trim_end_matches('/').to_owned(),
+            token,
+        })
+    }
+
+    /// Asks for what is at a path, with parameters.
+    pub(super) fn get(&self, path: &str, parameters: &[(&str, String)]) -> Result<Answer> {
+        let mut request = self.agent.get(format!("{}{path}", self.base));
+        for (name, value) in parameters {
+            request = request.query(name, value);
+        }
+        if let Some(token) = &self.token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        self.answer(request.call())
+    }
+
+    /// Sends something to a path.
+    pub(super) fn post(&self, path: &str, body: &impl Serialize) -> Result<Answer> {
+        let mut request = self.agent.post(format!("{}{path}", self.base));
+        if let Some(token) = &self.token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        self.answer(request.send_json(body))
+    }
+
+    fn answer(&self, sent: Result<Response<Body>, ureq::Error>) -> Result<Answer> {
+        let base = self.base.clone();
+        let response = match sent {
+            Ok(response) => response,
+            Err(ureq::Error::Io(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                bail!(
+                    "no daemon answers at {base}: {error}; 'ntpmon run' starts one, and --url says \
+                     where it is"
+                );
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("asking the daemon at {base}"));
+            }
+        };
+        let status = response.status();
+        if status.is_success() {
+            return Ok(Answer { response, base });
+        }
+        let mut response = response;
+        let text = response
+            .body_mut()
+            .with_config()
+            .limit(65_536)
+            .lossy_utf8(true)
+            .read_to_string()
+            .unwrap_or_default();
+        let Ok(Failure { code, message }) = serde_json::from_str(&text) else {
+            bail!("{base} answered {status}, and not as ntpmon does: is it a daemon's address?");
+        };
+        match status {
+            StatusCode::UNAUTHORIZED if self.token.is_none() => bail!(
+                "the daemon at {base} wants a token: {message}; --token-file, {TOKEN} or \
+                 client.token_file of the configuration gives one, and 'ntpmon token create' makes one"
+            ),
+            StatusCode::UNAUTHORIZED => {
+                bail!("the daemon at {base} does not know the token: {message}")
+            }
+            _ => bail!("{message} ({code})"),
+        }
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<Certificate<'static>>> {
+    let pem =
+        fs::read(path).with_context(|| format!("reading the certificates {}", path.display()))?;
+    let mut found = Vec::new();
+    for item in ureq::tls::parse_pem(&pem) {
+        let item = item.with_context(|| format!("reading the certificates {}", path.display()))?;
+        if let PemItem::Certificate(certificate) = item {
+            found.push(certificate);
+        }
+    }
+    if found.is_empty() {
+        bail!("{} holds no certificate; it has to be PEM", path.display());
+    }
+    Ok(found)
+}
+
+impl Answer {
+    /// The answer as what it says in JSON.
+    pub(super) fn json<T: DeserializeOwned>(self) -> Result<T> {
+        let base = self.base.clone();
+        serde_json::from_reader(io::BufReader::new(self.reader()))
+            .with_context(|| format!("reading what the daemon at {base} answered"))
+    }
+
+    /// The answer as it comes, of any length.
+    pub(super) fn reader(self) -> impl Read {
+        self.response.into_body().into_reader()
+    }
+
+    /// Writes the answer as it comes. Whoever reads may have enough before the end.
+    pub(super) fn copy_to(self, out: &mut impl Write) -> Result<()> {
+        let base = self.base.clone();
+        let mut reader = self.reader();
+        let mut buffer = vec![0; 65_536];
+        loop {
+            let count = reader
+                .read(&mut buffer)
+                .with_context(|| format!("reading what the daemon at {base} answered"))?;
+            if count == 0 {
+                return written(out.flush());
+            }
+            let result = out.write_all(&buffer[..count]);
+            if is_enough(&result) {
+                return Ok(());
+            }
+            result.context("writing the output")?;
+        }
+    }
+}
+
+fn is_enough(result: &io::Result<()>) -> bool {
+    matches!(result, Err(error) if error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// What became of writing, where it is no failure that nobody reads any more.
+pub(super) fn written(result: io::Result<()>) -> Result<()> {
+    if is_enough(&result) {
+        return Ok(());
+    }
+    result.context("writing the output")
+}
+
+/// One part of a path, with what would end it written otherwise.
+pub(super) fn path_part(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut path, byte| {
+        if byte.is_ascii_alphanumeric() || b"-_~".contains(&byte) {
+            path.push(char::from(byte));
+        } else {
+            path.push_str(&format!("%{byte:02X}"));
+        }
+        path
+    })
+}

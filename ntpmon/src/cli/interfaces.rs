@@ -1,0 +1,231 @@
+//! `ntpmon interfaces`: which interfaces a running daemon watches, and what of.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::Result;
+use clap::Subcommand;
+use comfy_table::{ContentArrangement, Table, presets::NOTHING};
+use rustix::termios::tcgetwinsize;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    client::{Answer, Client, Connection, path_part, written},
+    parse_timeout,
+};
+
+/// List the interfaces of a running daemon; start, stop or restart watching one
+#[derive(Debug, clap::Args)]
+pub(super) struct Interfaces {
+    #[command(subcommand)]
+    action: Option<Action>,
+    /// How the answer is printed
+    #[arg(long, value_enum, default_value_t = Format::Table, global = true)]
+    format: Format,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// How an answer is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Format {
+    /// Columns for people
+    Table,
+    /// What the API answered, as it is
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Watch an interface; it is watched again after a restart of the daemon
+    Start(Start),
+    /// Watch an interface no longer
+    Stop {
+        /// The interface
+        name: String,
+    },
+    /// Begin anew, with new counters and, where nothing else is said, the options of before
+    Restart(Start),
+}
+
+#[derive(Debug, clap::Args)]
+struct Start {
+    /// The interface
+    name: String,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// What is left out is as it was, or as the daemon's configuration says.
+#[derive(Debug, clap::Args, Serialize)]
+struct Options {
+    /// A UDP port that is NTP, on either side; may be given up to 8 times
+    #[arg(long = "port", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ports: Vec<u16>,
+    /// How long a request waits for its response, 0.001 to 3600
+    #[arg(long, value_name = "SECONDS", value_parser = parse_timeout)]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "seconds")]
+    timeout: Option<Duration>,
+    /// Where incoming packets are taken
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mode: Option<Mode>,
+    /// Where exchanges are written besides, in the daemon's output directory
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Mode {
+    /// As outgoing ones
+    Tc,
+    /// Before the kernel's own network code, where the interface allows it
+    Xdp,
+}
+
+#[allow(clippy::ref_option)] // The signature is serde's.
+fn seconds<S: serde::Serializer>(
+    timeout: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    timeout
+        .map(|timeout| timeout.as_secs_f64())
+        .serialize(serializer)
+}
+
+/// What the API says of an interface, as far as it is shown.
+#[derive(Debug, Deserialize)]
+struct Status {
+    interface: String,
+    status: String,
+    mode: Option<String>,
+    ports: Option<Vec<u16>>,
+    packets: u64,
+    events: u64,
+    dropped: u64,
+    start_time: Option<jiff::Timestamp>,
+    error: Option<String>,
+    #[serde(default)]
+    notes: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct List {
+    data: Vec<Status>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Reply {
+    message: String,
+}
+
+impl Interfaces {
+    pub(super) fn run(self) -> Result<()> {
+        let client = self.connection.open()?;
+        let answer = ask(&client, self.action.as_ref())?;
+        let mut out = io::stdout().lock();
+        let text = match (self.format, &self.action) {
+            (Format::Json, _) => {
+                answer.copy_to(&mut out)?;
+                "\n".to_owned()
+            }
+            (Format::Table, Some(_)) => format!("{}\n", answer.json::<Reply>()?.message),
+            (Format::Table, None) => {
+                let list: List = answer.json()?;
+                format!("{}\n", table(&list.data, width()))
+            }
+        };
+        written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+    }
+}
+
+fn ask(client: &Client, action: Option<&Action>) -> Result<Answer> {
+    let path =
+        |name: &str, action: &str| format!("/api/ntp/interfaces/{}/{action}", path_part(name));
+    match action {
+        None => client.get("/api/ntp/interfaces/status", &[]),
+        Some(Action::Start(start)) => client.post(&path(&start.name, "start"), &start.options),
+        Some(Action::Restart(start)) => client.post(&path(&start.name, "restart"), &start.options),
+        Some(Action::Stop { name }) => client.post(&path(name, "stop"), &serde_json::json!({})),
+    }
+}
+
+/// How wide the terminal is; nothing when the output goes elsewhere.
+pub(super) fn width() -> Option<u16> {
+    let stdout = io::stdout();
+    if !stdout.is_terminal() {
+        return None;
+    }
+    let size = tcgetwinsize(&stdout).ok()?;
+    (size.ws_col > 0).then_some(size.ws_col)
+}
+
+/// A table without lines, in the terminal's width if there is one.
+pub(super) fn plain(header: &[&str], width: Option<u16>) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.set_header(header.iter().copied());
+    table.set_content_arrangement(match width {
+        Some(_) => ContentArrangement::Dynamic,
+        None => ContentArrangement::Disabled,
+    });
+    if let Some(width) = width {
+        table.set_width(width);
+    }
+    table
+}
+
+fn table(interfaces: &[Status], width: Option<u16>) -> String {
+    let mut table = plain(
+        &[
+            "INTERFACE",
+            "STATUS",
+            "MODE",
+            "PORTS",
+            "PACKETS",
+            "NTP",
+            "LOST",
+            "SINCE",
+            "NOTE",
+        ],
+        width,
+    );
+    for one in interfaces {
+        let ports = one.ports.as_deref().unwrap_or_default();
+        let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
+        let notes: Vec<_> = one
+            .error
+            .iter()
+            .chain(&one.notes)
+            .map(String::as_str)
+            .collect();
+        let counted = |count: u64| match one.status.as_str() {
+            "not_monitoring" => String::new(),
+            _ => count.to_string(),
+        };
+        let since = one.start_time.map(|time| format!("{time:.0}"));
+        table.add_row([
+            one.interface.clone(),
+            one.status.replace('_', " "),
+            one.mode.clone().unwrap_or_default(),
+            ports.join(","),
+            counted(one.packets),
+            counted(one.events + one.dropped),
+            counted(one.dropped),
+            since.unwrap_or_default(),
+            notes.join("; "),
+        ]);
+    }
+    for column in [4, 5, 6] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(comfy_table::CellAlignment::Right);
+        }
+    }
+    table.trim_fmt()
+}
