@@ -4,7 +4,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::Write,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -42,6 +42,7 @@ impl DataDirectory {
                     ownership_hint()
                 )
             })?;
+        check_owner(path)?;
         let file = path.join(LOCK);
         let mut lock = OpenOptions::new()
             .read(true)
@@ -104,6 +105,22 @@ impl DataDirectory {
     }
 }
 
+/// Root could write anywhere, but its files would be closed to the service whose directory it is.
+fn check_owner(path: &Path) -> Result<()> {
+    let owner = fs::metadata(path)
+        .with_context(|| format!("looking at the data directory {}", path.display()))?
+        .uid();
+    let user = rustix::process::geteuid().as_raw();
+    ensure!(
+        owner == user,
+        "the data directory {} belongs to user {owner}, and this is user {user}: run as its owner \
+         (setpriv --reuid {owner} --clear-groups ..., or systemctl start ntpmon), or name another \
+         directory with --data-dir",
+        path.display()
+    );
+    Ok(())
+}
+
 /// Who would have to own it.
 fn ownership_hint() -> String {
     let user = rustix::process::geteuid();
@@ -136,6 +153,21 @@ mod tests {
         assert!(error.contains(path.to_str().unwrap()), "{error}");
         drop(held);
         assert_eq!(DataDirectory::open(&path).unwrap().path(), path);
+    }
+
+    #[test]
+    fn a_directory_of_another_user_is_left_alone() {
+        if !rustix::process::geteuid().is_root() {
+            // Nobody else can give one away: what everybody has is root's.
+            let error = DataDirectory::open(Path::new("/")).unwrap_err().to_string();
+            assert!(error.contains("belongs to user 0"), "{error}");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(folder.path(), Some(65_534), None).unwrap();
+        let error = DataDirectory::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("belongs to user 65534"), "{error}");
+        assert!(!folder.path().join(LOCK).exists());
     }
 
     #[test]

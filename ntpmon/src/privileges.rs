@@ -54,13 +54,13 @@ pub fn check_capture() -> Result<()> {
     )
 }
 
-/// Gives up, for good, every capability but those that capturing takes, of those that there are:
-/// also stopping takes no others, as what has to be removed then is our own. Each thread has
+/// Gives up, for good, every capability but those that capturing takes, and `more`, of those that
+/// there are. Stopping takes no others, as what has to be removed then is our own. Each thread has
 /// capabilities of its own, which those that it starts inherit: call this while there is one.
 ///
 /// # Errors
 /// When there are more threads, or the kernel refuses.
-pub fn keep_only_capture() -> Result<()> {
+pub fn keep_only_capture(more: CapabilitySet) -> Result<()> {
     let threads = fs::read_dir("/proc/self/task")
         .context("counting the threads")?
         .count();
@@ -69,7 +69,7 @@ pub fn keep_only_capture() -> Result<()> {
         "capabilities are given up by {threads} threads, of which only one would"
     );
     let held = capabilities(None).context("reading the capabilities")?;
-    let kept = needed_of(held.permitted);
+    let kept = needed_of(held.permitted) | (more & held.permitted);
     // While it can still be done: then nothing that is executed gets them either.
     for capability in (0..u64::BITS).map(|bit| CapabilitySet::from_bits_retain(1 << bit)) {
         if kept.contains(capability) {

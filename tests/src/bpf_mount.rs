@@ -1,9 +1,9 @@
 //! A BPF file system of a test's own, in a mount namespace of its own: what is pinned in it ends with
 //! the test, whatever the machine has mounted.
 
-use std::{ffi::OsStr, path::Path, process::Command, time::Duration};
+use std::{ffi::OsStr, fs::File, os::fd::AsRawFd, path::Path, process::Command, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
 use crate::{namespace::Namespace, process::Process};
 
@@ -29,6 +29,23 @@ impl BpfMount {
             it.stdout().contains("mounted")
         })?;
         Ok(Self { holder })
+    }
+
+    /// Has the calling thread, and the threads that it will start, see this file system. For a
+    /// thread that ends before long: it cannot go back.
+    pub fn enter(&self) -> Result<()> {
+        let path = format!("/proc/{}/ns/mnt", self.holder.id());
+        let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
+        // SAFETY: both take no pointers, and change this thread only: the first one sees to that.
+        let result = unsafe {
+            libc::unshare(libc::CLONE_FS) | libc::setns(file.as_raw_fd(), libc::CLONE_NEWNS)
+        };
+        ensure!(
+            result == 0,
+            "cannot enter {path}: {}",
+            std::io::Error::last_os_error()
+        );
+        Ok(())
     }
 
     /// A command that will run in a network namespace and see this file system; without

@@ -8,6 +8,7 @@ pub mod attached;
 pub mod bpf_mount;
 pub mod cases;
 pub mod chrony;
+pub mod daemon;
 pub mod daemons;
 pub mod frames;
 pub mod link;

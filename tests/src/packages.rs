@@ -46,12 +46,13 @@ const LIBRARIES: [&str; 8] = [
 ];
 
 /// What the tests run themselves, and the package that has it.
-const TOOLS: [(&str, &str); 6] = [
+const TOOLS: [(&str, &str); 7] = [
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
     ("openssl", "openssl"),
     ("python3", "python3"),
     ("setpriv", "util-linux"),
+    ("systemd-analyze", "systemd"),
     ("tcpdump", "tcpdump"),
 ];
 

@@ -9,8 +9,8 @@ use std::{
     process::Command,
 };
 
-/// The daemon's one setting in the environment.
-const LOG: &str = "NTPMON_LOG";
+/// What the daemon's settings in the environment begin with.
+const PREFIX: &str = "NTPMON_";
 
 /// Builds the daemon and returns where it is.
 pub(crate) fn build() -> Result<PathBuf> {
@@ -35,7 +35,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
         process::say(
             "attaching to an interface takes CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON: going through sudo",
         );
-        through_sudo(&program, env::var_os(LOG).is_some())
+        through_sudo(&program, &settings(env::vars_os().map(|(name, _)| name)))
     } else {
         bail!(
             "attaching to an interface takes CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and there is no sudo: \
@@ -43,17 +43,23 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
             program.display()
         );
     };
-    Err(process::become_program(
-        command.arg("watch").args(arguments),
-    ))
+    Err(process::become_program(command.arg("run").args(arguments)))
+}
+
+/// The daemon's settings among the names of variables.
+fn settings(names: impl Iterator<Item = OsString>) -> Vec<String> {
+    names
+        .filter_map(|name| name.into_string().ok())
+        .filter(|name| name.starts_with(PREFIX))
+        .collect()
 }
 
 /// sudo drops the environment. It is asked to keep something only where there is something: not
 /// everyone may ask.
-fn through_sudo(program: &Path, keep_log: bool) -> Command {
+fn through_sudo(program: &Path, settings: &[String]) -> Command {
     let mut command = Command::new("sudo");
-    if keep_log {
-        command.arg(format!("--preserve-env={LOG}"));
+    if !settings.is_empty() {
+        command.arg(format!("--preserve-env={}", settings.join(",")));
     }
     command.arg(program);
     command
@@ -64,12 +70,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_log_setting_gets_through_sudo() {
-        let words = |keep_log| {
-            let command = through_sudo(Path::new("ntpmon"), keep_log);
+    fn the_daemons_settings_get_through_sudo_and_nothing_else() {
+        let words = |names: &[&str]| {
+            let command = through_sudo(
+                Path::new("ntpmon"),
+                &settings(names.iter().map(OsString::from)),
+            );
             command.get_args().collect::<Vec<_>>().join(" ".as_ref())
         };
-        assert_eq!(words(true), "--preserve-env=NTPMON_LOG ntpmon");
-        assert_eq!(words(false), "ntpmon");
+        assert_eq!(
+            words(&["HOME", "NTPMON_LOG", "NTPMON_API_LISTEN", "MY_NTPMON_LOG"]),
+            "--preserve-env=NTPMON_LOG,NTPMON_API_LISTEN ntpmon"
+        );
+        assert_eq!(words(&["HOME"]), "ntpmon");
     }
 }

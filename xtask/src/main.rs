@@ -29,9 +29,12 @@ struct Arguments {
 enum Command {
     /// Build the daemon: leaves target/release/ntpmon, installing the eBPF tools if they are missing
     Build,
-    /// Build the daemon and watch NTP live, through sudo where the privileges are lacking
+    /// Build the daemon and run it, through sudo where the privileges are lacking: it watches NTP,
+    /// remembers it, and serves http://127.0.0.1:8000
+    ///
+    /// What it remembers lies in /var/lib/ntpmon. Ctrl-C ends it.
     Run {
-        /// Passed to `ntpmon watch`; without any, it watches the NIC of the default route
+        /// Passed to `ntpmon run`; without any, it watches the NIC of the default route
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },

@@ -26,6 +26,7 @@ pub use self::{
     attach::{Hook, Mode},
     drain::Drained,
     leftovers::{cleanup, cleanup_gone},
+    slot::locks_are_anothers,
 };
 
 /// The kernel programs, as built beside this binary.

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use rustix::{
     fs::{FlockOperation, flock},
     io::Errno,
+    process::geteuid,
 };
 
 /// The place of the capture that owns an interface's pins.
@@ -24,6 +25,18 @@ pub(super) const PINNED: u16 = 0;
 pub(super) const SLOTS: u16 = 8;
 /// Whoever attaches is done long before this.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where the locks are, and where that is; see [`open`].
+const RUN: &str = "/run";
+const FOLDER: &str = "ntpmon";
+
+/// Whether the locks lie in a directory of another user: a service has made it its own. Root needs
+/// its rights over files then, and can use it.
+#[must_use]
+pub fn locks_are_anothers() -> bool {
+    let owner = fs::metadata(Path::new(RUN).join(FOLDER)).map(|folder| folder.uid());
+    owner.is_ok_and(|owner| owner != geteuid().as_raw())
+}
 
 /// The right to one of an interface's few places.
 #[derive(Debug)]
@@ -142,12 +155,12 @@ fn open(interface: u32, what: &str) -> Result<(File, PathBuf)> {
     let name = format!("{}-{interface}-{what}.lock", namespace()?);
     // The second is for a user's process that was given the capabilities and nothing else.
     let folders = [
-        Some(PathBuf::from("/run")),
+        Some(PathBuf::from(RUN)),
         env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from),
     ];
     let mut refused = None;
     for folder in folders.into_iter().flatten() {
-        let folder = folder.join("ntpmon");
+        let folder = folder.join(FOLDER);
         let path = folder.join(&name);
         let opened = DirBuilder::new()
             .recursive(true)

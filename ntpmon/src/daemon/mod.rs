@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use rustix::fs::Mode;
+use rustix::{fs::Mode, thread::CapabilitySet};
 use tokio::{
     runtime,
     time::{MissedTickBehavior, interval},
@@ -25,6 +25,7 @@ use self::{
     signals::{Received, Signals},
 };
 use crate::{
+    capture,
     config::{Config, DEFAULT_FILE, KEYS, Loaded, Sources},
     data_directory::DataDirectory,
     logging::{self, Logging},
@@ -62,7 +63,11 @@ pub fn run(sources: Sources) -> Result<()> {
     let listener = TcpListener::bind(config.api.listen)
         .with_context(|| format!("listening on {} (api.listen)", config.api.listen))?;
     // Each thread has capabilities of its own: now there is one.
-    privileges::keep_only_capture()?;
+    privileges::keep_only_capture(if capture::locks_are_anothers() {
+        CapabilitySet::DAC_OVERRIDE | CapabilitySet::CHOWN
+    } else {
+        CapabilitySet::empty()
+    })?;
 
     let runtime = runtime::Builder::new_multi_thread()
         .enable_all()

@@ -363,7 +363,9 @@ struct Worker<F, R> {
     remember: R,
     /// The wishes changed, and could not be handed over yet.
     unsaved: bool,
-    directory: Result<Directory, String>,
+    output_directory: Option<PathBuf>,
+    /// The same, once it could be opened.
+    directory: Option<Directory>,
     /// Indices that the kernel told were deleted and that could not be followed yet.
     deleted: Vec<u32>,
     behind: bool,
@@ -374,8 +376,32 @@ struct Rings<F> {
     each: usize,
     host: Host,
     sink: F,
-    /// A file, or why there is none.
-    outputs: BTreeMap<String, Result<OutputFile, (PathBuf, String)>>,
+    outputs: BTreeMap<String, Destination>,
+}
+
+/// Where lines go.
+enum Destination {
+    File(OutputFile),
+    /// Nowhere, since a restart of the daemon, which goes on without.
+    Refused {
+        asked: PathBuf,
+        why: String,
+    },
+}
+
+impl Destination {
+    fn output(&self) -> Output {
+        match self {
+            Self::File(file) => file.output(),
+            Self::Refused { asked, why } => Output {
+                path: asked.clone(),
+                written: 0,
+                lost: 0,
+                writing: false,
+                error: Some(why.clone()),
+            },
+        }
+    }
 }
 
 impl<S: Sink, F: FnMut(&str) -> S> Rings<F> {
@@ -385,11 +411,11 @@ impl<S: Sink, F: FnMut(&str) -> S> Rings<F> {
         options: &Options,
     ) -> impl FnMut(Drained<'_>) + Send + 'static + use<S, F> {
         let name = interface.name.as_str();
-        let output = self
-            .outputs
-            .get(name)
-            .and_then(|output| output.as_ref().ok());
-        let sink = ((self.sink)(name), output.map(|output| output.sink(name)));
+        let file = match self.outputs.get(name) {
+            Some(Destination::File(file)) => Some(file.sink(name)),
+            Some(Destination::Refused { .. }) | None => None,
+        };
+        let sink = ((self.sink)(name), file);
         let pairing: pair::Settings = options.pairing().shared_by(INTERFACES * self.each);
         Consumer::new(pairing, &self.host, sink).into_closure()
     }
@@ -397,12 +423,12 @@ impl<S: Sink, F: FnMut(&str) -> S> Rings<F> {
 
 impl<F> Rings<F> {
     /// Puts a file in the place of an interface's. Called while nothing passes it anything.
-    fn put(&mut self, name: &str, output: Option<Result<OutputFile, (PathBuf, String)>>) {
+    fn put(&mut self, name: &str, output: Option<Destination>) {
         let before = match output {
             Some(output) => self.outputs.insert(name.to_owned(), output),
             None => self.outputs.remove(name),
         };
-        if let Some(Ok(before)) = before {
+        if let Some(Destination::File(before)) = before {
             before.close();
         }
     }
@@ -426,10 +452,6 @@ where
             tracing::error!("what was remembered of watched interfaces cannot be read: {error}");
             Wishes::default()
         });
-        let directory = match output_directory {
-            None => Err("no output directory is configured: set capture.output_dir".to_owned()),
-            Some(path) => Directory::open(&path).map_err(|error| format!("{error:#}")),
-        };
         Self {
             monitor: Monitor::new(common, host.clone()),
             rings: Rings {
@@ -444,7 +466,8 @@ where
             fallback: Fallback::NotWanted,
             remember,
             unsaved: false,
-            directory,
+            output_directory,
+            directory: None,
             deleted: Vec::new(),
             behind: false,
         }
@@ -500,6 +523,12 @@ where
 
     /// Captures what is to be watched.
     fn begin(&mut self) {
+        // What it stands for is settled now, not when the first file is asked for.
+        if self.output_directory.is_some()
+            && let Err(error) = self.directory()
+        {
+            tracing::error!("there are no output files: {error:#}");
+        }
         let names: Vec<String> = self
             .wishes
             .watched(&self.named)
@@ -529,16 +558,17 @@ where
     fn take_up(&mut self, name: &str) {
         let options = self.wishes.options(name).unwrap_or(&self.defaults).clone();
         let output = options.output_file.clone().map(|asked| {
-            let reopened = match &self.directory {
-                Ok(directory) => {
-                    OutputFile::reopen(directory, &asked).map_err(|error| format!("{error:#}"))
+            let reopened = self
+                .directory()
+                .and_then(|directory| OutputFile::reopen(directory, &asked));
+            match reopened {
+                Ok(file) => Destination::File(file),
+                Err(error) => {
+                    let why = format!("{error:#}");
+                    tracing::error!("{name}: the output file is refused: {why}");
+                    Destination::Refused { asked, why }
                 }
-                Err(why) => Err(why.clone()),
-            };
-            reopened.map_err(|why| {
-                tracing::error!("{name}: the output file is refused: {why}");
-                (asked, why)
-            })
+            }
         });
         self.rings.put(name, output);
         let rings = &mut self.rings;
@@ -597,12 +627,17 @@ where
         self.must_be_known(name)?;
         let asked = options.map(checked).transpose()?;
         let running = self.monitor.get(name);
+        let refused = matches!(
+            self.rings.outputs.get(name),
+            Some(Destination::Refused { .. })
+        );
         let options = match (&asked, running) {
             (Some(asked), _) => asked.clone(),
             (None, Some(running)) => running.options().clone(),
             (None, None) => self.wishes.options(name).unwrap_or(&self.defaults).clone(),
         };
-        if running.is_none_or(|running| *running.options() != options) {
+        // With the same options, only a file that could not be had may be worth another try.
+        if refused || running.is_none_or(|running| *running.options() != options) {
             let output = self.open_output(&options)?;
             // The old file is closed when nothing passes it anything any more.
             self.monitor.stop_for_others(name);
@@ -697,20 +732,32 @@ where
         }
     }
 
-    fn open_output(
-        &self,
-        options: &Options,
-    ) -> Result<Option<Result<OutputFile, (PathBuf, String)>>, ControlError> {
+    fn open_output(&mut self, options: &Options) -> Result<Option<Destination>, ControlError> {
         let Some(asked) = &options.output_file else {
             return Ok(None);
         };
-        let directory = self
-            .directory
-            .as_ref()
-            .map_err(|why| ControlError::OutputFile(why.clone()))?;
-        let output = OutputFile::open(directory, asked)
-            .map_err(|error| ControlError::OutputFile(format!("{error:#}")))?;
-        Ok(Some(Ok(output)))
+        let opened = self
+            .directory()
+            .and_then(|directory| OutputFile::open(directory, asked));
+        match opened {
+            Ok(file) => Ok(Some(Destination::File(file))),
+            Err(error) => Err(ControlError::OutputFile(format!("{error:#}"))),
+        }
+    }
+
+    /// Where output files are opened.
+    fn directory(&mut self) -> Result<&Directory> {
+        let directory = match self.directory.take() {
+            Some(directory) => directory,
+            None => {
+                let path = self
+                    .output_directory
+                    .as_deref()
+                    .context("no output directory is configured: set capture.output_dir")?;
+                Directory::open(path)?
+            }
+        };
+        Ok(self.directory.insert(directory))
     }
 
     /// Whether an interface exists, if it is known at all.
@@ -781,16 +828,7 @@ where
             mode: watched.mode().map(|mode| mode.to_string()),
             options: Some(watched.options().clone()),
             counters,
-            output: self.rings.outputs.get(name).map(|output| match output {
-                Ok(output) => output.output(),
-                Err((path, why)) => Output {
-                    path: path.clone(),
-                    written: 0,
-                    lost: 0,
-                    writing: false,
-                    error: Some(why.clone()),
-                },
-            }),
+            output: self.rings.outputs.get(name).map(Destination::output),
             notes,
         }
     }
