@@ -49,7 +49,7 @@ struct Page {
     page: Option<u32>,
 }
 
-pub(super) fn state() -> State {
+pub(crate) fn state() -> State {
     with(Settings::default(), Tokens::default())
 }
 
@@ -182,7 +182,8 @@ async fn send(router: &Router, path: &str, body: impl Into<Body>) -> Answer {
     ask(router, request.body(body.into()).unwrap()).await
 }
 
-fn tokens() -> (Tokens, String, String) {
+/// Some tokens, with one of read scope and one of admin scope.
+pub(crate) fn tokens() -> (Tokens, String, String) {
     let folder = tempfile::tempdir().unwrap();
     let path: &FilePath = &folder.path().join("tokens.toml");
     let mut change = Change::begin(path).unwrap();

@@ -298,3 +298,245 @@ pub(super) fn path_part(text: &str) -> String {
         path
     })
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::net::TcpListener;
+
+    use axum::{Router, body::Body as AxumBody, routing::get};
+    use serde_json::{Value, json};
+    use tokio::runtime::Runtime;
+
+    use super::*;
+    use crate::{
+        api::{self, SharedTokens, Tls, tests::state},
+        tokens::Tokens,
+    };
+
+    /// A daemon's API on a port of its own.
+    pub(crate) struct Daemon {
+        pub(crate) url: String,
+        _runtime: Runtime,
+    }
+
+    impl Daemon {
+        fn serve(router: Router, tls: Option<Tls>) -> Self {
+            let runtime = Runtime::new().unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let scheme = if tls.is_some() { "https" } else { "http" };
+            let port = listener.local_addr().unwrap().port();
+            runtime.spawn(api::serve(
+                listener,
+                router,
+                tls,
+                64,
+                std::future::pending(),
+            ));
+            Self {
+                url: format!("{scheme}://localhost:{port}"),
+                _runtime: runtime,
+            }
+        }
+
+        pub(crate) fn with(tokens: Tokens) -> Self {
+            let mut state = state();
+            state.tokens = SharedTokens::new(tokens);
+            Self::serve(api::router(state), None)
+        }
+
+        pub(crate) fn client(&self, token: Option<&str>) -> Client {
+            Client::new(("--url", self.url.clone()), token.map(str::to_owned), None).unwrap()
+        }
+    }
+
+    fn refusal<T>(result: Result<T>) -> String {
+        format!("{:#}", result.err().unwrap())
+    }
+
+    const LIST: &str = "/api/ntp/interfaces/status";
+    const STOP: &str = "/api/ntp/interfaces/lo/stop";
+
+    #[test]
+    fn the_daemon_is_asked_and_told() {
+        let daemon = Daemon::with(Tokens::default());
+        let client = daemon.client(None);
+        let list: Value = client.get(LIST, &[]).unwrap().json().unwrap();
+        assert_eq!(list["success"], true);
+        let reply: Value = client.post(STOP, &json!({})).unwrap().json().unwrap();
+        assert_eq!(reply["interface"], "lo");
+        // A slash at the end of the URL, and parameters that have to be written otherwise.
+        let client = Client::new(("--url", format!("{}/", daemon.url)), None, None).unwrap();
+        let parameters = [("search_ip", "2001:db8::/32 &=?".to_owned())];
+        client.get(LIST, &parameters).unwrap();
+    }
+
+    #[test]
+    fn a_failure_says_what_to_do() {
+        let (tokens, read, admin) = api::tests::tokens();
+        let daemon = Daemon::with(tokens);
+        let message = refusal(daemon.client(None).get(LIST, &[]));
+        for part in [
+            &*daemon.url,
+            "--token-file",
+            TOKEN,
+            "ntpmon token create",
+            "read scope",
+        ] {
+            assert!(message.contains(part), "{message}");
+        }
+        let message = refusal(daemon.client(Some("wrong")).get(LIST, &[]));
+        assert!(message.contains("does not know the token"), "{message}");
+        let reader = daemon.client(Some(&read));
+        reader.get(LIST, &[]).unwrap();
+        let message = refusal(reader.post(STOP, &json!({})));
+        assert!(message.contains("'reader' has read scope"), "{message}");
+        assert!(message.contains("(scope_insufficient)"), "{message}");
+        daemon.client(Some(&admin)).post(STOP, &json!({})).unwrap();
+        for message in [
+            refusal(reader.get("/api/ntp/interfaces/none/status", &[])),
+            refusal(
+                daemon
+                    .client(Some(&admin))
+                    .post("/api/ntp/interfaces/none/stop", &json!({})),
+            ),
+        ] {
+            assert!(
+                message.contains("there is no interface 'none'"),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_no_daemons_is_told() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        drop(listener);
+        let client = Client::new(("--url", url.clone()), None, None).unwrap();
+        let message = refusal(client.get(LIST, &[]));
+        for part in [&*url, "no daemon answers", "ntpmon run", "--url"] {
+            assert!(message.contains(part), "{message}");
+        }
+        let other = Router::new()
+            .route("/json", get(|| async { "no JSON" }))
+            .fallback(|| async { (StatusCode::NOT_FOUND, "<html>") });
+        let other = Daemon::serve(other, None);
+        let message = refusal(other.client(None).get(LIST, &[]));
+        assert!(
+            message.contains("404") && message.contains("not as ntpmon does"),
+            "{message}"
+        );
+        let message = refusal(
+            other
+                .client(None)
+                .get("/json", &[])
+                .unwrap()
+                .json::<Value>(),
+        );
+        assert!(message.contains(&other.url), "{message}");
+        for url in [
+            "",
+            "localhost:8000",
+            "ftp://localhost",
+            "http://",
+            "/run/ntpmon.sock",
+            "http://localhost/?a=b",
+            "http://local host",
+        ] {
+            let message = refusal(Client::new((URL, url.to_owned()), None, None));
+            assert!(
+                message.contains(&format!("NTPMON_URL is '{url}'")),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_answer_of_any_length_is_passed_on_until_nobody_reads_any_more() {
+        // Endless: whoever gathers it first never ends.
+        let endless = get(|| async {
+            AxumBody::from_stream(futures_util::stream::repeat_with(|| {
+                Ok::<_, io::Error>(vec![b'x'; 10_000])
+            }))
+        });
+        let broken = get(|| async {
+            let parts = [Ok(vec![b'x'; 10]), Err(io::Error::other("broken"))];
+            AxumBody::from_stream(futures_util::stream::iter(parts))
+        });
+        let daemon = Daemon::serve(
+            Router::new()
+                .route("/endless", endless)
+                .route("/broken", broken),
+            None,
+        );
+        struct Enough(usize);
+        impl Write for Enough {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0 += bytes.len();
+                if self.0 > 1_000_000 {
+                    return Err(io::ErrorKind::BrokenPipe.into());
+                }
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let client = daemon.client(None);
+        client
+            .get("/endless", &[])
+            .unwrap()
+            .copy_to(&mut Enough(0))
+            .unwrap();
+        let mut some = [0; 3];
+        let mut reader = client.get("/endless", &[]).unwrap().reader();
+        reader.read_exact(&mut some).unwrap();
+        assert_eq!(&some, b"xxx");
+        // An answer that breaks off is no whole one.
+        let answer = client.get("/broken", &[]);
+        let message = refusal(answer.and_then(|answer| answer.copy_to(&mut Vec::new())));
+        assert!(message.contains(&daemon.url), "{message}");
+    }
+
+    #[test]
+    fn a_daemons_own_certificate_is_trusted_when_it_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let (certificate, key) = (folder.path().join("cert"), folder.path().join("key"));
+        fs::write(&certificate, made.cert.pem()).unwrap();
+        fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        let tls = Tls::load(&certificate, &key).unwrap();
+        let daemon = Daemon::serve(api::router(state()), Some(tls));
+        let url = ("--url", daemon.url.clone());
+        let client = Client::new(url.clone(), None, Some(&certificate)).unwrap();
+        client.get(LIST, &[]).unwrap();
+        let message = refusal(daemon.client(None).get(LIST, &[]));
+        assert!(message.contains(&daemon.url), "{message}");
+        for wrong in [&key, &folder.path().join("missing")] {
+            let message = refusal(Client::new(url.clone(), None, Some(wrong)));
+            assert!(message.contains(wrong.to_str().unwrap()), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_a_line_in_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let missing = refusal(read_token(&path));
+        assert!(missing.contains(path.to_str().unwrap()), "{missing}");
+        fs::write(&path, "ntpmon_abc\n").unwrap();
+        assert_eq!(read_token(&path).unwrap(), "ntpmon_abc");
+        for wrong in ["", "\n", "two words", "two\nlines", "ümlaut"] {
+            fs::write(&path, wrong).unwrap();
+            let message = refusal(read_token(&path));
+            assert!(message.contains("holds no token"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_path_ends_where_it_should() {
+        assert_eq!(path_part("eth0"), "eth0");
+        assert_eq!(path_part("a/b?c#d e%.."), "a%2Fb%3Fc%23d%20e%25%2E%2E");
+        assert_eq!(path_part("2001:db8::1"), "2001%3Adb8%3A%3A1");
+    }
+}

@@ -229,3 +229,136 @@ fn table(interfaces: &[Status], width: Option<u16>) -> String {
     }
     table.trim_fmt()
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use serde_json::{Value, json};
+
+    use super::{super::client::tests::Daemon, *};
+    use crate::{
+        cli::{Arguments, Command},
+        tokens::Tokens,
+    };
+
+    fn parsed(arguments: &[&str]) -> Interfaces {
+        let all = ["ntpmon", "interfaces"].iter().chain(arguments);
+        match Arguments::try_parse_from(all).unwrap().command {
+            Command::Interfaces(interfaces) => interfaces,
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn flags_may_stand_before_and_after_the_action() {
+        for arguments in [
+            &["--format", "json", "--url", "http://h", "start", "eth0"][..],
+            &["start", "eth0", "--format", "json", "--url", "http://h"],
+            &["start", "--format", "json", "eth0", "--url", "http://h"],
+        ] {
+            let interfaces = parsed(arguments);
+            assert_eq!(interfaces.format, Format::Json);
+            assert!(format!("{:?}", interfaces.connection).contains("http://h"));
+        }
+        for wrong in [
+            &["start"][..],
+            &["start", "eth0", "--port", "0"],
+            &["start", "eth0", "--timeout", "0"],
+            &["start", "eth0", "--mode", "raw"],
+            &["stop", "eth0", "--port", "123"],
+            &["frobnicate"],
+        ] {
+            let all = ["ntpmon", "interfaces"].iter().chain(wrong);
+            assert!(Arguments::try_parse_from(all).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_was_said_is_asked_for() {
+        let body = |arguments: &[&str]| match parsed(arguments).action {
+            Some(Action::Start(start) | Action::Restart(start)) => {
+                serde_json::to_value(start.options).unwrap()
+            }
+            other => unreachable!("{other:?}"),
+        };
+        assert_eq!(body(&["start", "eth0"]), json!({}));
+        assert_eq!(
+            body(&[
+                "restart",
+                "eth0",
+                "--port",
+                "123",
+                "--port",
+                "4123",
+                "--timeout",
+                "0.5",
+                "--mode",
+                "xdp",
+                "--output-file",
+                "a.ndjson",
+            ]),
+            json!({
+                "ports": [123, 4123], "timeout": 0.5, "mode": "xdp", "output_file": "a.ndjson",
+            })
+        );
+    }
+
+    #[test]
+    fn each_action_reaches_the_daemon() {
+        let daemon = Daemon::with(Tokens::default());
+        let client = daemon.client(None);
+        let list: List = ask(&client, None).unwrap().json().unwrap();
+        assert!(list.data.iter().any(|one| one.interface == "lo"));
+        let stop = parsed(&["stop", "lo"]).action;
+        let reply: Value = ask(&client, stop.as_ref()).unwrap().json().unwrap();
+        assert_eq!(reply["data"]["status"], "not_monitoring");
+        for action in ["start", "restart", "stop"] {
+            let unknown = parsed(&[action, "a/b"]).action;
+            let message = format!("{:#}", ask(&client, unknown.as_ref()).unwrap_err());
+            assert!(message.contains("'a/b'"), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_table_keeps_within_the_terminal() {
+        let list: Vec<Status> = serde_json::from_value(json!([
+            {
+                "interface": "eth0", "status": "running", "mode": "tcx", "ports": [123, 4123],
+                "packets": 1_234_567, "events": 1000, "dropped": 1,
+                "start_time": "2026-01-02T03:04:05.678901Z", "error": null, "notes": [],
+            },
+            {
+                "interface": "wlan0", "status": "failed", "mode": null, "ports": [123],
+                "packets": 0, "events": 0, "dropped": 0, "start_time": null,
+                "error": "it was taken away, and a long story is told of how that came about",
+                "notes": ["and more"],
+            },
+            {
+                "interface": "lo", "status": "not_monitoring", "mode": null, "ports": null,
+                "packets": 0, "events": 0, "dropped": 0, "start_time": null, "error": null,
+                "notes": [],
+            },
+        ]))
+        .unwrap();
+        let wide = table(&list, None);
+        let lines: Vec<_> = wide.lines().map(str::trim_end).collect();
+        assert_eq!(lines.len(), 4, "{wide}");
+        let words = |line: &str| line.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(
+            words(lines[0]),
+            "INTERFACE STATUS MODE PORTS PACKETS NTP LOST SINCE NOTE"
+        );
+        assert_eq!(
+            words(lines[1]),
+            "eth0 running tcx 123,4123 1234567 1001 1 2026-01-02T03:04:05Z"
+        );
+        assert!(lines[2].ends_with("came about; and more"), "{wide}");
+        assert_eq!(words(lines[3]), "lo not monitoring");
+        let narrow = table(&list, Some(100));
+        assert!(
+            narrow.lines().all(|line| line.chars().count() <= 100),
+            "{narrow}"
+        );
+        assert!(narrow.lines().count() > 4, "{narrow}");
+    }
+}
