@@ -357,7 +357,7 @@ mod tests {
                     "done"
                 }),
             )
-            .route("/never", get(|| std::future::pending::<()>()))
+            .route("/never", get(std::future::pending::<()>))
             .route(
                 "/stream",
                 get(|| async {

@@ -90,7 +90,7 @@ fn probes(state: State) -> Router {
             get(|Path(name): Path<u8>| async move { name.to_string() }),
         )
         .route("/probe/panic", get(|| async { panic_now() }))
-        .route("/probe/slow", get(|| std::future::pending::<()>()))
+        .route("/probe/slow", get(std::future::pending::<()>))
         .route("/probe/bare", get(|| async { StatusCode::BAD_GATEWAY }))
         .route("/probe/long", get(|| async { "long ".repeat(1000) }))
         .route(
@@ -941,7 +941,7 @@ async fn health_is_answered_always_and_says_which_part_is_not_well() {
             let details = [("free_bytes".to_owned(), 0.into())];
             Component::degraded("the disk is full", details.into_iter().collect())
         })
-        .with("broken", || panic_now_as_component());
+        .with("broken", panic_now_as_component);
     let answer = fetch(&router(state), "/api/ntp/health").await;
     assert_eq!(answer.status, 200);
     let health = answer.json();

@@ -171,6 +171,9 @@ pub(super) fn plain(header: &[&str], width: Option<u16>) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING);
     table.set_header(header.iter().copied());
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     table.set_content_arrangement(match width {
         Some(_) => ContentArrangement::Dynamic,
         None => ContentArrangement::Disabled,
@@ -343,6 +346,7 @@ mod tests {
         let wide = table(&list, None);
         let lines: Vec<_> = wide.lines().map(str::trim_end).collect();
         assert_eq!(lines.len(), 4, "{wide}");
+        assert!(lines.iter().all(|line| !line.starts_with(' ')), "{wide}");
         let words = |line: &str| line.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(
             words(lines[0]),
