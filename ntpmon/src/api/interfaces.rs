@@ -176,7 +176,7 @@ struct InterfaceStatus {
     start_time: Option<jiff::Timestamp>,
     /// failed: it is to be monitored and cannot be; `error` says why, and it is tried again.
     #[schema(inline)]
-    status: Monitoring,
+    status: Watching,
     /// The daemon's log, when it is a file.
     log_file: Option<String>,
     /// Whether there is such an interface now.
@@ -209,7 +209,7 @@ struct InterfaceStatus {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum Monitoring {
+enum Watching {
     Running,
     NotMonitoring,
     Failed,
@@ -218,11 +218,11 @@ enum Monitoring {
 impl InterfaceStatus {
     fn new(state: &State, usage: super::process::Usage, status: Status) -> Self {
         let (monitoring, mut error) = match status.state {
-            control::State::Running => (Monitoring::Running, None),
-            control::State::NotMonitoring => (Monitoring::NotMonitoring, None),
-            control::State::Failed(why) => (Monitoring::Failed, Some(why)),
+            control::State::Running => (Watching::Running, None),
+            control::State::NotMonitoring => (Watching::NotMonitoring, None),
+            control::State::Failed(why) => (Watching::Failed, Some(why)),
         };
-        let running = monitoring == Monitoring::Running;
+        let running = monitoring == Watching::Running;
         let output = status.output;
         if error.is_none() {
             error = output

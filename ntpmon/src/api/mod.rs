@@ -13,7 +13,7 @@ mod openapi;
 mod process;
 mod serve;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     net::SocketAddr,

@@ -49,7 +49,7 @@ struct Page {
     page: Option<u32>,
 }
 
-pub(super) fn state() -> State {
+pub(crate) fn state() -> State {
     with(Settings::default(), Tokens::default())
 }
 
@@ -90,7 +90,7 @@ fn probes(state: State) -> Router {
             get(|Path(name): Path<u8>| async move { name.to_string() }),
         )
         .route("/probe/panic", get(|| async { panic_now() }))
-        .route("/probe/slow", get(|| std::future::pending::<()>()))
+        .route("/probe/slow", get(std::future::pending::<()>))
         .route("/probe/bare", get(|| async { StatusCode::BAD_GATEWAY }))
         .route("/probe/long", get(|| async { "long ".repeat(1000) }))
         .route(
@@ -182,7 +182,8 @@ async fn send(router: &Router, path: &str, body: impl Into<Body>) -> Answer {
     ask(router, request.body(body.into()).unwrap()).await
 }
 
-fn tokens() -> (Tokens, String, String) {
+/// Some tokens, with one of read scope and one of admin scope.
+pub(crate) fn tokens() -> (Tokens, String, String) {
     let folder = tempfile::tempdir().unwrap();
     let path: &FilePath = &folder.path().join("tokens.toml");
     let mut change = Change::begin(path).unwrap();
@@ -940,7 +941,7 @@ async fn health_is_answered_always_and_says_which_part_is_not_well() {
             let details = [("free_bytes".to_owned(), 0.into())];
             Component::degraded("the disk is full", details.into_iter().collect())
         })
-        .with("broken", || panic_now_as_component());
+        .with("broken", panic_now_as_component);
     let answer = fetch(&router(state), "/api/ntp/health").await;
     assert_eq!(answer.status, 200);
     let health = answer.json();

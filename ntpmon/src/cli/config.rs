@@ -24,7 +24,7 @@ use crate::{
 pub(super) struct ConfigFile {
     /// The configuration; NTPMON_CONFIG may name it too [default: /etc/ntpmon/ntpmon.toml, if it
     /// is there]
-    #[arg(long = "config", value_name = "FILE")]
+    #[arg(long = "config", value_name = "FILE", global = true)]
     file: Option<PathBuf>,
 }
 

@@ -1,7 +1,11 @@
 //! The command line: one file a subcommand.
 
 mod cleanup;
+mod client;
+mod completions;
 mod config;
+mod interfaces;
+mod man;
 mod replay;
 mod run;
 mod summary;
@@ -42,9 +46,12 @@ enum Command {
     Run(run::Run),
     Watch(watch::Watch),
     Replay(replay::Replay),
+    Interfaces(interfaces::Interfaces),
     Cleanup(cleanup::Cleanup),
     Config(config::Configuration),
     Token(token::TokenCommand),
+    Completions(completions::Completions),
+    Man(man::Man),
 }
 
 /// Reads the arguments and does what they say. Wrong arguments end the process with exit code 2.
@@ -70,9 +77,12 @@ pub fn run() -> Result<()> {
         Command::Run(run) => run.run(),
         Command::Watch(watch) => watch.run(),
         Command::Replay(replay) => replay.run(),
+        Command::Interfaces(interfaces) => interfaces.run(),
         Command::Cleanup(cleanup) => cleanup.run(),
         Command::Config(configuration) => configuration.run(),
         Command::Token(token) => token.run(),
+        Command::Completions(completions) => completions.run(),
+        Command::Man(man) => man.run(),
     }
 }
 

@@ -171,10 +171,12 @@ pub(super) const PREFIX: &str = "NTPMON_";
 pub(super) const SHORT: [(&str, &str); 2] =
     [("NTPMON_LOG", "log.level"), ("NTPMON_LISTEN", "api.listen")];
 
-/// Ours too, and none of the file's keys: which file to read, and what the build and the tests
-/// take from the environment.
-pub(super) const ELSEWHERE: [&str; 6] = [
+/// Ours too, and none of the file's keys: which file to read, which daemon to ask by which token,
+/// and what the build and the tests take from the environment.
+pub(super) const ELSEWHERE: [&str; 8] = [
     super::load::CONFIG_VARIABLE,
+    "NTPMON_TOKEN",
+    "NTPMON_URL",
     "NTPMON_BINARY",
     "NTPMON_BENCH_OBJECT",
     "NTPMON_CAPTURES",
