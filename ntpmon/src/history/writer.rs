@@ -27,6 +27,7 @@ use super::{
     server::ServerRecord,
     session::SessionRecord,
     store::{self, Entry, Ledger, OpenError, Reader, Store},
+    verify::{self, Verified},
     write,
 };
 use crate::ntp::clock;
@@ -46,6 +47,7 @@ pub(super) enum Request {
         reply: Sender<Result<Removed>>,
     },
     Compact(Sender<Result<(u64, u64)>>),
+    Verify(Sender<Result<Verified, String>>),
     Stop,
 }
 
@@ -182,6 +184,9 @@ impl Writer {
                 }
                 Some(Request::Compact(reply)) => {
                     let _ = reply.send(self.compact());
+                }
+                Some(Request::Verify(reply)) => {
+                    let _ = reply.send(self.verify());
                 }
                 Some(Request::Stop) => {
                     self.retry_at = Instant::now();
@@ -846,6 +851,15 @@ impl Writer {
     fn reader(&self) -> Result<Reader> {
         let store = self.store.as_ref().context("the database is not open")?;
         store.readable().reader()
+    }
+
+    fn verify(&self) -> Result<Verified, String> {
+        let store = self.store.as_ref().ok_or("the database is not open")?;
+        // redb checks what it reads with assertions too.
+        catch_unwind(AssertUnwindSafe(|| {
+            verify::verify(&self.shared, store, &self.numbers)
+        }))
+        .unwrap_or_else(|_| Err("the database's own checks failed".to_owned()))
     }
 
     fn compact(&mut self) -> Result<(u64, u64)> {
