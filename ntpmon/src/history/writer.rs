@@ -139,6 +139,8 @@ struct Plan {
     servers_removed: Vec<Key>,
     unnamed_servers: u64,
     left_out: u64,
+    /// Who asked without having a record: the next time they are known.
+    asked: Vec<Key>,
 }
 
 /// A client in a delta.
@@ -457,6 +459,8 @@ impl Writer {
         if merge {
             self.last_checkpoint = Instant::now();
         }
+        // Only now: who waited through a flush that failed has not asked twice.
+        plan.asked.iter().for_each(|key| self.doorkeeper.note(key));
         self.apply(&deltas, plan, generation);
         let mut known = lock(&self.shared.documents);
         for (name, bytes) in documents {
@@ -568,6 +572,7 @@ impl Writer {
                     .map(ClientRecord::sessions)
                     .sum();
                 let seen_before = self.doorkeeper.has_seen(&key);
+                plan.asked.push(key);
                 if sessions > 1 || seen_before {
                     wanted += 1;
                     returning.insert(key);
@@ -1044,27 +1049,34 @@ impl Doorkeeper {
         }
     }
 
-    /// Whether it was seen before; from now on it was.
-    fn has_seen(&mut self, key: &Key) -> bool {
+    fn places(&self, key: &Key) -> [usize; 2] {
         use std::hash::BuildHasher;
         let hash = self.hasher.hash_one(key);
         let bits = self.current.len() * 64;
-        let places = [hash as usize % bits, (hash >> 32) as usize % bits];
+        [hash as usize % bits, (hash >> 32) as usize % bits]
+    }
+
+    /// Whether it was seen before.
+    fn has_seen(&self, key: &Key) -> bool {
+        let places = self.places(key);
         let is_set = |words: &[u64]| {
             places
                 .iter()
                 .all(|place| words[place / 64] >> (place % 64) & 1 == 1)
         };
-        let known = is_set(&self.current) || is_set(&self.previous);
-        for place in places {
+        is_set(&self.current) || is_set(&self.previous)
+    }
+
+    /// From now on it was seen.
+    fn note(&mut self, key: &Key) {
+        for place in self.places(key) {
             self.current[place / 64] |= 1 << (place % 64);
         }
         self.count += 1;
-        if self.count > bits / 16 {
+        if self.count > self.current.len() * 64 / 16 {
             std::mem::swap(&mut self.current, &mut self.previous);
             self.current.fill(0);
             self.count = 0;
         }
-        known
     }
 }
