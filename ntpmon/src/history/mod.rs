@@ -426,6 +426,14 @@ impl Shared {
         *write(&self.ledgers) = ledgers;
         drop(interfaces);
         let mut documents = lock(&self.documents);
+        // Where a damaged file was put aside, those that it had are written to the new one.
+        let missing: Vec<String> = documents
+            .all
+            .keys()
+            .filter(|name| !loaded.documents.contains_key(*name))
+            .cloned()
+            .collect();
+        documents.changed.extend(missing);
         for (name, bytes) in loaded.documents {
             if !documents.changed.contains(&name) {
                 documents.all.insert(name, bytes);

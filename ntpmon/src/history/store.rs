@@ -263,6 +263,10 @@ impl Store {
             .set_cache_size(cache_bytes)
             .create_file(file)
             .map_err(|error| opening(path, error))?;
+        // Empty too where the one who made it was killed before it was set up.
+        let is_new = is_new || is_empty(&database).map_err(|why| OpenError::Damaged {
+            why: format!("reading {}: {why:#}", path.display()),
+        })?;
         if is_new {
             initialise(&database).with_context(|| format!("setting up {}", path.display()))?;
         }
@@ -347,6 +351,10 @@ impl Store {
             .compact()
             .context("compacting the database")
     }
+}
+
+fn is_empty(database: &Database) -> Result<bool> {
+    Ok(database.begin_read()?.list_tables()?.next().is_none())
 }
 
 fn initialise(database: &Database) -> Result<()> {
