@@ -268,6 +268,19 @@ impl Catalogue {
         }
     }
 
+    /// What lists are filtered by: when the session was that describes it, version, stratum, clock,
+    /// and whether it was answered.
+    pub(super) fn described(&self, row: Row) -> (i64, u8, u8, u8) {
+        let row = row as usize;
+        let flags = self.flags[row];
+        (
+            self.session[row],
+            self.version[row],
+            self.stratum[row],
+            flags,
+        )
+    }
+
     /// Forgets a client.
     pub fn remove(&mut self, key: &Key) {
         let Some(row) = self.index.remove(key) else {

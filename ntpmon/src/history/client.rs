@@ -67,12 +67,15 @@ impl Duration {
         Some(self.minimum().map_or(found, |minimum| found.max(minimum)))
     }
 
-    pub(super) fn add(&mut self, value: Option<i64>) {
+    /// Adds that of a session; whether it is the last one of all.
+    pub(super) fn add(&mut self, value: Option<i64>, is_last: bool) {
         let Some(value) = value else {
             return;
         };
         let seconds = (value as f64 / 1e9) as f32;
-        self.last.set(seconds);
+        if is_last || self.last.get().is_nan() {
+            self.last.set(seconds);
+        }
         // The least of a number and of none is the number.
         self.minimum.set(self.minimum.get().min(seconds));
         self.sketch.add(value);
@@ -216,7 +219,12 @@ impl ClientRecord {
         if exchange.kiss_code().is_some() {
             self.kisses.set(self.kisses.get().saturating_add(1));
         }
-        if is_last && (answered || !self.is_answered()) {
+        let describes = match (self.is_answered(), answered) {
+            (true, false) => false,
+            (false, true) => true,
+            _ => seen >= self.session(),
+        };
+        if describes {
             let described = &exchange.described_by().event;
             self.answered.set(u16::from(answered));
             self.client_port.set(asked.source_port);
@@ -231,15 +239,19 @@ impl ClientRecord {
             timings
                 .client_to_server_latency
                 .map(|span| span.nanoseconds()),
+            is_last,
         );
         self.processing.add(
             timings
                 .server_processing_time
                 .map(|span| span.nanoseconds()),
+            is_last,
         );
         self.total
-            .add(timings.total_process_time.map(u64::cast_signed));
-        if let Some(error) = clock_error(exchange) {
+            .add(timings.total_process_time.map(u64::cast_signed), is_last);
+        if let Some(error) = clock_error(exchange)
+            && (is_last || self.clock_error().is_none())
+        {
             self.clock_error.set(error);
         }
     }

@@ -70,6 +70,7 @@ impl ServerRecord {
 
     /// Adds an exchange.
     pub fn add(&mut self, exchange: &Exchange, seen: i64) {
+        let is_last = seen >= self.last_seen();
         self.first_seen.set(self.first_seen().min(seen));
         self.last_seen.set(self.last_seen().max(seen));
         let Some(response) = &exchange.response else {
@@ -99,12 +100,14 @@ impl ServerRecord {
             timings
                 .server_processing_time
                 .map(|span| span.nanoseconds()),
+            is_last,
         );
         self.total
-            .add(timings.total_process_time.map(u64::cast_signed));
+            .add(timings.total_process_time.map(u64::cast_signed), is_last);
         self.offset
-            .add(timings.offset.map(|span| span.nanoseconds()));
-        self.delay.add(timings.delay.map(|span| span.nanoseconds()));
+            .add(timings.offset.map(|span| span.nanoseconds()), is_last);
+        self.delay
+            .add(timings.delay.map(|span| span.nanoseconds()), is_last);
     }
 
     /// Puts what came later onto this.

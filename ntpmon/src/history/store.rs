@@ -68,10 +68,10 @@ pub struct Entry {
     pub record: ClientRecord,
 }
 
-/// As many as four pages of 4096 bytes hold with what redb adds.
-const BLOCK: usize = (4 * 4096 - 64) / size_of::<Entry>();
+/// Clients in a block: as many as four pages of 4096 bytes hold with what redb adds.
+pub(super) const MAX_BLOCK: usize = (4 * 4096 - 64) / size_of::<Entry>();
 /// A block with fewer is joined with the next.
-const SMALL: usize = BLOCK / 4;
+const SMALL: usize = MAX_BLOCK / 4;
 /// Clients in a record of the journal: some hundred KiB.
 const JOURNALED: usize = 512;
 
@@ -263,6 +263,10 @@ impl Store {
             .set_cache_size(cache_bytes)
             .create_file(file)
             .map_err(|error| opening(path, error))?;
+        // Empty too where the one who made it was killed before it was set up.
+        let is_new = is_new || is_empty(&database).map_err(|why| OpenError::Damaged {
+            why: format!("reading {}: {why:#}", path.display()),
+        })?;
         if is_new {
             initialise(&database).with_context(|| format!("setting up {}", path.display()))?;
         }
@@ -316,6 +320,11 @@ impl Store {
         Readable(Arc::clone(&self.database))
     }
 
+    /// The first client of each block, in order.
+    pub(super) fn blocks(&self) -> &[Key] {
+        &self.blocks
+    }
+
     /// Begins to write. Nothing is written unless [`Writer::commit`] is called.
     ///
     /// # Errors
@@ -342,6 +351,10 @@ impl Store {
             .compact()
             .context("compacting the database")
     }
+}
+
+fn is_empty(database: &Database) -> Result<bool> {
+    Ok(database.begin_read()?.list_tables()?.next().is_none())
 }
 
 fn initialise(database: &Database) -> Result<()> {
@@ -457,39 +470,16 @@ impl Reader {
         blocks: &mut Vec<Key>,
         client: &mut impl FnMut(&Entry, bool),
     ) -> Result<()> {
-        for item in self.transaction.open_table(INTERFACES)?.iter()? {
-            let (number, name) = item?;
-            if usize::from(number.value()) != loaded.interfaces.len() {
-                bail!("interface {} is missing", loaded.interfaces.len());
+        loaded.interfaces = self.interfaces()?;
+        loaded.ledgers = self.ledgers(loaded.interfaces.len())?;
+        loaded.servers = self.servers()?;
+        loaded.documents = self.documents()?;
+        let check = |entry: &Entry| {
+            if usize::from(entry.key.interface()) >= loaded.interfaces.len() {
+                bail!("a client of no interface");
             }
-            loaded.interfaces.push(name.value().to_owned());
-        }
-        loaded
-            .ledgers
-            .resize(loaded.interfaces.len(), Ledger::default());
-        for item in self.transaction.open_table(LEDGERS)?.iter()? {
-            let (number, bytes) = item?;
-            let ledger = Ledger::read_from_bytes(bytes.value())
-                .map_err(|_| anyhow!("a ledger has {} bytes", bytes.value().len()))?;
-            *loaded
-                .ledgers
-                .get_mut(usize::from(number.value()))
-                .context("a ledger of no interface")? = ledger;
-        }
-        for item in self.transaction.open_table(SERVERS)?.iter()? {
-            let (key, bytes) = item?;
-            let record = ServerRecord::read_from_bytes(bytes.value())
-                .map_err(|_| anyhow!("a server's record has {} bytes", bytes.value().len()))?;
-            loaded
-                .servers
-                .push((zerocopy::transmute!(*key.value()), record));
-        }
-        for item in self.transaction.open_table(DOCUMENTS)?.iter()? {
-            let (name, bytes) = item?;
-            loaded
-                .documents
-                .insert(name.value().to_owned(), bytes.value().to_owned());
-        }
+            Ok(())
+        };
         let mut last = None;
         for item in self.transaction.open_table(CLIENTS)?.iter()? {
             let (key, bytes) = item?;
@@ -499,9 +489,7 @@ impl Reader {
                 if last.is_some_and(|last| last >= entry.key) {
                     bail!("clients are out of order");
                 }
-                if usize::from(entry.key.interface()) >= loaded.interfaces.len() {
-                    bail!("a client of no interface");
-                }
+                check(entry)?;
                 last = Some(entry.key);
                 client(entry, false);
             }
@@ -509,9 +497,114 @@ impl Reader {
         for item in self.transaction.open_table(JOURNAL)?.iter()? {
             let (number, bytes) = item?;
             for entry in entries(bytes.value())? {
+                check(entry)?;
                 client(entry, true);
             }
             loaded.next_journal = number.value() + 1;
+        }
+        Ok(())
+    }
+
+    /// The names of the interfaces, at the places of their numbers.
+    pub(super) fn interfaces(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for item in self.transaction.open_table(INTERFACES)?.iter()? {
+            let (number, name) = item?;
+            if usize::from(number.value()) != names.len() {
+                bail!("interface {} is missing", names.len());
+            }
+            names.push(name.value().to_owned());
+        }
+        Ok(names)
+    }
+
+    /// The ledgers of so many interfaces.
+    pub(super) fn ledgers(&self, interfaces: usize) -> Result<Vec<Ledger>> {
+        let mut ledgers = vec![Ledger::default(); interfaces];
+        for item in self.transaction.open_table(LEDGERS)?.iter()? {
+            let (number, bytes) = item?;
+            let ledger = Ledger::read_from_bytes(bytes.value())
+                .map_err(|_| anyhow!("a ledger has {} bytes", bytes.value().len()))?;
+            *ledgers
+                .get_mut(usize::from(number.value()))
+                .context("a ledger of no interface")? = ledger;
+        }
+        Ok(ledgers)
+    }
+
+    /// All servers.
+    pub(super) fn servers(&self) -> Result<Vec<(Key, ServerRecord)>> {
+        let mut servers = Vec::new();
+        for item in self.transaction.open_table(SERVERS)?.iter()? {
+            let (key, bytes) = item?;
+            let record = ServerRecord::read_from_bytes(bytes.value())
+                .map_err(|_| anyhow!("a server's record has {} bytes", bytes.value().len()))?;
+            servers.push((zerocopy::transmute!(*key.value()), record));
+        }
+        Ok(servers)
+    }
+
+    /// All documents.
+    pub(super) fn documents(&self) -> Result<BTreeMap<String, Vec<u8>>> {
+        let mut documents = BTreeMap::new();
+        for item in self.transaction.open_table(DOCUMENTS)?.iter()? {
+            let (name, bytes) = item?;
+            documents.insert(name.value().to_owned(), bytes.value().to_owned());
+        }
+        Ok(documents)
+    }
+
+    /// How many flushes were written.
+    pub(super) fn flushes(&self) -> Result<u64> {
+        self.meta("flushes")
+    }
+
+    /// The number of the next session.
+    pub(super) fn next_session(&self) -> Result<u64> {
+        Ok(self.meta("next_session")?.max(1))
+    }
+
+    /// Hands over each block, with the key that it stands under.
+    pub(super) fn each_block(&self, mut take: impl FnMut(&Key, &[Entry])) -> Result<()> {
+        for item in self.transaction.open_table(CLIENTS)?.iter()? {
+            let (key, bytes) = item?;
+            take(&zerocopy::transmute!(*key.value()), entries(bytes.value())?);
+        }
+        Ok(())
+    }
+
+    /// Hands over what is in the journal, in the order in which it came.
+    pub(super) fn each_journaled(&self, mut take: impl FnMut(&Entry)) -> Result<()> {
+        for item in self.transaction.open_table(JOURNAL)?.iter()? {
+            let (_, bytes) = item?;
+            entries(bytes.value())?.iter().for_each(&mut take);
+        }
+        Ok(())
+    }
+
+    /// Hands over all sessions, the oldest first.
+    pub(super) fn each_session(&self, mut take: impl FnMut(u64, &SessionRecord)) -> Result<()> {
+        for item in self.transaction.open_table(SESSIONS)?.iter()? {
+            let (number, bytes) = item?;
+            take(number.value(), &session(bytes.value())?);
+        }
+        Ok(())
+    }
+
+    /// Hands over all rollups.
+    pub(super) fn each_rollup(
+        &self,
+        mut take: impl FnMut(Resolution, InterfaceId, i64, &Rollup),
+    ) -> Result<()> {
+        for item in self.transaction.open_table(ROLLUPS)?.iter()? {
+            let (key, bytes) = item?;
+            let (resolution, interface, start) = key.value();
+            let resolution = Resolution::EACH
+                .into_iter()
+                .find(|known| *known as u8 == resolution)
+                .with_context(|| format!("a rollup has the resolution {resolution}"))?;
+            let rollup = Rollup::from_bytes(bytes.value()).context("a rollup cannot be read")?;
+            take(resolution, interface, start, &rollup);
         }
         Ok(())
     }
@@ -916,7 +1009,7 @@ impl Writer<'_> {
         let mut keys = keys;
         let mut next = 0;
         // What is to be written, and what was too little to be written alone.
-        let mut block: Vec<Entry> = Vec::with_capacity(2 * BLOCK);
+        let mut block: Vec<Entry> = Vec::with_capacity(2 * MAX_BLOCK);
         while !keys.is_empty() || !block.is_empty() {
             // Blocks before the one that the key falls into stay as they are.
             if block.is_empty()
@@ -954,7 +1047,7 @@ impl Writer<'_> {
             if block.is_empty() {
                 continue;
             }
-            let pieces = block.len().div_ceil(BLOCK);
+            let pieces = block.len().div_ceil(MAX_BLOCK);
             for piece in block.chunks(block.len().div_ceil(pieces)) {
                 table.insert(piece[0].key.bytes(), piece.as_bytes())?;
                 blocks.push(piece[0].key);

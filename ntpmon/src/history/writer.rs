@@ -27,6 +27,7 @@ use super::{
     server::ServerRecord,
     session::SessionRecord,
     store::{self, Entry, Ledger, OpenError, Reader, Store},
+    verify::{self, Verified},
     write,
 };
 use crate::ntp::clock;
@@ -46,6 +47,7 @@ pub(super) enum Request {
         reply: Sender<Result<Removed>>,
     },
     Compact(Sender<Result<(u64, u64)>>),
+    Verify(Sender<Result<Verified, String>>),
     Stop,
 }
 
@@ -82,8 +84,9 @@ const ROLLUPS_AT_ONCE: usize = 2000;
 const LOCKED: usize = 256;
 /// Between two looks for what is too old.
 const TIDY: Duration = Duration::from_secs(60);
-/// Between two tries to use a file that failed.
-const RETRIES: [Duration; 4] = [
+/// Between two tries to use a file that failed; the first follows with the next flush.
+const RETRIES: [Duration; 5] = [
+    Duration::ZERO,
     Duration::from_secs(1),
     Duration::from_secs(2),
     Duration::from_secs(5),
@@ -104,8 +107,19 @@ pub(super) struct Writer {
     last_tidy: Instant,
     /// What a flush that failed had taken: whether it was written shows when the file is opened.
     doubtful: Option<Taken>,
+    /// In a row.
     failures: usize,
     retry_at: Instant,
+}
+
+/// Says that the writer has ended, however it did.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        *write(&self.0.readable) = None;
+        lock(&self.0.state).ended = true;
+    }
 }
 
 /// A flush as it is to be written.
@@ -125,6 +139,8 @@ struct Plan {
     servers_removed: Vec<Key>,
     unnamed_servers: u64,
     left_out: u64,
+    /// Who asked without having a record: the next time they are known.
+    asked: Vec<Key>,
 }
 
 /// A client in a delta.
@@ -153,6 +169,7 @@ impl Writer {
     }
 
     pub(super) fn run(mut self, requests: &Receiver<Request>) {
+        let _ended = Ended(Arc::clone(&self.shared));
         let mut begun = Instant::now();
         loop {
             let interval = read(&self.shared.settings).flush_interval;
@@ -167,36 +184,79 @@ impl Writer {
                     begun = Instant::now();
                     // Told through the state.
                     let _ = self.flush(false, &[]);
-                    self.tidy();
+                    self.guarded(Self::tidy);
                 }
                 Some(Request::Flush { merge, reply }) => {
                     begun = Instant::now();
                     let _ = reply.send(self.flush(merge, &[]));
+                    self.guarded(Self::tidy);
                 }
                 Some(Request::CleanUp {
                     before,
                     dry_run,
                     reply,
                 }) => {
-                    let _ = reply.send(self.clean_up(before, dry_run));
+                    let mut removed = None;
+                    self.guarded(|writer| {
+                        let result = writer.clean_up(before, dry_run);
+                        let failure = result.as_ref().err().map(|error| anyhow!("{error:#}"));
+                        removed = Some(result);
+                        failure.map_or(Ok(()), Err)
+                    });
+                    let _ = reply.send(removed.unwrap_or_else(|| Err(broken())));
                 }
                 Some(Request::Compact(reply)) => {
-                    let _ = reply.send(self.compact());
+                    let compacted = catch_unwind(AssertUnwindSafe(|| self.compact()));
+                    let _ = reply.send(compacted.unwrap_or_else(|_| {
+                        self.close();
+                        Err(broken())
+                    }));
+                }
+                Some(Request::Verify(reply)) => {
+                    let _ = reply.send(self.verify());
                 }
                 Some(Request::Stop) => {
-                    self.retry_at = Instant::now();
-                    let _ = self.flush(false, &[]);
+                    // Nobody comes after this: what fails is tried once more.
+                    for _ in 0..2 {
+                        self.retry_at = Instant::now();
+                        if self.flush(false, &[]).is_ok() {
+                            break;
+                        }
+                    }
                     break;
                 }
             }
         }
+    }
+
+    /// Does work that writes and is no flush. When it fails the file has to be opened again: redb
+    /// does nothing more after it could not write, and how much of the work was written is not
+    /// known, which the number of the last flush would be mistaken for.
+    fn guarded(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) {
+        let result = catch_unwind(AssertUnwindSafe(|| work(self))).unwrap_or_else(|_| Err(broken()));
+        if let Err(error) = result
+            && self.store.is_some()
+            && self.failures == 0
+        {
+            self.close();
+            let _ = self.failed(error);
+        }
+    }
+
+    fn close(&mut self) {
+        // Nobody may read while it is opened again.
         *write(&self.shared.readable) = None;
-        lock(&self.shared.state).ended = true;
+        self.store = None;
     }
 
     /// Writes what there is, and removes `victims`.
     fn flush(&mut self, merge: bool, victims: &[Key]) -> Result<()> {
         self.shared.hurried.store(false, Ordering::Release);
+        if Instant::now() < self.retry_at
+            && let Some((why, _)) = &lock(&self.shared.state).failure
+        {
+            return Err(anyhow!("{why}"));
+        }
         if let Err(error) = self.reopen() {
             return self.failed(error);
         }
@@ -204,7 +264,7 @@ impl Writer {
         let mut taken = self.take();
         // redb checks what it reads with assertions too.
         let written = catch_unwind(AssertUnwindSafe(|| self.write(&mut taken, merge, victims)))
-            .unwrap_or_else(|_| Err(anyhow!("the database's own checks failed")));
+            .unwrap_or_else(|_| Err(broken()));
         match written {
             Ok(()) => {
                 self.recovered();
@@ -219,10 +279,9 @@ impl Writer {
             }
             Err(error) => {
                 self.doubtful = Some(taken);
-                // Nobody may read while it is opened again.
-                *write(&self.shared.readable) = None;
-                self.store = None;
-                self.retry_at = Instant::now();
+                self.close();
+                // Who asks still finds what the file has.
+                let _ = self.reopen();
                 self.failed(error)
             }
         }
@@ -264,6 +323,9 @@ impl Writer {
     }
 
     fn failed(&mut self, error: anyhow::Error) -> Result<()> {
+        let wait = RETRIES[self.failures.min(RETRIES.len() - 1)];
+        self.failures += 1;
+        self.retry_at = Instant::now() + wait;
         add(&self.shared.statistics.failures, 1);
         let why = format!("{error:#}");
         let mut state = lock(&self.shared.state);
@@ -292,17 +354,6 @@ impl Writer {
         if self.store.is_some() {
             return Ok(());
         }
-        if Instant::now() < self.retry_at {
-            return Err(anyhow!(
-                lock(&self.shared.state)
-                    .failure
-                    .as_ref()
-                    .map_or_else(String::new, |(why, _)| why.clone())
-            ));
-        }
-        let wait = RETRIES[self.failures.min(RETRIES.len() - 1)];
-        self.failures += 1;
-        self.retry_at = Instant::now() + wait;
         let cache_bytes = read(&self.shared.settings).cache_bytes;
         let path = &self.shared.path;
         let opened = match Memory::open(path, cache_bytes) {
@@ -408,6 +459,8 @@ impl Writer {
         if merge {
             self.last_checkpoint = Instant::now();
         }
+        // Only now: who waited through a flush that failed has not asked twice.
+        plan.asked.iter().for_each(|key| self.doorkeeper.note(key));
         self.apply(&deltas, plan, generation);
         let mut known = lock(&self.shared.documents);
         for (name, bytes) in documents {
@@ -519,6 +572,7 @@ impl Writer {
                     .map(ClientRecord::sessions)
                     .sum();
                 let seen_before = self.doorkeeper.has_seen(&key);
+                plan.asked.push(key);
                 if sessions > 1 || seen_before {
                     wanted += 1;
                     returning.insert(key);
@@ -696,9 +750,9 @@ impl Writer {
     }
 
     /// Removes what is too old, a little at a time.
-    fn tidy(&mut self) {
-        if self.store.is_none() || self.last_tidy.elapsed() < TIDY {
-            return;
+    fn tidy(&mut self) -> Result<()> {
+        if self.failures > 0 || self.last_tidy.elapsed() < TIDY {
+            return Ok(());
         }
         self.last_tidy = Instant::now();
         let retention = read(&self.shared.settings).retention;
@@ -713,9 +767,7 @@ impl Writer {
             drop(catalogue);
             if !victims.is_empty() {
                 let more = victims.len() == REMOVED_AT_ONCE;
-                if self.flush(true, &victims).is_err() {
-                    return;
-                }
+                self.flush(true, &victims)?;
                 add(&self.shared.statistics.expired, victims.len() as u64);
                 if more {
                     // The rest with the next flush.
@@ -723,9 +775,7 @@ impl Writer {
                 }
             }
         }
-        if let Err(error) = self.tidy_small_tables() {
-            let _ = self.failed(error);
-        }
+        self.tidy_small_tables()
     }
 
     fn tidy_small_tables(&mut self) -> Result<()> {
@@ -848,6 +898,15 @@ impl Writer {
         store.readable().reader()
     }
 
+    fn verify(&self) -> Result<Verified, String> {
+        let store = self.store.as_ref().ok_or("the database is not open")?;
+        // redb checks what it reads with assertions too.
+        catch_unwind(AssertUnwindSafe(|| {
+            verify::verify(&self.shared, store, &self.numbers)
+        }))
+        .unwrap_or_else(|_| Err(broken().to_string()))
+    }
+
     fn compact(&mut self) -> Result<(u64, u64)> {
         self.flush(true, &[])?;
         let size = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |it| it.len());
@@ -875,6 +934,11 @@ impl Writer {
             }
         }
     }
+}
+
+/// After a panic, which was printed.
+fn broken() -> anyhow::Error {
+    anyhow!("the database's own checks failed: the log has more")
 }
 
 fn nanoseconds(duration: Duration) -> i64 {
@@ -985,27 +1049,34 @@ impl Doorkeeper {
         }
     }
 
-    /// Whether it was seen before; from now on it was.
-    fn has_seen(&mut self, key: &Key) -> bool {
+    fn places(&self, key: &Key) -> [usize; 2] {
         use std::hash::BuildHasher;
         let hash = self.hasher.hash_one(key);
         let bits = self.current.len() * 64;
-        let places = [hash as usize % bits, (hash >> 32) as usize % bits];
+        [hash as usize % bits, (hash >> 32) as usize % bits]
+    }
+
+    /// Whether it was seen before.
+    fn has_seen(&self, key: &Key) -> bool {
+        let places = self.places(key);
         let is_set = |words: &[u64]| {
             places
                 .iter()
                 .all(|place| words[place / 64] >> (place % 64) & 1 == 1)
         };
-        let known = is_set(&self.current) || is_set(&self.previous);
-        for place in places {
+        is_set(&self.current) || is_set(&self.previous)
+    }
+
+    /// From now on it was seen.
+    fn note(&mut self, key: &Key) {
+        for place in self.places(key) {
             self.current[place / 64] |= 1 << (place % 64);
         }
         self.count += 1;
-        if self.count > bits / 16 {
+        if self.count > self.current.len() * 64 / 16 {
             std::mem::swap(&mut self.current, &mut self.previous);
             self.current.fill(0);
             self.count = 0;
         }
-        known
     }
 }
