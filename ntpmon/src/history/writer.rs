@@ -398,6 +398,7 @@ impl Writer {
         if nothing_new && !merge_is_due {
             return Ok(());
         }
+        let mut stages = Stages::new();
         let mut deltas: Vec<&mut Delta> = taken.iter_mut().map(|(_, delta)| delta).collect();
         let mut plan = self.plan(&mut deltas, victims, &settings);
         let deltas: Vec<&Delta> = deltas.into_iter().map(|delta| &*delta).collect();
@@ -405,6 +406,8 @@ impl Writer {
             || merge && !plan.changes.is_empty()
             || !plan.victims.is_empty()
             || pending + plan.changes.len() > PENDING;
+
+        stages.end("plan");
 
         let store = self.store.as_mut().context("the database is not open")?;
         let mut writer = store.writer()?;
@@ -432,6 +435,7 @@ impl Writer {
             let at_once = SESSIONS_AT_ONCE.max(2 * plan.sessions.len());
             writer.trim_sessions(most, before, at_once)?;
         }
+        stages.end("small");
         let mut generation = None;
         if merge {
             let pending = read(&self.shared.pending);
@@ -453,7 +457,9 @@ impl Writer {
                 writer.put_ledger(number as InterfaceId, ledger)?;
             }
         }
+        stages.end(if merge { "merge" } else { "journal" });
         writer.commit(numbers.flushes)?;
+        stages.end("commit");
 
         self.numbers = numbers;
         if merge {
@@ -462,6 +468,8 @@ impl Writer {
         // Only now: who waited through a flush that failed has not asked twice.
         plan.asked.iter().for_each(|key| self.doorkeeper.note(key));
         self.apply(&deltas, plan, generation);
+        stages.end("apply");
+        stages.tell();
         let mut known = lock(&self.shared.documents);
         for (name, bytes) in documents {
             // Unless it was changed again meanwhile.
@@ -939,6 +947,32 @@ impl Writer {
 /// After a panic, which was printed.
 fn broken() -> anyhow::Error {
     anyhow!("the database's own checks failed: the log has more")
+}
+
+/// How long the parts of a flush took, for the debug log.
+struct Stages {
+    begun: Instant,
+    text: String,
+}
+
+impl Stages {
+    fn new() -> Self {
+        Self {
+            begun: Instant::now(),
+            text: String::new(),
+        }
+    }
+
+    fn end(&mut self, name: &str) {
+        use std::fmt::Write;
+        let took = self.begun.elapsed();
+        self.begun = Instant::now();
+        let _ = write!(self.text, " {name} {:.1} ms", took.as_secs_f64() * 1e3);
+    }
+
+    fn tell(&self) {
+        tracing::debug!("flush:{}", self.text);
+    }
 }
 
 fn nanoseconds(duration: Duration) -> i64 {
