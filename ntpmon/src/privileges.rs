@@ -1,10 +1,16 @@
 //! The capabilities of this process: says which is missing, before the kernel answers with a bare
 //! "permission denied", and gives up those that nothing here needs.
 
-use std::fs;
+use std::{
+    fs,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::{
+    fs::{Access, access},
     io::Errno,
     thread::{
         CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
@@ -61,13 +67,7 @@ pub fn check_capture() -> Result<()> {
 /// # Errors
 /// When there are more threads, or the kernel refuses.
 pub fn keep_only_capture(more: CapabilitySet) -> Result<()> {
-    let threads = fs::read_dir("/proc/self/task")
-        .context("counting the threads")?
-        .count();
-    ensure!(
-        threads == 1,
-        "capabilities are given up by {threads} threads, of which only one would"
-    );
+    wait_to_be_alone()?;
     let held = capabilities(None).context("reading the capabilities")?;
     let kept = needed_of(held.permitted) | (more & held.permitted);
     // While it can still be done: then nothing that is executed gets them either.
@@ -100,11 +100,57 @@ pub fn keep_only_capture(more: CapabilitySet) -> Result<()> {
     set_capabilities(None, sets).context("giving up capabilities")
 }
 
+/// A thread that was joined may be on its way out of the kernel's list still.
+fn wait_to_be_alone() -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(1);
+    loop {
+        let threads = fs::read_dir("/proc/self/task")
+            .context("counting the threads")?
+            .count();
+        if threads == 1 {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "capabilities cannot be given up by one of {threads} threads"
+        );
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Those of the paths that this process cannot use any more once it has called
+/// [`keep_only_capture`]: root's right to others' files is a capability too.
+///
+/// # Errors
+/// When the kernel refuses to tell.
+pub fn out_of_reach<'a>(paths: &[(&'a Path, Access)]) -> Result<Vec<&'a Path>> {
+    // Given up for a trial, by a thread that does nothing else.
+    let trial = || {
+        let held = capabilities(None).context("reading the capabilities")?;
+        let kept = needed_of(held.permitted);
+        let sets = CapabilitySets {
+            effective: held.effective & kept,
+            permitted: kept,
+            inheritable: CapabilitySet::empty(),
+        };
+        set_capabilities(None, sets).context("giving up capabilities for a trial")?;
+        let refused = |(path, wanted): &(&'a Path, Access)| {
+            matches!(access(*path, *wanted), Err(Errno::ACCESS | Errno::PERM))
+        };
+        let refused = paths.iter().filter(|it| refused(it));
+        Ok(refused.map(|(path, _)| *path).collect())
+    };
+    thread::scope(|scope| match scope.spawn(trial).join() {
+        Ok(refused) => refused,
+        Err(_) => bail!("the thread that tries what is within reach died"),
+    })
+}
+
 /// What of these capturing takes: the old, wide capability only where a narrow one is missing.
 fn needed_of(held: CapabilitySet) -> CapabilitySet {
     let mut kept = CapabilitySet::empty();
     for (_, any, _) in NEEDED {
-        let narrow = any & held - CapabilitySet::SYS_ADMIN;
+        let narrow = any & (held - CapabilitySet::SYS_ADMIN);
         kept |= if narrow.is_empty() {
             any & held
         } else {
@@ -117,6 +163,32 @@ fn needed_of(held: CapabilitySet) -> CapabilitySet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_only_roots_rights_reach_is_found() {
+        use std::os::unix::fs::{PermissionsExt, chown};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data");
+        fs::create_dir(&path).unwrap();
+        let ours_alone = || fs::Permissions::from_mode(0o700);
+        fs::set_permissions(folder.path(), ours_alone()).unwrap();
+        let missing = folder.path().join("missing");
+        let wanted = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+        let paths = [(path.as_path(), wanted), (missing.as_path(), wanted)];
+        assert!(out_of_reach(&paths).unwrap().is_empty());
+        // Its own owner may as little.
+        let closed = fs::Permissions::from_mode(0o500);
+        fs::set_permissions(&path, closed).unwrap();
+        assert_eq!(out_of_reach(&paths).unwrap(), [path.as_path()]);
+        fs::set_permissions(&path, ours_alone()).unwrap();
+        if rustix::process::geteuid().is_root() {
+            chown(folder.path(), Some(65_534), None).unwrap();
+            assert_eq!(
+                out_of_reach(&paths).unwrap(),
+                [path.as_path(), missing.as_path()]
+            );
+        }
+    }
 
     #[test]
     fn the_wide_capability_is_kept_only_in_place_of_a_narrow_one() {

@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus},
+    process::{Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -94,6 +94,11 @@ impl Home {
 
     /// Starts it by such a command, and returns when it says that it is ready.
     pub fn start(&self, command: &mut Command) -> Result<Daemon> {
+        self.start_with_input(command, Stdio::null())
+    }
+
+    /// As [`Self::start`], with something as its standard input.
+    pub fn start_with_input(&self, command: &mut Command, stdin: Stdio) -> Result<Daemon> {
         let path = self.path("notify");
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -104,7 +109,8 @@ impl Home {
         let socket = UnixDatagram::bind(&path).context("listening as a service manager")?;
         open_to_all(&path)?;
         socket.set_nonblocking(true)?;
-        let process = Process::start(command.env("NOTIFY_SOCKET", &path))?;
+        command.env("NOTIFY_SOCKET", &path);
+        let process = Process::start_with_input(command, stdin)?;
         let mut daemon = Daemon {
             process,
             socket,

@@ -38,9 +38,14 @@ struct Output {
 impl Process {
     /// Starts `command` in the background.
     pub fn start(command: &mut Command) -> Result<Self> {
+        Self::start_with_input(command, Stdio::null())
+    }
+
+    /// As [`Self::start`], with something as its standard input.
+    pub fn start_with_input(command: &mut Command, stdin: Stdio) -> Result<Self> {
         let name = describe(command);
         let mut child = command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

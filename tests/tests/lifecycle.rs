@@ -8,9 +8,13 @@
 
 use std::{
     collections::HashSet,
-    fs,
+    fs::{self, File},
+    io,
     net::TcpStream,
-    os::unix::fs::{PermissionsExt, chown},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::fs::{PermissionsExt, chown},
+    },
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -84,6 +88,45 @@ fn it_ends_in_time_and_in_order_on_a_signal() {
         assert!(ended.notes.iter().any(|note| note.says("STOPPING=1")));
         assert!(ended.stderr.ends_with("stopped\n"), "{ended:?}");
     }
+}
+
+/// A terminal: the end of whoever shows it, and that of the programs on it. No program that another
+/// test starts meanwhile gets hold of either.
+fn terminal() -> (File, OwnedFd) {
+    let screen = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/ptmx")
+        .unwrap();
+    let locked: libc::c_int = 0;
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: the request reads one number, which lives until it returns.
+    let unlocked = unsafe { libc::ioctl(screen.as_raw_fd(), libc::TIOCSPTLCK, &raw const locked) };
+    assert_eq!(unlocked, 0, "{}", io::Error::last_os_error());
+    // SAFETY: the request takes a plain number.
+    let programs = unsafe { libc::ioctl(screen.as_raw_fd(), libc::TIOCGPTPEER, flags) };
+    assert!(programs >= 0, "{}", io::Error::last_os_error());
+    // SAFETY: it was just opened, and nobody else has it.
+    (screen, unsafe { OwnedFd::from_raw_fd(programs) })
+}
+
+#[test]
+fn it_ends_when_the_terminal_is_gone_that_it_was_started_on() {
+    let (namespace, home) = (Namespace::new().unwrap(), Home::new().unwrap());
+    let (screen, programs) = terminal();
+    let mut command = home.command(&namespace, &[]).unwrap();
+    let mut daemon = home
+        .start_with_input(&mut command, programs.into())
+        .unwrap();
+    // The command has a copy of the programs' end until it is dropped.
+    drop(command);
+    // As long as it is there, the signal asks for a reload.
+    daemon.signal(libc::SIGHUP).unwrap();
+    daemon.wait_for_note("READY=1", 2).unwrap();
+    drop(screen);
+    let ended = daemon.end(libc::SIGHUP).unwrap();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("the terminal is gone"), "{ended:?}");
 }
 
 #[test]
@@ -279,6 +322,12 @@ fn a_port_that_is_taken_is_named() {
     let told = refused(&mut command);
     assert!(told.contains(&format!("listening on {address}")), "{told}");
     assert!(told.contains("api.listen"), "{told}");
+    let before = ["setpriv", "--bounding-set=-net_bind_service"];
+    let mut command = other
+        .command_listening(&running.namespace, &before, "127.0.0.1:80")
+        .unwrap();
+    let told = refused(&mut command);
+    assert!(told.contains("CAP_NET_BIND_SERVICE"), "{told}");
 }
 
 #[test]
@@ -322,6 +371,23 @@ fn every_thread_keeps_three_capabilities_and_gets_no_others() {
     }
     assert_eq!(of_all_threads(&running.daemon, "NoNewPrivs"), "1");
     assert!(running.daemon.of_threads("Name").unwrap().len() > 1);
+}
+
+#[test]
+fn in_the_folder_of_another_user_root_keeps_what_reaches_it() {
+    let (namespace, home) = (Namespace::new().unwrap(), Home::new().unwrap());
+    // As a user's closed home directory.
+    chown(home.path(""), Some(64_242), None).unwrap();
+    let mut command = home.command(&namespace, &[]).unwrap();
+    let mut daemon = home.start(&mut command).unwrap();
+    assert_eq!(of_all_threads(&daemon, "CapEff"), "000000c000001002");
+    daemon
+        .wait_for_message("keeping CAP_DAC_OVERRIDE", 1)
+        .unwrap();
+    let data = home.data();
+    assert!(daemon.stderr().contains(data.to_str().unwrap()));
+    daemon.signal(libc::SIGHUP).unwrap();
+    daemon.wait_for_message("configured by", 2).unwrap();
 }
 
 #[test]

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use clap::{Parser, Subcommand};
 use ntpmon_common::settings::MAX_PORTS;
 use tracing_subscriber::EnvFilter;
@@ -60,10 +60,18 @@ enum Command {
 /// What went wrong, in words for the operator.
 pub fn run() -> Result<()> {
     let arguments = Arguments::parse();
-    // The daemon's log is one of its settings.
-    let is_daemon = matches!(arguments.command, Command::Run(_));
-    if !is_daemon {
-        Logging::start(log_filter(), None)?;
+    match arguments.command {
+        // The daemon's log is one of its settings.
+        Command::Run(_) => {}
+        // A wrong setting is told with all the others.
+        Command::Config(_) | Command::Token(_) => {
+            let filter = log_filter().or_else(|_| logging::parse(logging::DEFAULT))?;
+            Logging::start(filter, None)?;
+        }
+        _ => {
+            let filter = log_filter().unwrap_or_else(|error| usage_error(&format!("{error:#}")));
+            Logging::start(filter, None)?;
+        }
     }
     match arguments.command {
         Command::Run(run) => run.run(),
@@ -78,17 +86,15 @@ pub fn run() -> Result<()> {
     }
 }
 
-/// What is said on standard error. A setting that says nothing is a usage error.
-fn log_filter() -> EnvFilter {
+/// What is said on standard error.
+fn log_filter() -> Result<EnvFilter> {
     let setting = match env::var("NTPMON_LOG") {
         Ok(setting) if !setting.is_empty() => setting,
         Ok(_) | Err(VarError::NotPresent) => logging::DEFAULT.to_owned(),
-        Err(error) => usage_error(&format!("NTPMON_LOG: {error}")),
+        Err(error) => bail!("NTPMON_LOG: {error}"),
     };
-    logging::parse(&setting).unwrap_or_else(|error| {
-        usage_error(&format!(
-            "NTPMON_LOG='{setting}': {error}; try error, warn, info, debug or trace"
-        ))
+    logging::parse(&setting).map_err(|error| {
+        anyhow!("NTPMON_LOG='{setting}': {error}; try error, warn, info, debug or trace")
     })
 }
 

@@ -7,19 +7,23 @@ mod parts;
 mod signals;
 
 use std::{
+    io,
     net::{SocketAddr, TcpListener},
     process, thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
-use rustix::{fs::Mode, thread::CapabilitySet};
+use anyhow::{Context, Result, anyhow};
+use rustix::{
+    fs::{Access, Mode},
+    thread::CapabilitySet,
+};
 use tokio::{
     runtime,
     time::{MissedTickBehavior, interval},
 };
 
-pub use self::parts::{Part, Parts, Reload, Reloaded};
+pub use self::parts::{Apply, Part, Parts, Reload, Reloaded, Stopping};
 use self::{
     manager::Manager,
     signals::{Received, Signals},
@@ -60,14 +64,9 @@ pub fn run(sources: Sources) -> Result<()> {
     tokens.check_listen(config.api.listen)?;
     let data = DataDirectory::open(&config.data_dir)?;
     // A port below 1024 takes a capability that is dropped next.
-    let listener = TcpListener::bind(config.api.listen)
-        .with_context(|| format!("listening on {} (api.listen)", config.api.listen))?;
+    let listener = listen(config.api.listen)?;
     // Each thread has capabilities of its own: now there is one.
-    privileges::keep_only_capture(if capture::locks_are_anothers() {
-        CapabilitySet::DAC_OVERRIDE | CapabilitySet::CHOWN
-    } else {
-        CapabilitySet::empty()
-    })?;
+    privileges::keep_only_capture(more_than_capture(&loaded)?)?;
 
     let runtime = runtime::Builder::new_multi_thread()
         .enable_all()
@@ -87,6 +86,53 @@ pub fn run(sources: Sources) -> Result<()> {
     // Whatever still blocks a thread was given its time.
     runtime.shutdown_background();
     ended
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::PermissionDenied => ": ports below 1024 take CAP_NET_BIND_SERVICE",
+            io::ErrorKind::AddrInUse => ": choose another port, or stop what listens there",
+            io::ErrorKind::AddrNotAvailable => ": this host does not have that address",
+            _ => "",
+        };
+        anyhow!("listening on {address} (api.listen): {error}{hint}")
+    })
+}
+
+/// What it takes besides, where root was told to use what is not root's.
+fn more_than_capture(loaded: &Loaded) -> Result<CapabilitySet> {
+    let config = &loaded.config;
+    let tokens = config.tokens_file();
+    let (read, write) = (Access::READ_OK, Access::WRITE_OK);
+    let folder = read | write | Access::EXEC_OK;
+    let tls = config.api.tls.pair();
+    let wanted = [
+        (Some(config.data_dir.as_path()), folder),
+        (config.capture.output_dir.as_deref(), folder),
+        (config.log.file.as_deref(), write),
+        (loaded.file.as_deref(), read),
+        (Some(tokens.as_path()), read),
+        (tls.map(|(certificate, _)| certificate), read),
+        (tls.map(|(_, key)| key), read),
+    ];
+    let wanted: Vec<_> = wanted
+        .into_iter()
+        .filter_map(|(path, access)| Some((path?, access)))
+        .collect();
+    let mut more = CapabilitySet::empty();
+    if let Some(path) = privileges::out_of_reach(&wanted)?.first() {
+        tracing::info!(
+            "keeping CAP_DAC_OVERRIDE: without it, {} is out of reach",
+            path.display()
+        );
+        more |= CapabilitySet::DAC_OVERRIDE;
+    }
+    if capture::locks_are_anothers() {
+        // Locks that are made there have to be its owner's.
+        more |= CapabilitySet::DAC_OVERRIDE | CapabilitySet::CHOWN;
+    }
+    Ok(more)
 }
 
 /// What is there as long as the process.
@@ -109,7 +155,14 @@ impl Daemon {
         let mut signals = Signals::new()?;
         self.manager.starting();
         let begin = Instant::now();
-        let parts = self.start(tokens)?;
+        let parts = tokio::select! {
+            parts = self.start(tokens) => parts?,
+            signal = signals.next_end() => {
+                tracing::info!("{signal} while starting: ending");
+                end_at_last();
+                return Ok(());
+            }
+        };
         let address = self.address()?;
         tracing::info!(
             "ready after {:.3} s: listening on {address}, data in {}",
@@ -151,12 +204,8 @@ impl Daemon {
             }
         }
         self.manager.stopping();
-        end_at_last()?;
-        tokio::spawn(async move {
-            let signal = signals.next_end().await;
-            tracing::warn!("{signal} again: ending at once");
-            process::exit(signal.exit_code());
-        });
+        end_at_last();
+        tokio::spawn(end_at_once(signals));
         let stopped = parts.stop().await;
         tracing::info!("stopped");
         stopped
@@ -168,9 +217,10 @@ impl Daemon {
             .context("looking at the API's socket")
     }
 
-    /// Starts the parts, in the order in which they are stopped later: what is captured, then what
-    /// is served, then what is remembered.
-    fn start(&self, tokens: &Tokens) -> Result<Parts> {
+    /// Starts the parts, and puts them in the order in which they are stopped: what is captured,
+    /// then what is served, then what is remembered. What takes long must leave the thread to
+    /// others: a signal ends the daemon meanwhile too.
+    async fn start(&self, tokens: &Tokens) -> Result<Parts> {
         if let Err(error) = privileges::check_capture() {
             tracing::error!("nothing is captured: {error:#}; what was remembered is served");
         }
@@ -254,19 +304,78 @@ fn tell_health(before: &[&str], now: &[&str]) {
     }
 }
 
+/// Ends the process at the next signal that asks for it: whoever stops it does not want to wait.
+async fn end_at_once(mut signals: Signals) {
+    let signal = signals.next_end().await;
+    tracing::warn!("{signal} again: ending at once");
+    process::exit(signal.exit_code());
+}
+
 /// Ends the process when stopping takes too long. A thread of its own: nothing that hangs can keep
 /// it from running.
-fn end_at_last() -> Result<()> {
-    thread::Builder::new()
-        .name("last-moment".to_owned())
-        .spawn(|| {
-            thread::sleep(LAST_MOMENT);
-            tracing::error!(
-                "stopping takes longer than {} s: ending without",
-                LAST_MOMENT.as_secs_f64()
-            );
-            process::exit(0);
-        })
-        .context("starting the thread that ends the process in time")?;
-    Ok(())
+fn end_at_last() {
+    let thread = thread::Builder::new().name("last-moment".to_owned());
+    let started = thread.spawn(|| {
+        thread::sleep(LAST_MOMENT);
+        tracing::error!(
+            "stopping takes longer than {} s: ending without",
+            LAST_MOMENT.as_secs_f64()
+        );
+        process::exit(0);
+    });
+    if let Err(error) = started {
+        // What stops in order still does.
+        tracing::error!(%error, "starting the thread that ends the process in time");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, process::Command};
+
+    use super::*;
+
+    /// Set in the copy of the test that is to end.
+    const VARIABLE: &str = "TEST_THAT_ENDS";
+
+    /// Runs a test again, as a process of its own that is to end itself, and gives its exit code.
+    fn end_of(test: &str) -> Option<i32> {
+        let name = format!("daemon::tests::{test}");
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.args(["--exact", &name]).env(VARIABLE, "1");
+        command.output().unwrap().status.code()
+    }
+
+    #[test]
+    fn whatever_hangs_the_process_ends_in_time() {
+        if env::var_os(VARIABLE).is_some() {
+            end_at_last();
+            thread::sleep(Duration::from_secs(60));
+            process::exit(1);
+        }
+        const { assert!(LAST_MOMENT.as_secs() < 5) };
+        assert_eq!(end_of("whatever_hangs_the_process_ends_in_time"), Some(0));
+    }
+
+    #[test]
+    fn a_second_signal_ends_the_process_at_once() {
+        if env::var_os(VARIABLE).is_some() {
+            let runtime = runtime::Runtime::new().unwrap();
+            runtime
+                .block_on(async {
+                    let signals = Signals::new().unwrap();
+                    let ourselves = rustix::process::getpid();
+                    rustix::process::kill_process(ourselves, rustix::process::Signal::TERM)
+                        .unwrap();
+                    let deadline = Duration::from_secs(60);
+                    tokio::time::timeout(deadline, end_at_once(signals)).await
+                })
+                .unwrap();
+            process::exit(1);
+        }
+        assert_eq!(
+            end_of("a_second_signal_ends_the_process_at_once"),
+            Some(143)
+        );
+    }
 }

@@ -8,8 +8,10 @@ use tokio::time::timeout;
 
 use crate::{config::Config, tokens::Tokens};
 
+/// What a part does with what was read again.
+pub type Apply = Box<dyn Fn(&Reloaded<'_>) -> Result<()> + Send + Sync>;
 /// What stopping a part comes to.
-type Stopping = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+pub type Stopping = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 /// One part that runs.
 pub struct Part {
@@ -30,7 +32,7 @@ pub struct Reload {
     /// The keys that it takes, whole or as sections: `history.retention`.
     pub keys: &'static [&'static str],
     /// Takes what was read again, whether or not it changed.
-    pub apply: Box<dyn Fn(&Reloaded<'_>) -> Result<()> + Send + Sync>,
+    pub apply: Apply,
 }
 
 /// What was read again, and is right.
@@ -61,12 +63,12 @@ impl Parts {
     /// Whether a part takes changes of a key while it runs.
     #[must_use]
     pub fn reloads(&self, key: &str) -> bool {
-        let takes = |taken: &&str| {
+        let takes = |taken: &&'static str| {
             key.strip_prefix(*taken)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
         let mut reloads = self.0.iter().filter_map(|part| part.reload.as_ref());
-        reloads.any(|reload| reload.keys.iter().any(|key| takes(&key)))
+        reloads.any(|reload| reload.keys.iter().any(takes))
     }
 
     /// Gives each part what was read again. One that cannot take it says so, and stays as it was.

@@ -247,6 +247,18 @@ fn what_is_no_toml_is_told_with_its_line_and_nothing_is_made_of_the_rest() {
     }
 }
 
+proptest::proptest! {
+    #[test]
+    fn any_text_is_read_or_refused(
+        text in "([a-z_.\\[\\]\"'=#, 0-9é-]|\n|interfaces|history|sessions|api|tls|keep){0,40}",
+    ) {
+        let mut merge = Merge::default();
+        merge.text(Path::new("ntpmon.toml"), &text);
+        let right = text.parse::<Table>().is_ok();
+        proptest::prop_assert!(right || !merge.faults.is_empty());
+    }
+}
+
 #[test]
 fn a_section_is_no_value() {
     assert_eq!(
