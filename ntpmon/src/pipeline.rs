@@ -305,3 +305,168 @@ impl Sink for PassOn {
         self.send();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use ntpmon_common::Event;
+
+    use super::*;
+
+    /// Remembers what it was given.
+    #[derive(Clone, Default)]
+    struct Taken(Arc<Mutex<Given>>);
+
+    #[derive(Default)]
+    struct Given {
+        exchanges: Vec<Exchange>,
+        published: Vec<(Totals, i64)>,
+    }
+
+    impl Taken {
+        fn exchanges(&self) -> Vec<Exchange> {
+            self.0.lock().unwrap().exchanges.clone()
+        }
+
+        fn published(&self) -> Vec<(Totals, i64)> {
+            self.0.lock().unwrap().published.clone()
+        }
+    }
+
+    impl Sink for Taken {
+        fn exchange(&mut self, exchange: &Exchange) {
+            self.0.lock().unwrap().exchanges.push(*exchange);
+        }
+
+        fn publish(&mut self, totals: &Totals, unix: i64) {
+            self.0.lock().unwrap().published.push((*totals, unix));
+        }
+    }
+
+    fn request(number: u8) -> Event {
+        let mut event = Event {
+            time: clock::monotonic(),
+            source: [1; 16],
+            destination: [2; 16],
+            source_port: 40_000,
+            destination_port: 123,
+            payload_length: 48,
+            ..Event::EMPTY
+        };
+        event.ntp.0[0] = 0x23;
+        event.ntp.0[47] = number;
+        event
+    }
+
+    fn response(request: &Event) -> Event {
+        let mut event = Event {
+            time: request.time + 1000,
+            source: request.destination,
+            destination: request.source,
+            source_port: request.destination_port,
+            destination_port: request.source_port,
+            ..*request
+        };
+        event.ntp.0[0] = 0x24;
+        event.ntp.0[24..32].copy_from_slice(&request.ntp.0[40..48]);
+        event
+    }
+
+    #[test]
+    fn events_become_exchanges_for_every_sink_and_totals_at_the_end_of_each_batch() {
+        let (one, other) = (Taken::default(), Taken::default());
+        let sink = (one.clone(), Some(other.clone()));
+        let mut take =
+            Consumer::new(pair::Settings::default(), &Host::default(), sink).into_closure();
+        let (first, second) = (request(1), request(2));
+        take(Drained::Begin);
+        take(Drained::Event(&first));
+        take(Drained::Event(&response(&first)));
+        take(Drained::Event(&second));
+        take(Drained::End {
+            now: clock::monotonic(),
+        });
+        take(Drained::Finished);
+        for taken in [one, other] {
+            let exchanges = taken.exchanges();
+            let answered: Vec<bool> = exchanges.iter().map(|it| it.response.is_some()).collect();
+            assert_eq!(answered, [true, false]);
+            let published = taken.published();
+            let counts: Vec<_> = published
+                .iter()
+                .map(|(totals, _)| (totals.packets(), totals.answered, totals.unanswered))
+                .collect();
+            assert_eq!(counts, [(3, 1, 0), (3, 1, 1)]);
+            let seen = exchanges[0].request.unix;
+            for (_, unix) in published {
+                assert!(
+                    (0..60_000_000_000).contains(&(unix - seen)),
+                    "{unix} {seen}"
+                );
+            }
+        }
+    }
+
+    /// Under a load that is too much for its thread: there are only beginnings.
+    #[test]
+    fn a_ring_that_never_runs_empty_is_told_of_nevertheless_and_an_idle_one_once() {
+        let taken = Taken::default();
+        let settings = pair::Settings::default();
+        let mut take = Consumer::new(settings, &Host::default(), taken.clone()).into_closure();
+        take(Drained::Begin);
+        assert_eq!(taken.published().len(), 0);
+        for number in 1..=3 {
+            take(Drained::Event(&request(number)));
+            take(Drained::Begin);
+            let published = taken.published();
+            assert_eq!(published.len(), usize::from(number));
+            assert_eq!(published.last().unwrap().0.requests, u64::from(number));
+        }
+        take(Drained::End {
+            now: clock::monotonic(),
+        });
+        take(Drained::Begin);
+        assert_eq!(taken.published().len(), 4);
+    }
+
+    #[test]
+    fn a_step_that_every_ring_sees_is_told_once() {
+        let host = Host::default();
+        let step = |nanoseconds| Step { nanoseconds };
+        assert!(host.is_news(step(1_000_000_000)));
+        assert!(!host.clone().is_news(step(1_000_150_000)));
+        assert!(host.is_news(step(-1_000_000_000)));
+        assert_eq!(host.clock_steps(), 2);
+    }
+
+    #[test]
+    fn what_finds_no_place_is_left_out_and_counted() {
+        let (to, from) = sync_channel(1);
+        let passed = Arc::default();
+        let mut sink = PassOn::new("eth0", to, &passed);
+        let exchange = {
+            let taken = Taken::default();
+            let settings = pair::Settings::default();
+            let mut take = Consumer::new(settings, &Host::default(), taken.clone()).into_closure();
+            take(Drained::Event(&request(1)));
+            take(Drained::Finished);
+            taken.exchanges()[0]
+        };
+        // A full batch goes by itself, a begun one when it is asked for.
+        for _ in 0..=BATCH {
+            sink.exchange(&exchange);
+        }
+        assert_eq!((passed.offered(), passed.refused()), (BATCH as u64, 0));
+        sink.publish(&Totals::default(), 0);
+        sink.publish(&Totals::default(), 0);
+        assert_eq!((passed.offered(), passed.refused()), (BATCH as u64 + 1, 1));
+        let batch = from.recv().unwrap();
+        assert_eq!((&*batch.interface, batch.exchanges.len()), ("eth0", BATCH));
+        // Nobody is there any more.
+        drop(from);
+        sink.exchange(&exchange);
+        sink.publish(&Totals::default(), 0);
+        assert_eq!((passed.offered(), passed.refused()), (BATCH as u64 + 2, 2));
+    }
+}

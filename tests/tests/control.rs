@@ -290,6 +290,13 @@ fn the_same_start_twice_changes_nothing_and_another_replaces_the_capture() {
         assert_eq!(again.since, before.since);
         assert_eq!(again.counters.get(Counter::Emitted), 10);
     }
+    // A capture that is replaced misses what passes meanwhile.
+    let steady = Load::start(&pair.client, server(123)).unwrap();
+    for _ in 0..20 {
+        daemon.begin(DEVICE, Some(soon())).unwrap();
+    }
+    let sent = steady.stop().unwrap();
+    assert_eq!(daemon.events(DEVICE), 10 + sent);
 
     let changed = daemon.begin(DEVICE, Some(at_port(1123))).unwrap();
     assert!(changed.since > before.since);
@@ -302,7 +309,7 @@ fn the_same_start_twice_changes_nothing_and_another_replaces_the_capture() {
     // Nothing was said of options: they stay.
     let again = daemon.begin(DEVICE, None).unwrap();
     assert_eq!(again.counters.get(Counter::Emitted), 7);
-    daemon.wait_for_exchanges(DEVICE, 17);
+    daemon.wait_for_exchanges(DEVICE, 10 + sent + 7);
 
     let impossible = daemon.begin(DEVICE, Some(at_port(0))).unwrap_err();
     assert!(matches!(&impossible, ControlError::Options(why) if why.contains("port 0")));
@@ -554,6 +561,56 @@ fn without_a_word_the_default_route_decides_as_soon_as_there_is_one() {
     daemon.end();
 }
 
+#[test]
+fn another_configuration_changes_what_it_says_and_nothing_else() {
+    let pair = Pair::new().unwrap();
+    second_interface(&pair);
+    let memory = Memory::default();
+    let daemon = Daemon::remembering(&pair.client, watching(&[DEVICE]), &memory);
+    let configure = |interfaces: &[&str], defaults| {
+        let interfaces = interfaces.iter().map(|&name| name.to_owned()).collect();
+        let done = daemon.control.configure(interfaces, defaults);
+        daemon.runtime.block_on(done)
+    };
+    daemon.begin("lo", Some(at_port(1123))).unwrap();
+    let began = |name| daemon.status(name).since;
+    let (lo, device) = (began("lo"), began(DEVICE));
+
+    configure(&[DEVICE, "veth1"], soon()).unwrap();
+    assert_eq!(daemon.running(), ["lo", DEVICE, "veth1"]);
+    assert_eq!((began("lo"), began(DEVICE)), (lo, device));
+
+    configure(&["veth1"], at_port(2123)).unwrap();
+    let defaults = daemon.runtime.block_on(daemon.control.defaults());
+    assert_eq!(defaults.unwrap(), at_port(2123));
+    assert_eq!(daemon.running(), ["lo", "veth1"]);
+    assert_eq!(daemon.status("veth1").options.unwrap(), at_port(2123));
+    assert_eq!(daemon.status("lo").options.unwrap(), at_port(1123));
+    assert_eq!(began("lo"), lo);
+
+    let impossible = configure(&[], at_port(0)).unwrap_err();
+    assert!(matches!(impossible, ControlError::Options(_)));
+    assert_eq!(daemon.running(), ["lo", "veth1"]);
+    daemon.stop("veth1").unwrap();
+    configure(&["veth1"], soon()).unwrap();
+    assert_eq!(daemon.running(), ["lo"], "what was stopped stays so");
+    daemon.end();
+}
+
+#[test]
+fn without_a_handle_nothing_is_watched() {
+    let pair = Pair::new().unwrap();
+    let daemon = Daemon::start(&pair.client, watching(&[DEVICE]));
+    let other = daemon.control.clone();
+    drop(daemon);
+    assert_eq!(programs(&pair).len(), 2);
+    drop(other);
+    wait_for("the end of the capture", PATIENCE, || {
+        Ok(programs(&pair).is_empty().then_some(()))
+    })
+    .unwrap();
+}
+
 /// A setup with an output directory.
 fn writing(directory: &Path) -> Setup {
     Setup {
@@ -688,6 +745,11 @@ fn a_remembered_output_file_that_is_refused_costs_only_the_file() {
     assert!(!output.writing && output.error.unwrap().contains("output_dir"));
     send(&pair, 3);
     daemon.wait_for_exchanges(DEVICE, 3);
+    // It runs; only who asks for the file is told that there is none.
+    assert_eq!(daemon.begin(DEVICE, None).unwrap().state, State::Running);
+    let asked = daemon.begin(DEVICE, Some(into_file(Path::new("x"))));
+    assert!(matches!(asked, Err(ControlError::OutputFile(_))));
+    assert_eq!(daemon.events(DEVICE), 3);
     daemon.end();
 }
 
@@ -763,11 +825,12 @@ fn a_cleanup_removes_what_the_dead_left_and_nothing_that_is_in_use() {
     let pair = Pair::new().unwrap();
     second_interface(&pair);
     let bpf = BpfMount::new().unwrap();
-    for device in [DEVICE, "veth1"] {
+    let pinning = |device| {
         let command = bpf.command(&pair.client, binary().unwrap());
-        let watch = Watch::start_command(command, &[device], &["--pin"]).unwrap();
-        watch.kill().unwrap();
-    }
+        Watch::start_command(command, &[device], &["--pin"]).unwrap()
+    };
+    pinning(DEVICE).kill().unwrap();
+    pinning("veth1").stop().unwrap();
     let pinned = programs(&pair);
     assert_eq!(pinned.len(), 2, "a killed watch leaves what is pinned");
     pair.client.ip("link del veth1").unwrap();

@@ -134,6 +134,16 @@ impl Directory {
             path.display(),
             found.nlink()
         );
+        // Whatever else is in the directory, a database perhaps, is not ours to append to.
+        let mut first = [0];
+        let length = file
+            .read_at(&mut first, 0)
+            .with_context(|| format!("reading {}", path.display()))?;
+        ensure!(
+            length == 0 || first == *b"{",
+            "{} holds something else than JSON lines: name another file",
+            path.display()
+        );
         Ok(file)
     }
 
@@ -147,7 +157,7 @@ impl Directory {
     }
 }
 
-/// To append; to read only how the file ends. What is no regular file may make whoever opens it
+/// To append; to read only how the file begins and ends. What is no regular file may make whoever opens it
 /// wait, without NONBLOCK.
 const APPEND: OFlags = OFlags::RDWR
     .union(OFlags::APPEND)
@@ -219,8 +229,6 @@ pub struct Output {
     pub error: Option<String>,
 }
 
-/// How long what was not written yet gets when a file is closed.
-const LAST_LINES: Duration = Duration::from_secs(1);
 /// A file that cannot be opened is tried again, and one that was moved away noticed, this often.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -287,9 +295,9 @@ impl OutputFile {
         }
     }
 
-    /// Waits until all is written that the sinks passed on, which must be gone. A disk that hangs
-    /// keeps nobody from ending.
-    pub fn close(self) -> Output {
+    /// Waits until all is written that the sinks passed on, which must be gone; a disk that hangs
+    /// keeps nobody from ending beyond `end`.
+    pub fn close(self, end: Instant) -> Output {
         let output = self.output();
         let Self {
             to,
@@ -299,7 +307,6 @@ impl OutputFile {
             path,
         } = self;
         drop(to);
-        let end = Instant::now() + LAST_LINES;
         while !thread.is_finished() {
             if Instant::now() >= end {
                 tracing::warn!("{}: leaving out what is not written yet", path.display());
@@ -548,7 +555,8 @@ mod tests {
         fs::create_dir(folder.path().join("below")).unwrap();
         let absolute = folder.path().join("absolute.json");
         for asked in [Path::new("plain.json"), Path::new("./below/x"), &absolute] {
-            let output = OutputFile::open(&directory, asked).unwrap().close();
+            let end = Instant::now() + Duration::from_secs(10);
+            let output = OutputFile::open(&directory, asked).unwrap().close(end);
             assert!(
                 output
                     .path
@@ -594,7 +602,7 @@ mod tests {
     }
 
     #[test]
-    fn links_pipes_directories_and_second_names_are_refused() {
+    fn links_pipes_directories_second_names_and_files_of_others_are_refused() {
         let (folder, directory) = directory();
         let elsewhere = tempfile::tempdir().unwrap();
         let secret = elsewhere.path().join("secret");
@@ -614,7 +622,9 @@ mod tests {
         .unwrap();
         fs::write(inside("one"), "").unwrap();
         fs::hard_link(inside("one"), inside("two")).unwrap();
+        fs::write(inside("database"), "redb").unwrap();
         for (asked, reason) in [
+            ("database", "something else than JSON lines"),
             ("link", "symbolic link"),
             ("dangling", "symbolic link"),
             ("folder-link/new", "symbolic link"),
@@ -626,6 +636,7 @@ mod tests {
             assert!(refusal.contains(reason), "{asked}: {refusal}");
         }
         assert_eq!(fs::read(&secret).unwrap(), b"secret");
+        assert_eq!(fs::read(inside("database")).unwrap(), b"redb");
         assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
     }
 
@@ -689,10 +700,10 @@ mod tests {
     fn a_fragment_is_cut_off_unless_others_wrote_after_it() {
         let (folder, directory) = directory();
         let path = folder.path().join("x");
-        for (content, left) in [("1\n23", "1\n"), ("1\n23\n4", "1\n23\n4")] {
+        for (content, left) in [("{}\n{\"", "{}\n"), ("{}\n{\"\n{", "{}\n{\"\n{")] {
             fs::write(&path, content).unwrap();
             let file = directory.append(Path::new("x")).unwrap();
-            assert_eq!(cut(&file, b"23"), left != content);
+            assert_eq!(cut(&file, b"{\""), left != content);
             assert_eq!(fs::read_to_string(&path).unwrap(), left);
         }
     }

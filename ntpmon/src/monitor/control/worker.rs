@@ -1,147 +1,38 @@
-//! The watched interfaces under control of whoever holds a handle: [`Control`] is cheap to clone
-//! and its methods never block, for all that takes time (attaching takes tens of milliseconds) is
-//! done by one thread that owns the [`Monitor`] and follows what the kernel says of interfaces.
-//!
-//! What is to be watched is remembered as a few bytes, which the owner keeps: the set survives a
-//! restart. One interface that cannot be captured keeps neither the others nor the daemon from
-//! running; it is tried again until it is stopped.
+//! The thread that owns the captures: does what handles ask for, follows what the kernel tells,
+//! and tries again what failed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
+    ops::ControlFlow,
     path::PathBuf,
-    thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, anyhow};
 use ntpmon_common::Counters;
-use serde::{Deserialize, Serialize};
-use tokio::{
-    io::unix::AsyncFd,
-    sync::{mpsc, oneshot},
-    time::MissedTickBehavior,
-};
+use tokio::{io::unix::AsyncFd, sync::mpsc, time::MissedTickBehavior};
 
 use super::{
-    Change, Common, Condition, Ended, Monitor, Options,
-    output_file::{Directory, Output, OutputFile},
-    overlaps,
+    Answer, ControlError, Removed, Request, Setup, State, Status,
+    wishes::{Wish, Wishes},
 };
 use crate::{
     capture::{self, Drained},
+    monitor::{
+        Change, Condition, Ended, Monitor, Options, Watched,
+        output_file::{Directory, Output, OutputFile},
+        overlaps,
+    },
     netlink::{self, Changes, Interface},
-    ntp::pair,
     pipeline::{Consumer, Host, Sink},
 };
 
-/// What is known at start.
-#[derive(Clone, Debug, Default)]
-pub struct Setup {
-    /// How every interface is captured.
-    pub common: Common,
-    /// How one is watched of which nothing else was said.
-    pub defaults: Options,
-    /// Interfaces that flags or the configuration name. With none, and nothing remembered, that of
-    /// the default route is watched.
-    pub interfaces: Vec<String>,
-    /// The only directory that output files are opened in; without one there are none.
-    pub output_directory: Option<PathBuf>,
-    /// What was remembered last, if anything.
-    pub remembered: Option<Vec<u8>>,
-}
-
-/// A handle on the watched interfaces.
-#[derive(Clone, Debug)]
-pub struct Control {
-    requests: mpsc::Sender<Request>,
-    host: Host,
-}
-
-/// Why something was not done.
-#[derive(Debug, thiserror::Error)]
-pub enum ControlError {
-    /// There is no such interface, and none of that name is watched.
-    #[error("there is no interface {0}")]
-    UnknownInterface(String),
-    /// The options cannot be.
-    #[error("{0}")]
-    Options(String),
-    /// The output file is refused. Nothing else was changed.
-    #[error("the output file is refused: {0}")]
-    OutputFile(String),
-    /// The kernel refused, or did not answer. What was asked for is remembered, and tried again.
-    #[error("{0:#}")]
-    Failed(anyhow::Error),
-    /// The thread that owns the captures has ended.
-    #[error("interfaces are no longer under control: ntpmon is stopping")]
-    Stopped,
-}
-
-/// How an interface is doing.
-#[derive(Clone, Debug)]
-pub struct Status {
-    /// Its name.
-    pub interface: String,
-    /// Whether it is captured.
-    pub state: State,
-    /// Whether there is such an interface now.
-    pub exists: bool,
-    /// Since when it has been watched with these options; counters count from there, over
-    /// whatever time the interface was away. Nothing until it was captured for the first time.
-    pub since: Option<jiff::Timestamp>,
-    /// How the programs are attached.
-    pub mode: Option<String>,
-    /// How it is watched, if it is to be.
-    pub options: Option<Options>,
-    /// What the programs counted. Events are those that were emitted, dropped are those for which
-    /// the ring had no room.
-    pub counters: Counters,
-    /// Its rings, each with a thread that empties it.
-    pub rings: usize,
-    /// Its output file.
-    pub output: Option<Output>,
-    /// Where the capture differs from what was asked, and why.
-    pub notes: Vec<String>,
-}
-
-/// Whether an interface is captured.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
-    /// It is.
-    Running,
-    /// It is not to be.
-    NotMonitoring,
-    /// It is to be, and is not: why. It is tried again.
-    Failed(String),
-}
-
-/// What a clean-up removed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Removed {
-    /// The interface that it was on; nothing when that is gone.
-    pub interface: Option<String>,
-    /// What it was.
-    pub what: String,
-}
-
-type Answer<T> = oneshot::Sender<Result<T, ControlError>>;
-
-#[derive(Debug)]
-enum Request {
-    Start(String, Option<Options>, Answer<Status>),
-    Stop(String, Answer<Status>),
-    Restart(String, Option<Options>, Answer<Status>),
-    Status(String, Answer<Status>),
-    Statuses(Answer<Vec<Status>>),
-    Cleanup(Answer<Vec<Removed>>),
-    End(Answer<Vec<Ended>>),
-}
-
-/// Requests that wait, at most: whoever asks beyond that waits with asking.
-const REQUESTS: usize = 64;
 /// How often an interface that could not be captured is tried again, and a thread that died is
 /// noticed.
 const RETRY: Duration = Duration::from_secs(5);
+/// How long what was not written into a file yet gets when it is closed.
+const LAST_LINES: Duration = Duration::from_secs(1);
 /// Pairers that share the bounds of what may wait: the rings of so many interfaces. The set changes
 /// while the daemon runs, and a pairer keeps the bounds that it was made with, so a number is set
 /// in advance: most hosts watch one to four. On more, a flood of forged packets on all of them at
@@ -149,197 +40,6 @@ const RETRY: Duration = Duration::from_secs(5);
 /// 57,344 requests that wait in each generation, with the default timeout all that come at 28,000
 /// unanswered requests a second.
 const INTERFACES: usize = 4;
-
-impl Control {
-    /// Starts the thread, which at once begins to capture what is to be watched; the first request
-    /// is answered when that is done. `sink` is called once for each ring with the interface's
-    /// name. `remember` is given what has to be kept, each time that it changes.
-    ///
-    /// # Errors
-    /// When the kernel does not tell of changes, or the thread cannot be started. That an interface
-    /// cannot be captured is no error here: its status says so.
-    pub fn open<S: Sink>(
-        setup: Setup,
-        sink: impl FnMut(&str) -> S + Send + 'static,
-        remember: impl FnMut(Vec<u8>) -> Result<()> + Send + 'static,
-    ) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("starting the runtime that follows interfaces")?;
-        // Before the first look at the interfaces: what changes after that look is told.
-        let changes = Changes::new()?;
-        let host = Host::default();
-        let (requests, receiver) = mpsc::channel(REQUESTS);
-        let worker = Worker::new(setup, host.clone(), sink, remember);
-        thread::Builder::new()
-            .name("monitor".to_owned())
-            .spawn(move || runtime.block_on(worker.run(receiver, changes)))
-            .context("starting the thread that owns the captures")?;
-        Ok(Self { requests, host })
-    }
-
-    /// Watches an interface. One that is watched with the same options already, or that is running
-    /// when none are given, is left alone; with others its capture is replaced. Without options
-    /// it is watched as before, or else with the defaults.
-    ///
-    /// # Errors
-    /// [`ControlError::Failed`] when it cannot be captured now: it is tried again until it is
-    /// stopped. After the other errors nothing has changed.
-    pub async fn start(
-        &self,
-        name: &str,
-        options: Option<Options>,
-    ) -> Result<Status, ControlError> {
-        let name = name.to_owned();
-        self.ask(|answer| Request::Start(name, options, answer))
-            .await
-    }
-
-    /// Watches an interface no longer, until it is started again; a restart of the daemon does not
-    /// start it. Nothing happens to one that is not watched.
-    ///
-    /// # Errors
-    /// When there is no such interface and none is watched.
-    pub async fn stop(&self, name: &str) -> Result<Status, ControlError> {
-        let name = name.to_owned();
-        self.ask(|answer| Request::Stop(name, answer)).await
-    }
-
-    /// Begins again, with new counters, also where the options stay the same; without options they
-    /// do. Starts an interface that is not watched.
-    ///
-    /// # Errors
-    /// As [`Self::start`].
-    pub async fn restart(
-        &self,
-        name: &str,
-        options: Option<Options>,
-    ) -> Result<Status, ControlError> {
-        let name = name.to_owned();
-        self.ask(|answer| Request::Restart(name, options, answer))
-            .await
-    }
-
-    /// How an interface is doing.
-    ///
-    /// # Errors
-    /// When there is no such interface and none is watched.
-    pub async fn status(&self, name: &str) -> Result<Status, ControlError> {
-        let name = name.to_owned();
-        self.ask(|answer| Request::Status(name, answer)).await
-    }
-
-    /// How every interface of the host, and every watched one, is doing, by name.
-    ///
-    /// # Errors
-    /// When the kernel does not answer.
-    pub async fn statuses(&self) -> Result<Vec<Status>, ControlError> {
-        self.ask(Request::Statuses).await
-    }
-
-    /// Removes from the kernel what a dead ntpmon, or an interface that is gone, left attached or
-    /// pinned. What this process or another living one uses stays.
-    ///
-    /// # Errors
-    /// When the kernel refuses something; the rest is removed nevertheless.
-    pub async fn cleanup(&self) -> Result<Vec<Removed>, ControlError> {
-        self.ask(Request::Cleanup).await
-    }
-
-    /// Stops every capture, takes what is left in the rings, writes output files to their end, and
-    /// ends the thread. What was to be watched will be again after a restart.
-    ///
-    /// # Errors
-    /// When it had ended already.
-    pub async fn end(&self) -> Result<Vec<Ended>, ControlError> {
-        self.ask(Request::End).await
-    }
-
-    /// Waits until the thread has ended, for whatever reason.
-    pub async fn ended(&self) {
-        self.requests.closed().await;
-    }
-
-    /// What the rings know of this host.
-    #[must_use]
-    pub const fn host(&self) -> &Host {
-        &self.host
-    }
-
-    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, ControlError> {
-        let (answer, answered) = oneshot::channel();
-        self.requests
-            .send(request(answer))
-            .await
-            .map_err(|_| ControlError::Stopped)?;
-        answered.await.unwrap_or(Err(ControlError::Stopped))
-    }
-}
-
-/// What is to be watched and what is not, as it is remembered.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wishes {
-    /// Of this layout.
-    version: u32,
-    interfaces: BTreeMap<String, Wish>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wish {
-    /// Otherwise it was stopped.
-    watch: bool,
-    /// Only what was asked for: without, the defaults, which may be others after a restart.
-    options: Option<Options>,
-}
-
-impl Wishes {
-    const VERSION: u32 = 1;
-
-    fn read(bytes: Option<&[u8]>) -> Result<Self> {
-        let Some(bytes) = bytes else {
-            return Ok(Self::default());
-        };
-        let wishes: Self = serde_json::from_slice(bytes)?;
-        if wishes.version != Self::VERSION {
-            return Err(anyhow!(
-                "it has layout {}, this ntpmon knows {}",
-                wishes.version,
-                Self::VERSION
-            ));
-        }
-        Ok(wishes)
-    }
-
-    fn write(&self) -> Result<Vec<u8>> {
-        let wishes = serde_json::json!({
-            "version": Self::VERSION,
-            "interfaces": self.interfaces,
-        });
-        Ok(serde_json::to_vec(&wishes)?)
-    }
-
-    fn is_stopped(&self, name: &str) -> bool {
-        self.interfaces.get(name).is_some_and(|wish| !wish.watch)
-    }
-
-    fn options(&self, name: &str) -> Option<&Options> {
-        self.interfaces.get(name)?.options.as_ref()
-    }
-
-    /// What is watched at start, of these and those that are named.
-    fn watched<'a>(&'a self, named: &'a BTreeSet<String>) -> BTreeSet<&'a str> {
-        let wished = self.interfaces.iter().filter(|(_, wish)| wish.watch);
-        let named = named.iter().filter(|name| !self.is_stopped(name));
-        wished
-            .map(|(name, _)| name)
-            .chain(named)
-            .map(String::as_str)
-            .collect()
-    }
-}
 
 /// The interface of the default route, which is watched when nothing says what is.
 #[derive(Debug, PartialEq, Eq)]
@@ -353,7 +53,7 @@ enum Fallback {
 }
 
 /// The thread that owns the captures.
-struct Worker<F, R> {
+pub(super) struct Worker<F, R> {
     monitor: Monitor,
     rings: Rings<F>,
     defaults: Options,
@@ -382,7 +82,7 @@ struct Rings<F> {
 /// Where lines go.
 enum Destination {
     File(OutputFile),
-    /// Nowhere, since a restart of the daemon, which goes on without.
+    /// Nowhere: what was asked for once can be had no more, and the packets count for more.
     Refused {
         asked: PathBuf,
         why: String,
@@ -416,7 +116,7 @@ impl<S: Sink, F: FnMut(&str) -> S> Rings<F> {
             Some(Destination::Refused { .. }) | None => None,
         };
         let sink = ((self.sink)(name), file);
-        let pairing: pair::Settings = options.pairing().shared_by(INTERFACES * self.each);
+        let pairing = options.pairing().shared_by(INTERFACES * self.each);
         Consumer::new(pairing, &self.host, sink).into_closure()
     }
 }
@@ -429,7 +129,18 @@ impl<F> Rings<F> {
             None => self.outputs.remove(name),
         };
         if let Some(Destination::File(before)) = before {
-            before.close();
+            before.close(Instant::now() + LAST_LINES);
+        }
+    }
+
+    /// Closes every file, called as [`Self::put`] is.
+    fn close(self) {
+        // They write side by side: it takes no longer than for one.
+        let end = Instant::now() + LAST_LINES;
+        for destination in self.outputs.into_values() {
+            if let Destination::File(file) = destination {
+                file.close(end);
+            }
         }
     }
 }
@@ -440,7 +151,7 @@ where
     F: FnMut(&str) -> S,
     R: FnMut(Vec<u8>) -> Result<()>,
 {
-    fn new(setup: Setup, host: Host, sink: F, remember: R) -> Self {
+    pub(super) fn new(setup: Setup, host: Host, sink: F, remember: R) -> Self {
         let Setup {
             common,
             defaults,
@@ -473,13 +184,12 @@ where
         }
     }
 
-    async fn run(mut self, mut requests: mpsc::Receiver<Request>, changes: Changes) {
+    pub(super) async fn run(mut self, mut requests: mpsc::Receiver<Request>, changes: Changes) {
         // SAFETY: the socket inside is the same, and open, until `changes` is dropped.
         let changes = match unsafe { AsyncFd::register(changes) } {
             Ok(changes) => Some(changes),
             Err(error) => {
                 tracing::error!("interfaces are looked at only now and then: {error}");
-                self.behind = true;
                 None
             }
         };
@@ -489,8 +199,9 @@ where
         let answer = loop {
             tokio::select! {
                 request = requests.recv() => match request {
-                    Some(Request::End(answer)) => break Some(answer),
-                    Some(request) => self.serve(request),
+                    Some(request) => if let ControlFlow::Break(answer) = self.serve(request) {
+                        break Some(answer);
+                    },
                     // Nobody can ask for anything any more.
                     None => break None,
                 },
@@ -507,14 +218,10 @@ where
         };
         // Whoever asks from here on is told that it is over.
         drop(requests);
-        let Self {
-            monitor, mut rings, ..
-        } = self;
+        self.save();
+        let Self { monitor, rings, .. } = self;
         let ended = monitor.stop_all();
-        let names: Vec<String> = rings.outputs.keys().cloned().collect();
-        for name in names {
-            rings.put(&name, None);
-        }
+        rings.close();
         if let Some(answer) = answer {
             // Whoever asked may have gone.
             let _ = answer.send(Ok(ended));
@@ -538,15 +245,8 @@ where
         for name in &names {
             self.take_up(name);
         }
-        if self.named.is_empty() && self.wishes.interfaces.is_empty() {
-            self.fallback = Fallback::Awaited;
-            self.look_for_default_route();
-            if self.fallback == Fallback::Awaited {
-                tracing::warn!(
-                    "nothing is watched: no interface is named, and there is no default route to \
-                     take it from; it is watched as soon as there is one"
-                );
-            }
+        if self.named.is_empty() && self.wishes.is_empty() {
+            self.await_default_route();
         } else if names.is_empty() {
             tracing::warn!(
                 "nothing is watched: every interface that was, was stopped; start one to watch it"
@@ -554,7 +254,62 @@ where
         }
     }
 
-    /// At start, when there is nobody to refuse anything to.
+    /// Nothing says what is to be watched.
+    fn await_default_route(&mut self) {
+        self.fallback = Fallback::Awaited;
+        self.look_for_default_route();
+        if self.fallback == Fallback::Awaited {
+            tracing::warn!(
+                "nothing is watched: no interface is named, and there is no default route to \
+                 take it from; it is watched as soon as there is one"
+            );
+        }
+    }
+
+    /// Another configuration is in force.
+    fn configure(&mut self, named: Vec<String>, defaults: Options) -> Result<(), ControlError> {
+        self.defaults = checked(defaults)?;
+        self.named = named.into_iter().collect();
+        let is_silent = self.named.is_empty() && self.wishes.is_empty();
+        let mut wanted: BTreeSet<String> = self
+            .wishes
+            .watched(&self.named)
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        if let (true, Fallback::Taken(name)) = (is_silent, &self.fallback) {
+            wanted.insert(name.clone());
+        }
+        let watched: Vec<String> = self
+            .monitor
+            .watched()
+            .map(|(name, _)| name.to_owned())
+            .collect();
+        for name in watched.iter().filter(|name| !wanted.contains(*name)) {
+            self.monitor.stop(name);
+            self.rings.put(name, None);
+            tracing::info!("{name} is no longer watched");
+        }
+        for name in &wanted {
+            let options = self.wishes.options(name).unwrap_or(&self.defaults);
+            if self
+                .monitor
+                .get(name)
+                .is_none_or(|it| it.options() != options)
+            {
+                self.monitor.stop_for_others(name);
+                self.take_up(name);
+            }
+        }
+        if !is_silent {
+            self.fallback = Fallback::NotWanted;
+        } else if wanted.is_empty() {
+            self.await_default_route();
+        }
+        Ok(())
+    }
+
+    /// Watches an interface when there is nobody to refuse anything to.
     fn take_up(&mut self, name: &str) {
         let options = self.wishes.options(name).unwrap_or(&self.defaults).clone();
         let output = options.output_file.clone().map(|asked| {
@@ -598,7 +353,8 @@ where
         }
     }
 
-    fn serve(&mut self, request: Request) {
+    /// Does what is asked for; asked to end, it gives back who waits for that.
+    fn serve(&mut self, request: Request) -> ControlFlow<Answer<Vec<Ended>>> {
         // An answer for which nobody waits any more was nevertheless acted upon.
         match request {
             Request::Start(name, options, answer) => {
@@ -619,25 +375,31 @@ where
             Request::Cleanup(answer) => {
                 let _ = answer.send(cleanup());
             }
-            Request::End(_) => unreachable!("it ends the loop that calls this"),
+            Request::Defaults(answer) => {
+                let _ = answer.send(Ok(self.defaults.clone()));
+            }
+            Request::Configure(named, defaults, answer) => {
+                let _ = answer.send(self.configure(named, defaults));
+            }
+            Request::End(answer) => return ControlFlow::Break(answer),
         }
+        ControlFlow::Continue(())
     }
 
     fn start(&mut self, name: &str, options: Option<Options>) -> Result<Status, ControlError> {
         self.must_be_known(name)?;
         let asked = options.map(checked).transpose()?;
         let running = self.monitor.get(name);
-        let refused = matches!(
-            self.rings.outputs.get(name),
-            Some(Destination::Refused { .. })
-        );
+        let output = self.rings.outputs.get(name);
+        let refused = matches!(output, Some(Destination::Refused { .. }));
         let options = match (&asked, running) {
             (Some(asked), _) => asked.clone(),
             (None, Some(running)) => running.options().clone(),
             (None, None) => self.wishes.options(name).unwrap_or(&self.defaults).clone(),
         };
-        // With the same options, only a file that could not be had may be worth another try.
-        if refused || running.is_none_or(|running| *running.options() != options) {
+        // With the same options, only a file that could not be had is worth another try.
+        if refused && asked.is_some() || running.is_none_or(|running| *running.options() != options)
+        {
             let output = self.open_output(&options)?;
             // The old file is closed when nothing passes it anything any more.
             self.monitor.stop_for_others(name);
@@ -649,7 +411,7 @@ where
     fn restart(&mut self, name: &str, options: Option<Options>) -> Result<Status, ControlError> {
         self.must_be_known(name)?;
         let asked = options.map(checked).transpose()?;
-        let running = self.monitor.get(name).map(super::Watched::options);
+        let running = self.monitor.get(name).map(Watched::options);
         let before = running.or_else(|| self.wishes.options(name));
         let options = asked.as_ref().or(before).unwrap_or(&self.defaults).clone();
         let output = self.open_output(&options)?;
@@ -705,16 +467,13 @@ where
     fn wish(&mut self, name: &str, watch: bool, options: Option<Options>) {
         // From now on something says what is watched, and that shall hold after a restart.
         if let Fallback::Taken(taken) = std::mem::replace(&mut self.fallback, Fallback::NotWanted) {
-            self.wishes.interfaces.entry(taken).or_insert(Wish {
-                watch: true,
-                options: None,
-            });
-            self.unsaved = true;
+            self.unsaved |= self.wishes.watch_unless_known(taken);
         }
-        let wish = Wish { watch, options };
-        if self.wishes.interfaces.get(name) != Some(&wish) {
-            self.wishes.interfaces.insert(name.to_owned(), wish);
-            self.unsaved = true;
+        self.unsaved |= self.wishes.set(name, Wish { watch, options });
+        if !watch && let Ok(interfaces) = netlink::interfaces() {
+            let exists = |name: &str| interfaces.iter().any(|it| it.name == name);
+            self.wishes
+                .forget_stopped(|name| self.named.contains(name) || exists(name));
         }
         self.save();
     }
@@ -862,7 +621,7 @@ where
     }
 
     fn tell_started(&self, name: &str) {
-        let mode = self.monitor.get(name).and_then(super::Watched::mode);
+        let mode = self.monitor.get(name).and_then(Watched::mode);
         match mode {
             Some(mode) => tracing::info!("watching {name}: {mode}"),
             None => tracing::info!("watching {name}"),
@@ -905,7 +664,7 @@ fn not_monitoring(name: &str) -> Status {
 }
 
 /// What the kernel tells next: indices of interfaces that were deleted.
-async fn told(changes: Option<&AsyncFd<Changes>>) -> std::io::Result<Vec<u32>> {
+async fn told(changes: Option<&AsyncFd<Changes>>) -> io::Result<Vec<u32>> {
     let Some(changes) = changes else {
         return std::future::pending().await;
     };
@@ -968,57 +727,4 @@ fn cleanup() -> Result<Vec<Removed>, ControlError> {
         message += &format!("; removed nevertheless: {}", done.join(", "));
     }
     Err(ControlError::Failed(anyhow!(message)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn named(names: &[&str]) -> BTreeSet<String> {
-        names.iter().map(|name| (*name).to_owned()).collect()
-    }
-
-    fn wishes(wished: &[(&str, bool)]) -> Wishes {
-        let interfaces = wished.iter().map(|(name, watch)| {
-            let wish = Wish {
-                watch: *watch,
-                options: None,
-            };
-            ((*name).to_owned(), wish)
-        });
-        Wishes {
-            version: Wishes::VERSION,
-            interfaces: interfaces.collect(),
-        }
-    }
-
-    #[test]
-    fn named_interfaces_are_watched_unless_they_were_stopped() {
-        let wishes = wishes(&[("eth0", false), ("eth1", true), ("eth2", false)]);
-        let named = named(&["eth0", "eth3"]);
-        let watched: Vec<&str> = wishes.watched(&named).into_iter().collect();
-        assert_eq!(watched, ["eth1", "eth3"]);
-    }
-
-    #[test]
-    fn wishes_come_back_as_they_were() {
-        let mut wishes = wishes(&[("eth0", false), ("eth1", true)]);
-        wishes.interfaces.insert(
-            "eth2".to_owned(),
-            Wish {
-                watch: true,
-                options: Some(Options::default()),
-            },
-        );
-        let bytes = wishes.write().unwrap();
-        assert_eq!(Wishes::read(Some(&bytes)).unwrap(), wishes);
-    }
-
-    #[test]
-    fn what_is_no_wish_or_of_a_later_layout_is_refused() {
-        assert_eq!(Wishes::read(None).unwrap(), Wishes::default());
-        for wrong in ["", "{}", "[]", "{\"version\":2,\"interfaces\":{}}"] {
-            assert!(Wishes::read(Some(wrong.as_bytes())).is_err(), "{wrong}");
-        }
-    }
 }
