@@ -26,7 +26,8 @@ const MESSAGE: usize = 300;
 #[derive(Clone, Copy, Debug)]
 pub struct Json<T>(pub T);
 
-/// A JSON object in the body; no body, with or without a content type, means the defaults.
+/// A JSON object in the body; no body, with or without a content type, or null, means
+/// the defaults.
 #[derive(Clone, Copy, Debug)]
 pub struct OptionalJson<T>(pub T);
 
@@ -69,7 +70,7 @@ impl<T: DeserializeOwned> FromRequest<State> for Json<T> {
         match body(request, state).await? {
             Some(value) => Ok(Self(value)),
             None => Err(ApiError::invalid_body(
-                "the body is empty; it has to be a JSON object",
+                "the body is empty or null; it has to be a JSON object",
             )),
         }
     }
@@ -83,7 +84,7 @@ impl<T: DeserializeOwned + Default> FromRequest<State> for OptionalJson<T> {
     }
 }
 
-/// The body as JSON, or none when it is empty.
+/// The body as JSON, or none when it is empty or null.
 async fn body<T: DeserializeOwned>(request: Request, state: &State) -> Result<Option<T>, ApiError> {
     let content_type = request.headers().get(CONTENT_TYPE).cloned();
     let bytes = Bytes::from_request(request, state)
@@ -110,6 +111,9 @@ async fn body<T: DeserializeOwned>(request: Request, state: &State) -> Result<Op
                 shown(content_type)
             ),
         ));
+    }
+    if bytes.trim_ascii() == b"null" {
+        return Ok(None);
     }
     from_json(&bytes).map(Some)
 }

@@ -43,16 +43,14 @@ pub(super) fn changing() -> OpenApiRouter<State> {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 struct StartBody {
     /// A UDP port that is NTP, on either side.
-    #[schema(value_type = Option<u16>, minimum = 1, maximum = 65535, example = 123)]
     port: Option<Port>,
     /// Several such ports, at most 8 with `port`.
-    #[schema(value_type = Option<Vec<u16>>, min_items = 1, max_items = 8)]
+    #[schema(min_items = 1, max_items = 7)]
     ports: Option<Vec<Port>>,
     /// How long a request waits for its response, in seconds.
     #[schema(value_type = Option<f64>, minimum = 0.001, maximum = 3600, example = 2.0)]
     timeout: Option<Timeout>,
     /// Where incoming packets are taken: xdp where the interface allows it, or tc.
-    #[schema(inline)]
     mode: Option<Mode>,
     /// Where exchanges are written besides, a JSON object a line; inside the configured directory.
     #[schema(value_type = Option<String>)]
@@ -67,19 +65,20 @@ enum Mode {
     Xdp,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(try_from = "Value")]
+#[schema(minimum = 1, maximum = 65535, example = 123)]
 struct Port(u16);
 
 impl TryFrom<Value> for Port {
     type Error = String;
 
     fn try_from(value: Value) -> Result<Self, String> {
+        // JSON knows one kind of number: 123.0 is 123.
         value
-            .as_u64()
-            .and_then(|port| u16::try_from(port).ok())
-            .filter(|port| *port != 0)
-            .map(Self)
+            .as_f64()
+            .filter(|port| port.fract() == 0.0 && (1.0..=65535.0).contains(port))
+            .map(|port| Self(port as u16))
             .ok_or_else(|| {
                 format!(
                     "{} is no port; it has to be a whole number from 1 to 65535",
@@ -175,7 +174,6 @@ struct InterfaceStatus {
     #[schema(value_type = Option<String>, format = DateTime)]
     start_time: Option<jiff::Timestamp>,
     /// failed: it is to be monitored and cannot be; `error` says why, and it is tried again.
-    #[schema(inline)]
     status: Watching,
     /// The daemon's log, when it is a file.
     log_file: Option<String>,
@@ -410,7 +408,7 @@ fn started(state: &State, status: Status) -> axum::Json<InterfaceReply> {
     path = "/api/ntp/interfaces/{name}/start",
     operation_id = "start_interface",
     tag = "interfaces",
-    params(("name" = String, Path, description = "The interface's name", min_length = 1, max_length = 15)),
+    params(("name" = String, Path, description = "The interface's name", min_length = 1, max_length = 15, pattern = "^[A-Za-z0-9_@-][A-Za-z0-9_.@-]*$")),
     request_body(content = Option<StartBody>, description = "How to monitor it"),
     responses(
         (status = 200, description = "It is being monitored, or will be when it is back", body = InterfaceReply),
@@ -439,7 +437,7 @@ async fn start(
     path = "/api/ntp/interfaces/{name}/stop",
     operation_id = "stop_interface",
     tag = "interfaces",
-    params(("name" = String, Path, description = "The interface's name", min_length = 1, max_length = 15)),
+    params(("name" = String, Path, description = "The interface's name", min_length = 1, max_length = 15, pattern = "^[A-Za-z0-9_@-][A-Za-z0-9_.@-]*$")),
     responses(
         (status = 200, description = "It is not monitored", body = InterfaceReply),
         (status = 400, description = "The name cannot be"),
@@ -465,7 +463,7 @@ async fn stop(
     path = "/api/ntp/interfaces/{name}/restart",
     operation_id = "restart_interface",
     tag = "interfaces",
-    params(("name" = String, Path, description = "The interface's name", min_length = 1, max_length = 15)),
+    params(("name" = String, Path, description = "The interface's name", min_length = 1, max_length = 15, pattern = "^[A-Za-z0-9_@-][A-Za-z0-9_.@-]*$")),
     request_body(content = Option<StartBody>, description = "How to monitor it"),
     responses(
         (status = 200, description = "It is being monitored, or will be when it is back", body = InterfaceReply),
@@ -492,7 +490,7 @@ async fn restart(
     path = "/api/ntp/interfaces/{name}/status",
     operation_id = "interface_status",
     tag = "interfaces",
-    params(("name" = String, Path, description = "The interface's name", min_length = 1, max_length = 15)),
+    params(("name" = String, Path, description = "The interface's name", min_length = 1, max_length = 15, pattern = "^[A-Za-z0-9_@-][A-Za-z0-9_.@-]*$")),
     responses(
         (status = 200, description = "How it is", body = InterfaceReply),
         (status = 400, description = "The name cannot be"),

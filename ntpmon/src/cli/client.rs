@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
+use rustls::CertificateError;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use ureq::{
     Agent, Body,
@@ -194,7 +195,8 @@ impl Client {
                 );
             }
             Err(error) => {
-                return Err(error).with_context(|| format!("asking the daemon at {base}"));
+                let advice = advice(&error).map_or_else(String::new, |it| format!(" ({it})"));
+                return Err(error).with_context(|| format!("asking the daemon at {base}{advice}"));
             }
         };
         let status = response.status();
@@ -222,6 +224,32 @@ impl Client {
             }
             _ => bail!("{message} ({code})"),
         }
+    }
+}
+
+/// What to do about a certificate that is not trusted.
+fn advice(error: &ureq::Error) -> Option<&'static str> {
+    let error = match error {
+        ureq::Error::Io(error) => error.get_ref()?.downcast_ref::<rustls::Error>()?,
+        ureq::Error::Rustls(error) => error,
+        _ => return None,
+    };
+    match error {
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            Some("--ca names the certificate of who signed the daemon's")
+        }
+        rustls::Error::InvalidCertificate(CertificateError::Other(other))
+            if other.to_string().contains("CaUsedAsEndEntity") =>
+        {
+            Some(
+                "the daemon's certificate is a signer's, with CA:TRUE in it, and cannot be a \
+                 server's: make it with basicConstraints=CA:FALSE",
+            )
+        }
+        rustls::Error::InvalidMessage(_) => {
+            Some("is TLS spoken there? otherwise the URL begins with http://")
+        }
+        _ => None,
     }
 }
 
@@ -511,7 +539,29 @@ pub(super) mod tests {
         let client = Client::new(url.clone(), None, Some(&certificate)).unwrap();
         client.get(LIST, &[]).unwrap();
         let message = refusal(daemon.client(None).get(LIST, &[]));
-        assert!(message.contains(&daemon.url), "{message}");
+        assert!(
+            message.contains(&daemon.url) && message.contains("--ca names"),
+            "{message}"
+        );
+        let plain = Daemon::with(Tokens::default());
+        let url_of_plain = plain.url.replace("http:", "https:");
+        let client = Client::new(("--url", url_of_plain), None, Some(&certificate)).unwrap();
+        let message = refusal(client.get(LIST, &[]));
+        assert!(message.contains("is TLS spoken there?"), "{message}");
+
+        // As openssl makes them when nothing is said.
+        let mut parameters = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let signer = folder.path().join("signer");
+        fs::write(&signer, parameters.self_signed(&pair).unwrap().pem()).unwrap();
+        fs::write(&key, pair.serialize_pem()).unwrap();
+        let tls = Tls::load(&signer, &key).unwrap();
+        let daemon = Daemon::serve(api::router(state()), Some(tls));
+        let client = Client::new(("--url", daemon.url.clone()), None, Some(&signer)).unwrap();
+        let message = refusal(client.get(LIST, &[]));
+        assert!(message.contains("basicConstraints=CA:FALSE"), "{message}");
+
         for wrong in [&key, &folder.path().join("missing")] {
             let message = refusal(Client::new(url.clone(), None, Some(wrong)));
             assert!(message.contains(wrong.to_str().unwrap()), "{message}");
