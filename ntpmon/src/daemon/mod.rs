@@ -5,6 +5,7 @@
 mod manager;
 mod parts;
 mod signals;
+mod start;
 
 use std::{
     io,
@@ -225,7 +226,8 @@ impl Daemon {
             tracing::error!("nothing is captured: {error:#}; what was remembered is served");
         }
         tell_tokens(tokens);
-        Ok(Parts::default())
+        let config = &self.loaded.config;
+        start::start(config, self.data.path(), &self.listener, tokens).await
     }
 
     /// Brings what can be changed in line with the sources as they are now. When they are wrong,

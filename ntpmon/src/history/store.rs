@@ -264,9 +264,10 @@ impl Store {
             .create_file(file)
             .map_err(|error| opening(path, error))?;
         // Empty too where the one who made it was killed before it was set up.
-        let is_new = is_new || is_empty(&database).map_err(|why| OpenError::Damaged {
-            why: format!("reading {}: {why:#}", path.display()),
-        })?;
+        let is_new = is_new
+            || is_empty(&database).map_err(|why| OpenError::Damaged {
+                why: format!("reading {}: {why:#}", path.display()),
+            })?;
         if is_new {
             initialise(&database).with_context(|| format!("setting up {}", path.display()))?;
         }

@@ -233,7 +233,8 @@ impl Writer {
     /// does nothing more after it could not write, and how much of the work was written is not
     /// known, which the number of the last flush would be mistaken for.
     fn guarded(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) {
-        let result = catch_unwind(AssertUnwindSafe(|| work(self))).unwrap_or_else(|_| Err(broken()));
+        let result =
+            catch_unwind(AssertUnwindSafe(|| work(self))).unwrap_or_else(|_| Err(broken()));
         if let Err(error) = result
             && self.store.is_some()
             && self.failures == 0

@@ -38,7 +38,9 @@ pub(crate) fn measure() -> Result<Value> {
         .ok()
         .and_then(|c| c.parse().ok())
         .unwrap_or(15);
-    tracing_subscriber::fmt().with_env_filter(std::env::var("NTPMON_LOG").unwrap_or_default()).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(std::env::var("NTPMON_LOG").unwrap_or_default())
+        .init();
     let directory = tempfile::tempdir_in("/tmp")?;
     let settings = Settings {
         max_clients: clients as usize * 2,

@@ -1,0 +1,279 @@
+//! Builds the parts of the daemon from the configuration and plugs them into each other: what is
+//! captured into what is remembered, and both into what is served.
+
+use std::{net::TcpListener, path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, anyhow};
+use serde_json::Map;
+use tokio::{sync::watch, task::spawn_blocking};
+
+use super::parts::{Part, Parts, Reload};
+use crate::{
+    api::{self, Component, Components, Process, SharedTokens, Tls},
+    config::{self, Config},
+    history::{self, History},
+    monitor::{
+        Common, Options,
+        control::{Control, Setup},
+    },
+    tokens::Tokens,
+};
+
+/// Under this name the history keeps which interfaces are watched.
+const WATCHED: &str = "watched";
+
+/// The API keeps so many connections at once.
+const CONNECTIONS: usize = 1024;
+
+/// Together they are less than what a process is given to end.
+const CAPTURES_STOP: Duration = Duration::from_millis(1200);
+const API_STOP: Duration = Duration::from_millis(2200);
+const HISTORY_STOP: Duration = Duration::from_millis(1000);
+
+/// Starts what there is, in the order of the data, and lists it in the order in which it is
+/// stopped: captures first, so that all that they saw is remembered; then those who ask.
+pub(super) async fn start(
+    config: &Config,
+    data: &Path,
+    listener: &TcpListener,
+    tokens: &Tokens,
+) -> Result<Parts> {
+    let started = jiff::Timestamp::now();
+    let history = {
+        let (data, settings) = (data.to_owned(), history_settings(&config.history));
+        spawn_blocking(move || History::open(&data, settings))
+            .await
+            .context("opening the history")?
+            .context("opening the history")?
+    };
+    let control = {
+        let (feeding, remembering) = (history.clone(), history.clone());
+        Control::open(
+            Setup {
+                common: common(&config.capture),
+                defaults: options(&config.capture),
+                interfaces: config.interfaces.clone(),
+                output_directory: config.capture.output_dir.clone(),
+                remembered: history.document(WATCHED),
+            },
+            move |interface| feeding.feed(interface),
+            move |wishes| {
+                remembering.set_document(WATCHED, wishes.to_vec());
+                Ok(())
+            },
+        )?
+    };
+    // Answered once what is to be watched is attached.
+    control.statuses().await?;
+
+    let shared = SharedTokens::new(tokens.clone());
+    let state = api::State {
+        control: control.clone(),
+        tokens: shared.clone(),
+        settings: Arc::new(api_settings(config)?),
+        components: components(&history),
+        process: Process::new(),
+        started,
+    };
+    let tls = match config.api.tls.pair() {
+        Some((certificate, key)) => Some(Tls::load(certificate, key)?),
+        None => None,
+    };
+    let listener = listener.try_clone().context("taking the API's socket")?;
+    let (stop_serving, mut stopping) = watch::channel(false);
+    let serving = tokio::spawn(api::serve(
+        listener,
+        api::router(state),
+        tls.clone(),
+        CONNECTIONS,
+        async move {
+            // Either it was told, or nobody is left to tell it.
+            let _ = stopping.wait_for(|stop| *stop).await;
+        },
+    ));
+
+    let mut parts = Parts::default();
+    parts.add(captures(control));
+    let is_serving = serving.abort_handle();
+    parts.add(Part {
+        name: "API",
+        is_well: Box::new(move || !is_serving.is_finished()),
+        reload: Some(Reload {
+            keys: &["api.tokens_file"],
+            apply: Box::new(move |reloaded| {
+                shared.replace(reloaded.tokens.clone());
+                tls.as_ref().map_or(Ok(()), Tls::reload)
+            }),
+        }),
+        stop: Box::new(move || {
+            Box::pin(async move {
+                stop_serving.send_replace(true);
+                serving.await.map_err(|error| anyhow!(error))?
+            })
+        }),
+        limit: API_STOP,
+    });
+    parts.add(remembered(history));
+    Ok(parts)
+}
+
+fn captures(control: Control) -> Part {
+    let (watched, reloaded) = (control.clone(), control.clone());
+    // The thread that owns the captures is well as long as it is there.
+    let ended = tokio::spawn(async move { watched.ended().await });
+    Part {
+        name: "captures",
+        is_well: Box::new(move || !ended.is_finished()),
+        reload: Some(Reload {
+            keys: &[
+                "interfaces",
+                "capture.ports",
+                "capture.timeout_seconds",
+                "capture.mode",
+            ],
+            apply: Box::new(move |new| {
+                let control = reloaded.clone();
+                let interfaces = new.config.interfaces.clone();
+                let options = options(&new.config.capture);
+                tokio::spawn(async move {
+                    if let Err(error) = control.configure(interfaces, options).await {
+                        tracing::error!("reloading the watched interfaces: {error}");
+                    }
+                });
+                Ok(())
+            }),
+        }),
+        stop: Box::new(move || {
+            Box::pin(async move {
+                let interfaces = control.end().await?;
+                if let Some(ended) = interfaces.iter().find(|ended| ended.died) {
+                    return Err(anyhow!("{}: not all that it saw was taken", ended.name));
+                }
+                Ok(())
+            })
+        }),
+        limit: CAPTURES_STOP,
+    }
+}
+
+fn remembered(history: History) -> Part {
+    let (alive, reloaded) = (history.clone(), history.clone());
+    Part {
+        name: "history",
+        is_well: Box::new(move || alive.is_alive()),
+        reload: Some(Reload {
+            // All but the size of the cache.
+            keys: &[
+                "history.flush_interval_seconds",
+                "history.batch_size",
+                "history.checkpoint_interval_seconds",
+                "history.max_clients",
+                "history.max_servers",
+                "history.sessions",
+                "history.retention",
+            ],
+            apply: Box::new(move |new| {
+                reloaded.reconfigure(history_settings(&new.config.history));
+                Ok(())
+            }),
+        }),
+        stop: Box::new(move || {
+            Box::pin(async move {
+                spawn_blocking(move || history.stop())
+                    .await
+                    .context("writing what is left of the history")
+            })
+        }),
+        limit: HISTORY_STOP,
+    }
+}
+
+fn components(history: &History) -> Components {
+    let history = history.clone();
+    Components::default().with("history", move || {
+        let health = history.health();
+        let mut details = Map::new();
+        details.insert("client_count".to_owned(), health.client_count.into());
+        details.insert("database_bytes".to_owned(), health.database_bytes.into());
+        let last_flush = health.last_flush_timestamp.map(|time| time.to_string());
+        details.insert("last_flush_timestamp".to_owned(), last_flush.into());
+        if health.problems.is_empty() {
+            Component::healthy(details)
+        } else {
+            Component::degraded(health.problems.join("; "), details)
+        }
+    })
+}
+
+fn common(config: &config::Capture) -> Common {
+    Common {
+        rings: config.rings,
+        ring_bytes: config.ring_size_kib.saturating_mul(1024),
+        decapsulate: config.decapsulate,
+        debug: false,
+        pin: false,
+    }
+}
+
+fn options(config: &config::Capture) -> Options {
+    Options {
+        ports: config.ports.clone(),
+        timeout: config.timeout,
+        xdp: config.mode == config::Mode::Xdp,
+        output_file: None,
+    }
+}
+
+fn api_settings(config: &Config) -> Result<api::Settings> {
+    let api = &config.api;
+    let origins = api.cors_origins.iter().map(|origin| {
+        origin
+            .parse()
+            .map_err(|error| anyhow!("api.cors_origins: '{origin}': {error}"))
+    });
+    Ok(api::Settings {
+        max_body: api.max_body_kib.saturating_mul(1024),
+        request_timeout: api.request_timeout,
+        max_concurrent_requests: api.max_concurrent_requests,
+        cors_origins: origins.collect::<Result<_>>()?,
+        compression: api.compression,
+        defaults: options(&config.capture),
+        log_file: config.log.file.clone(),
+    })
+}
+
+fn history_settings(config: &config::History) -> history::Settings {
+    let config::History {
+        flush_interval,
+        batch_size,
+        checkpoint_interval,
+        max_clients,
+        max_servers,
+        cache_mib,
+        sessions,
+        retention,
+    } = config;
+    history::Settings {
+        flush_interval: *flush_interval,
+        batch_size: *batch_size,
+        checkpoint_interval: *checkpoint_interval,
+        max_clients: *max_clients,
+        max_servers: *max_servers,
+        cache_bytes: cache_mib << 20,
+        keep: match sessions.keep {
+            config::Keep::All => history::session::Keep::All,
+            config::Keep::OneIn(share) => history::session::Keep::OneIn(share.get()),
+            config::Keep::Off => history::session::Keep::Off,
+        },
+        sessions_per_second: sessions.per_second as usize,
+        sessions_age: Some(sessions.max_age),
+        sessions_bytes: sessions.max_size_mib << 20,
+        retention: history::Retention {
+            clients: retention.clients,
+            servers: retention.servers,
+            minutes: retention.minutes,
+            hours: retention.hours,
+            days: retention.days,
+        },
+    }
+}
