@@ -32,6 +32,8 @@ pub struct Limits {
 
 /// Minutes in a delta at which it should be flushed: only files can have more than a few.
 const MINUTES_FULL: usize = 32;
+/// Sessions at which it should be flushed.
+const SESSIONS_FULL: usize = 100_000;
 /// Minutes that it may have: later ones are added to the last.
 const MINUTES: usize = 64;
 
@@ -107,7 +109,9 @@ impl Delta {
     /// Whether it should be flushed.
     #[must_use]
     pub fn is_full(&self, limits: &Limits) -> bool {
-        self.clients.len() >= limits.full || self.rollups.len() >= MINUTES_FULL
+        self.clients.len() >= limits.full
+            || self.rollups.len() >= MINUTES_FULL
+            || self.sessions.len() >= SESSIONS_FULL
     }
 
     /// Adds an exchange; `now` is the time in nanoseconds since 1970, which stands for that of

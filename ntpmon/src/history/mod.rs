@@ -498,6 +498,12 @@ pub struct Feed {
 }
 
 impl Feed {
+    /// What was counted so far belongs to others: of one pairer, whose packets come from several
+    /// interfaces.
+    pub const fn resume(&mut self, totals: &Totals) {
+        self.before = *totals;
+    }
+
     /// Whether there is more than should wait for the flush interval. The writer knows; who reads
     /// files faster than it writes should wait.
     #[must_use]
