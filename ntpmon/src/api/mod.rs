@@ -53,6 +53,7 @@ pub use self::{
     serve::{Tls, serve},
 };
 use crate::{
+    history::History,
     monitor::{Options, control::Control},
     tokens::Tokens,
 };
@@ -95,6 +96,8 @@ impl Default for Settings {
 pub struct State {
     /// The watched interfaces.
     pub control: Control,
+    /// What was remembered.
+    pub history: History,
     /// Who may ask.
     pub tokens: SharedTokens,
     /// How the API is served.

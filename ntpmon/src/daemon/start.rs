@@ -69,6 +69,7 @@ pub(super) async fn start(
     let shared = SharedTokens::new(tokens.clone());
     let state = api::State {
         control: control.clone(),
+        history: history.clone(),
         tokens: shared.clone(),
         settings: Arc::new(api_settings(config)?),
         components: components(&history),

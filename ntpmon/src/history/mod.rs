@@ -23,6 +23,7 @@ mod writer;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
@@ -219,6 +220,15 @@ struct State {
     set_aside: Vec<String>,
     /// The writer has ended.
     ended: bool,
+}
+
+impl fmt::Debug for History {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("History")
+            .field("path", &self.0.path)
+            .finish_non_exhaustive()
+    }
 }
 
 impl History {
