@@ -10,6 +10,7 @@ pub mod cases;
 pub mod chrony;
 pub mod daemons;
 pub mod frames;
+pub mod history;
 pub mod link;
 pub mod load;
 pub mod namespace;

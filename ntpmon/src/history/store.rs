@@ -45,6 +45,9 @@ use super::{
     session::SessionRecord,
 };
 
+#[cfg(test)]
+mod tests;
+
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const INTERFACES: TableDefinition<u16, &str> = TableDefinition::new("interfaces");
 const LEDGERS: TableDefinition<u16, &[u8]> = TableDefinition::new("ledgers");
@@ -251,6 +254,13 @@ impl Store {
                 ));
             }
         };
+        // redb writes to a file by opening it. Where it was not closed it has to.
+        if !is_new && let Ok(database) = Database::builder().open_read_only(path) {
+            let transaction = database.begin_read().map_err(|error| OpenError::Damaged {
+                why: format!("reading {}: {error}", path.display()),
+            })?;
+            check_layout(path, &Reader { transaction })?;
+        }
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -264,9 +274,10 @@ impl Store {
             .create_file(file)
             .map_err(|error| opening(path, error))?;
         // Empty too where the one who made it was killed before it was set up.
-        let is_new = is_new || is_empty(&database).map_err(|why| OpenError::Damaged {
-            why: format!("reading {}: {why:#}", path.display()),
-        })?;
+        let is_new = is_new
+            || is_empty(&database).map_err(|why| OpenError::Damaged {
+                why: format!("reading {}: {why:#}", path.display()),
+            })?;
         if is_new {
             initialise(&database).with_context(|| format!("setting up {}", path.display()))?;
         }
@@ -288,14 +299,7 @@ impl Store {
         };
         let reader = self.readable().reader().map_err(damaged)?;
         let meta = |name| reader.meta(name).map_err(damaged);
-        let layout = meta("layout")?;
-        if layout > LAYOUT {
-            return Err(OpenError::Newer {
-                path: path.to_owned(),
-                found: layout,
-            });
-        }
-        if layout == 0 {
+        if check_layout(path, &reader)? == 0 {
             return Err(OpenError::Damaged {
                 why: format!("{} is no database of ntpmon", path.display()),
             });
@@ -351,6 +355,20 @@ impl Store {
             .compact()
             .context("compacting the database")
     }
+}
+
+/// The layout of a file; 0 where it has none.
+fn check_layout(path: &Path, reader: &Reader) -> Result<u64, OpenError> {
+    let found = reader.meta("layout").map_err(|error| OpenError::Damaged {
+        why: format!("{error:#}"),
+    })?;
+    if found > LAYOUT {
+        return Err(OpenError::Newer {
+            path: path.to_owned(),
+            found,
+        });
+    }
+    Ok(found)
 }
 
 fn is_empty(database: &Database) -> Result<bool> {

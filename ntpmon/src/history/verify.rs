@@ -278,12 +278,15 @@ fn sessions(
             )
         });
     })?;
-    problems.check(before.is_none_or(|last| last < numbers.next_session), || {
-        format!(
-            "the next session is {}, the last {before:?}",
-            numbers.next_session
-        )
-    });
+    problems.check(
+        before.is_none_or(|last| last < numbers.next_session),
+        || {
+            format!(
+                "the next session is {}, the last {before:?}",
+                numbers.next_session
+            )
+        },
+    );
     problems.equal(&reader.next_session()?, &numbers.next_session, || {
         "the number of the next session".to_owned()
     });
@@ -461,12 +464,7 @@ fn is_catalogued(
         problems.equal(
             &is_known(catalogue.value(row, sort)),
             &is_known(expected.value(0, sort)),
-            || {
-                format!(
-                    "{}: whether {sort:?} is known to the catalogue",
-                    name(key)
-                )
-            },
+            || format!("{}: whether {sort:?} is known to the catalogue", name(key)),
         );
     }
     problems.equal(&catalogue.described(row), &expected.described(0), || {

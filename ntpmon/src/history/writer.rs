@@ -83,7 +83,7 @@ const ROLLUPS_AT_ONCE: usize = 2000;
 /// Changes of what is in memory that are made under one lock: some tens of microseconds.
 const LOCKED: usize = 256;
 /// Between two looks for what is too old.
-const TIDY: Duration = Duration::from_secs(60);
+const TIDY: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 60 });
 /// Between two tries to use a file that failed; the first follows with the next flush.
 const RETRIES: [Duration; 5] = [
     Duration::ZERO,
@@ -233,7 +233,8 @@ impl Writer {
     /// does nothing more after it could not write, and how much of the work was written is not
     /// known, which the number of the last flush would be mistaken for.
     fn guarded(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) {
-        let result = catch_unwind(AssertUnwindSafe(|| work(self))).unwrap_or_else(|_| Err(broken()));
+        let result =
+            catch_unwind(AssertUnwindSafe(|| work(self))).unwrap_or_else(|_| Err(broken()));
         if let Err(error) = result
             && self.store.is_some()
             && self.failures == 0
@@ -1077,6 +1078,38 @@ impl Doorkeeper {
             std::mem::swap(&mut self.current, &mut self.previous);
             self.current.fill(0);
             self.count = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Doorkeeper, Key};
+    use crate::history::made::address;
+
+    #[test]
+    fn the_doorkeeper_knows_who_was_there_and_takes_few_strangers_for_them() {
+        for clients in [1000_u32, 10_000, 100_000] {
+            let mut doorkeeper = Doorkeeper::new(clients as usize);
+            let key = |number: u32| Key::new(address(number), 0);
+            // Far more than it is made for, as in a flood: the worst is just before it forgets.
+            let mut worst = 0.0_f64;
+            for number in 0..4 * clients {
+                doorkeeper.note(&key(number));
+                assert!(doorkeeper.has_seen(&key(number)));
+                if number % (clients / 10) == 0 {
+                    // The last ones are remembered.
+                    let last = number.saturating_sub(clients / 2)..number;
+                    assert!(last.step_by(97).all(|it| doorkeeper.has_seen(&key(it))));
+                    let strangers = 1 << 30..(1 << 30) + 5000;
+                    let taken = strangers
+                        .filter(|it| doorkeeper.has_seen(&key(*it)))
+                        .count();
+                    worst = worst.max(taken as f64 / 5000.0);
+                }
+            }
+            println!("of {clients}: {worst}");
+            assert!(worst < 0.05 && worst > 0.0, "{worst}");
         }
     }
 }
