@@ -175,7 +175,10 @@ fn a_disk_that_is_full_from_the_start_is_said_and_leaves_nothing_that_hinders_la
     let error = History::open(disk.path(), settings()).map(|history| history.stop());
     let error = format!("{:#}", error.unwrap_err());
     assert!(error.contains("No space left"), "{error}");
-    assert!(error.contains(&disk.path().display().to_string()), "{error}");
+    assert!(
+        error.contains(&disk.path().display().to_string()),
+        "{error}"
+    );
     fs::remove_file(ballast).unwrap();
     let history = History::open(disk.path(), settings()).unwrap();
     give(&mut history.feed("eth0"), 0..10, 0);
@@ -208,7 +211,10 @@ fn a_disk_that_becomes_read_only_is_told_and_nothing_is_lost_when_it_is_not_any_
     disk.mount(&["-o", "remount,ro"]);
     let error = History::open(&empty, settings()).map(|history| history.stop());
     let error = format!("{:#}", error.unwrap_err());
-    assert!(error.contains("Read-only") && error.contains("/new/"), "{error}");
+    assert!(
+        error.contains("Read-only") && error.contains("/new/"),
+        "{error}"
+    );
     disk.mount(&["-o", "remount,rw"]);
 }
 
@@ -249,7 +255,10 @@ fn work_with(bytes: &[u8], what: &str) -> bool {
     drop(feed);
     history.stop();
     let names = names(directory.path());
-    let aside: Vec<&String> = names.iter().filter(|name| name.contains("damaged")).collect();
+    let aside: Vec<&String> = names
+        .iter()
+        .filter(|name| name.contains("damaged"))
+        .collect();
     assert!(names.contains(&FILE.to_owned()), "{what}: {names:?}");
     assert_eq!(names.len(), 1 + aside.len(), "{what}: {names:?}");
     assert!(aside.len() <= 1, "{what}: {names:?}");
@@ -311,7 +320,10 @@ fn a_truncated_file_is_put_aside_or_what_is_left_is_used() {
     let mut random = Random(2);
     for _ in 0..20 {
         let length = 1 + random.next() % (whole.len() - 1);
-        ends(whole[..length].to_vec(), &format!("{length} of {}", whole.len()));
+        ends(
+            whole[..length].to_vec(),
+            &format!("{length} of {}", whole.len()),
+        );
     }
 }
 
@@ -376,7 +388,9 @@ fn what_was_flushed_is_there_whenever_the_process_is_killed() {
         let opened = Instant::now();
         let history = History::open(directory.path(), settings.clone()).unwrap();
         longest = longest.max(opened.elapsed());
-        let verified = history.verify().unwrap_or_else(|why| panic!("kill {kill}: {why}"));
+        let verified = history
+            .verify()
+            .unwrap_or_else(|why| panic!("kill {kill}: {why}"));
         let now = verified.exchanges();
         assert!(
             now >= before + flushed && now <= before + feeding,

@@ -623,7 +623,7 @@ impl History {
         let notes = state
             .set_aside
             .iter()
-            .map(|file| format!("could not be read at start and was put aside: {file}"));
+            .map(|file| format!("could not be read and was put aside: {file}"));
         problems.extend(notes);
         HistoryHealth {
             status: if problems.is_empty() {

@@ -92,6 +92,8 @@ const RETRIES: [Duration; 5] = [
     Duration::from_secs(5),
     Duration::from_secs(10),
 ];
+/// Failures in a row that are not the disk's fault, after which the file is looked through.
+const FAULTS: usize = 3;
 /// What a session takes in the file besides its record.
 const SESSION_OVERHEAD: u64 = 16;
 
@@ -109,6 +111,8 @@ pub(super) struct Writer {
     doubtful: Option<Taken>,
     /// In a row.
     failures: usize,
+    /// Of those, the ones that are not the disk's fault, in a row.
+    faults: usize,
     retry_at: Instant,
 }
 
@@ -164,6 +168,7 @@ impl Writer {
             last_tidy: now,
             doubtful: None,
             failures: 0,
+            faults: 0,
             retry_at: now,
         }
     }
@@ -281,6 +286,10 @@ impl Writer {
             Err(error) => {
                 self.doubtful = Some(taken);
                 self.close();
+                self.faults = match store::is_of_disk(&error) {
+                    true => 0,
+                    false => self.faults + 1,
+                };
                 // Who asks still finds what the file has.
                 let _ = self.reopen();
                 self.failed(error)
@@ -345,6 +354,7 @@ impl Writer {
 
     fn recovered(&mut self) {
         self.failures = 0;
+        self.faults = 0;
         if let Some((why, since)) = lock(&self.shared.state).failure.take() {
             tracing::info!("the history is written again; it could not be since {since}: {why}");
         }
@@ -357,7 +367,12 @@ impl Writer {
         }
         let cache_bytes = read(&self.shared.settings).cache_bytes;
         let path = &self.shared.path;
-        let opened = match Memory::open(path, cache_bytes) {
+        // A file may open and yet have damage that no flush can get past.
+        let checked = match self.faults > 0 && self.faults.is_multiple_of(FAULTS) {
+            true => store::check_integrity(path),
+            false => Ok(()),
+        };
+        let opened = match checked.and_then(|()| Memory::open(path, cache_bytes)) {
             Err(OpenError::Damaged { why }) => {
                 let aside = store::set_aside(path, now())?;
                 let aside = format!("{} ({why})", aside.display());
