@@ -10,6 +10,9 @@ use super::{
 };
 use crate::ntp::ClientClock;
 
+#[cfg(test)]
+mod tests;
+
 /// The place of a client in the catalogue; another's after it was removed.
 pub type Row = u32;
 
@@ -546,16 +549,17 @@ impl Order {
         self.rows.is_empty()
     }
 
-    /// What stands at a position: the least first, or the greatest, and in either case what is not
-    /// known at the end.
+    /// What stands at a position, with its value: the least first, or the greatest, and in either
+    /// case what is not known at the end.
     #[must_use]
-    pub fn at(&self, position: usize, descending: bool) -> Option<Row> {
+    pub fn at(&self, position: usize, descending: bool) -> Option<(u64, Row)> {
         let place = if descending && position < self.known {
             self.known - 1 - position
         } else {
             position
         };
-        self.rows.get(place).copied()
+        let row = *self.rows.get(place)?;
+        Some((self.values.get(place).copied().unwrap_or_default(), row))
     }
 
     /// The position after a client, where clients stand by their keys.

@@ -14,6 +14,9 @@ use crate::ntp::{
     exchange::{Exchange, Role},
 };
 
+#[cfg(test)]
+mod tests;
+
 /// The layout that this version writes.
 pub const LAYOUT: u8 = 1;
 

@@ -11,6 +11,8 @@ pub mod client;
 pub mod fold;
 pub mod histogram;
 pub mod key;
+#[cfg(test)]
+mod made;
 pub mod query;
 pub mod rollup;
 pub mod search;
@@ -20,6 +22,9 @@ pub mod store;
 pub mod verify;
 pub mod view;
 mod writer;
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

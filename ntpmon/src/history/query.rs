@@ -258,22 +258,11 @@ impl History {
     /// # Errors
     /// See [`QueryError`].
     pub fn clients(&self, query: &ClientQuery) -> Result<ClientPage, QueryError> {
-        let (rows, total, more) = self.rows(query)?;
-        let (keys, cursors) = {
-            let catalogue = read(&self.0.catalogue);
-            let keys: Vec<Key> = rows.iter().filter_map(|row| catalogue.key(*row)).collect();
-            let last = rows.last().map(|row| {
-                let value = catalogue.value(*row, query.sort);
-                let key = catalogue.key(*row);
-                key.map(|key| Cursor { value, key }.to_text())
-            });
-            (keys, last.flatten())
-        };
-        let clients = self.clients_of(&keys)?;
+        let (keys, total, next) = self.keys(query)?;
         Ok(ClientPage {
-            clients,
+            clients: self.clients_of(&keys)?,
             total,
-            next_cursor: cursors.filter(|_| more),
+            next_cursor: next.map(Cursor::to_text),
         })
     }
 
@@ -291,8 +280,8 @@ impl History {
             .collect())
     }
 
-    /// The rows of a part, how many there are in all, and whether more follow.
-    fn rows(&self, query: &ClientQuery) -> Result<(Vec<Row>, u64, bool), QueryError> {
+    /// The clients of a part, how many there are in all, and where more follow.
+    fn keys(&self, query: &ClientQuery) -> Result<(Vec<Key>, u64, Option<Cursor>), QueryError> {
         let shared = &self.0;
         let cursor = match &query.part {
             Part::After(Some(text)) => {
@@ -300,9 +289,8 @@ impl History {
             }
             _ => None,
         };
-        let few = read(&shared.catalogue).few(&query.filter, FEW);
-        if let Some(mut rows) = few {
-            let catalogue = read(&shared.catalogue);
+        let catalogue = read(&shared.catalogue);
+        if let Some(mut rows) = catalogue.few(&query.filter, FEW) {
             let total = rows.len() as u64;
             let rank = |row: &Row| {
                 let value = catalogue.value(*row, query.sort);
@@ -336,15 +324,27 @@ impl History {
                 }),
             };
             let end = start.saturating_add(query.size).min(rows.len());
-            let part = rows.get(start..end).unwrap_or_default().to_vec();
-            return Ok((part, total, end < rows.len()));
+            let part = rows.get(start..end).unwrap_or_default();
+            let keys: Vec<Key> = part.iter().filter_map(|row| catalogue.key(*row)).collect();
+            let next = part.last().and_then(|row| {
+                let value = catalogue.value(*row, query.sort);
+                let key = catalogue.key(*row)?;
+                (end < rows.len()).then_some(Cursor { value, key })
+            });
+            return Ok((keys, total, next));
         }
+        drop(catalogue);
         let order = shared.order(query.sort);
         let catalogue = read(&shared.catalogue);
         let total = shared.count(&catalogue, &query.filter) as u64;
         let picked = |position: usize| {
-            let row = order.at(position, query.descending)?;
-            Some((row, catalogue.is_picked(row, &query.filter)))
+            let (value, row) = order.at(position, query.descending)?;
+            let key = catalogue
+                .key(row)
+                .filter(|_| catalogue.is_picked(row, &query.filter));
+            // As it was when the order was made: its value may have changed, and the place after
+            // its new one is elsewhere.
+            Some(key.map(|key| Cursor { value, key }))
         };
         // Without a filter a position is where it is; otherwise those before it are counted.
         let (mut place, mut skip) = match (&query.part, cursor) {
@@ -353,25 +353,27 @@ impl History {
             (Part::After(_), None) => (0, 0),
             (Part::After(_), Some(cursor)) => (after(&order, &catalogue, query, &cursor), 0),
         };
-        let mut rows = Vec::with_capacity(query.size);
+        let mut keys = Vec::with_capacity(query.size);
+        let mut last = None;
         if skip as u64 >= total {
-            return Ok((rows, total, false));
+            return Ok((keys, total, None));
         }
-        while let Some((row, is_picked)) = picked(place) {
+        while let Some(found) = picked(place) {
             place += 1;
-            if !is_picked {
+            let Some(here) = found else {
                 continue;
-            }
+            };
             if skip > 0 {
                 skip -= 1;
                 continue;
             }
-            if rows.len() == query.size {
-                return Ok((rows, total, true));
+            if keys.len() == query.size {
+                return Ok((keys, total, last));
             }
-            rows.push(row);
+            keys.push(here.key);
+            last = Some(here);
         }
-        Ok((rows, total, false))
+        Ok((keys, total, None))
     }
 
     /// Hands over the picked clients in the order of their addresses, in chunks, each as it is when
@@ -621,7 +623,7 @@ impl History {
         let notes = state
             .set_aside
             .iter()
-            .map(|file| format!("could not be read at start and was put aside: {file}"));
+            .map(|file| format!("could not be read and was put aside: {file}"));
         problems.extend(notes);
         HistoryHealth {
             status: if problems.is_empty() {

@@ -83,7 +83,7 @@ const ROLLUPS_AT_ONCE: usize = 2000;
 /// Changes of what is in memory that are made under one lock: some tens of microseconds.
 const LOCKED: usize = 256;
 /// Between two looks for what is too old.
-const TIDY: Duration = Duration::from_secs(60);
+const TIDY: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 60 });
 /// Between two tries to use a file that failed; the first follows with the next flush.
 const RETRIES: [Duration; 5] = [
     Duration::ZERO,
@@ -92,6 +92,8 @@ const RETRIES: [Duration; 5] = [
     Duration::from_secs(5),
     Duration::from_secs(10),
 ];
+/// Failures in a row that are not the disk's fault, after which the file is looked through.
+const FAULTS: usize = 3;
 /// What a session takes in the file besides its record.
 const SESSION_OVERHEAD: u64 = 16;
 
@@ -109,6 +111,8 @@ pub(super) struct Writer {
     doubtful: Option<Taken>,
     /// In a row.
     failures: usize,
+    /// Of those, the ones that are not the disk's fault, in a row.
+    faults: usize,
     retry_at: Instant,
 }
 
@@ -164,6 +168,7 @@ impl Writer {
             last_tidy: now,
             doubtful: None,
             failures: 0,
+            faults: 0,
             retry_at: now,
         }
     }
@@ -281,6 +286,10 @@ impl Writer {
             Err(error) => {
                 self.doubtful = Some(taken);
                 self.close();
+                self.faults = match store::is_of_disk(&error) {
+                    true => 0,
+                    false => self.faults + 1,
+                };
                 // Who asks still finds what the file has.
                 let _ = self.reopen();
                 self.failed(error)
@@ -345,6 +354,7 @@ impl Writer {
 
     fn recovered(&mut self) {
         self.failures = 0;
+        self.faults = 0;
         if let Some((why, since)) = lock(&self.shared.state).failure.take() {
             tracing::info!("the history is written again; it could not be since {since}: {why}");
         }
@@ -357,7 +367,12 @@ impl Writer {
         }
         let cache_bytes = read(&self.shared.settings).cache_bytes;
         let path = &self.shared.path;
-        let opened = match Memory::open(path, cache_bytes) {
+        // A file may open and yet have damage that no flush can get past.
+        let checked = match self.faults > 0 && self.faults.is_multiple_of(FAULTS) {
+            true => store::check_integrity(path),
+            false => Ok(()),
+        };
+        let opened = match checked.and_then(|()| Memory::open(path, cache_bytes)) {
             Err(OpenError::Damaged { why }) => {
                 let aside = store::set_aside(path, now())?;
                 let aside = format!("{} ({why})", aside.display());
@@ -1112,6 +1127,38 @@ impl Doorkeeper {
             std::mem::swap(&mut self.current, &mut self.previous);
             self.current.fill(0);
             self.count = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Doorkeeper, Key};
+    use crate::history::made::address;
+
+    #[test]
+    fn the_doorkeeper_knows_who_was_there_and_takes_few_strangers_for_them() {
+        for clients in [1000_u32, 10_000, 100_000] {
+            let mut doorkeeper = Doorkeeper::new(clients as usize);
+            let key = |number: u32| Key::new(address(number), 0);
+            // Far more than it is made for, as in a flood: the worst is just before it forgets.
+            let mut worst = 0.0_f64;
+            for number in 0..4 * clients {
+                doorkeeper.note(&key(number));
+                assert!(doorkeeper.has_seen(&key(number)));
+                if number % (clients / 10) == 0 {
+                    // The last ones are remembered.
+                    let last = number.saturating_sub(clients / 2)..number;
+                    assert!(last.step_by(97).all(|it| doorkeeper.has_seen(&key(it))));
+                    let strangers = 1 << 30..(1 << 30) + 5000;
+                    let taken = strangers
+                        .filter(|it| doorkeeper.has_seen(&key(*it)))
+                        .count();
+                    worst = worst.max(taken as f64 / 5000.0);
+                }
+            }
+            println!("of {clients}: {worst}");
+            assert!(worst < 0.05 && worst > 0.0, "{worst}");
         }
     }
 }
