@@ -456,7 +456,7 @@ impl History {
         if interfaces.is_empty() {
             return Ok(None);
         }
-        recent.sort_by(|one, other| other.session_timestamp.cmp(&one.session_timestamp));
+        recent.sort_by_key(|session| std::cmp::Reverse(session.session_timestamp));
         recent.truncate(sessions);
         Ok(Some(ClientDetail {
             client_ip: ip.to_canonical().to_string(),

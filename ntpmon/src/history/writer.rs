@@ -1099,8 +1099,104 @@ impl Doorkeeper {
 
 #[cfg(test)]
 mod tests {
-    use super::{Doorkeeper, Key};
-    use crate::history::made::address;
+    use std::{fs, sync::Arc};
+
+    use tempfile::TempDir;
+
+    use super::{Doorkeeper, Ended, Key, Writer};
+    use crate::{
+        history::{
+            FILE, Feed, History, Memory, Settings, lock,
+            made::{BEGIN, address, ask},
+        },
+        pipeline::Sink,
+    };
+
+    /// A writer that does what it is told to, and a feed.
+    fn alone(directory: &TempDir) -> (Writer, Feed) {
+        let history = History::open(directory.path(), Settings::default()).unwrap();
+        history.stop();
+        let shared = Arc::clone(&history.0);
+        let (store, memory) = Memory::open(&shared.path, 1 << 20).unwrap();
+        let numbers = shared.remember(&store, memory);
+        (Writer::new(shared, store, numbers), history.feed("eth0"))
+    }
+
+    fn exchanges(writer: &Writer) -> u64 {
+        writer.verify().unwrap().exchanges()
+    }
+
+    #[test]
+    fn what_a_flush_held_that_seemed_to_fail_is_written_once_whether_it_had_failed_or_not() {
+        let directory = TempDir::new().unwrap();
+        let (mut writer, mut feed) = alone(&directory);
+        for (round, was_written) in [true, false, true, true, false].into_iter().enumerate() {
+            feed.exchange(&ask(7, BEGIN).exchange());
+            let mut taken = writer.take();
+            if was_written {
+                let before = writer.numbers;
+                writer.write(&mut taken, round == 3, &[]).unwrap();
+                writer.numbers = before;
+            }
+            writer.doubtful = Some(taken);
+            writer.close();
+            // What came since is there too, whatever happened.
+            feed.exchange(&ask(8, BEGIN).exchange());
+            writer.flush(false, &[]).unwrap();
+            assert_eq!(exchanges(&writer), 2 * (round as u64 + 1));
+        }
+    }
+
+    #[test]
+    fn a_tidying_that_seemed_to_fail_is_not_taken_for_the_flush_after_it() {
+        let directory = TempDir::new().unwrap();
+        let (mut writer, mut feed) = alone(&directory);
+        feed.exchange(&ask(7, BEGIN).exchange());
+        writer.flush(false, &[]).unwrap();
+        writer.guarded(|writer| {
+            let store = writer.store.as_mut().unwrap();
+            store.writer()?.commit(writer.numbers.flushes + 1)?;
+            Err(anyhow::anyhow!("told to"))
+        });
+        assert!(lock(&writer.shared.state).failure.is_some());
+        for round in 2..4 {
+            feed.exchange(&ask(7, BEGIN).exchange());
+            writer.flush(false, &[]).unwrap();
+            assert_eq!(exchanges(&writer), round);
+        }
+        assert!(lock(&writer.shared.state).failure.is_none());
+        // A panic is no other case.
+        writer.guarded(|_| panic!("told to"));
+        feed.exchange(&ask(7, BEGIN).exchange());
+        writer.flush(true, &[]).unwrap();
+        assert_eq!(exchanges(&writer), 4);
+    }
+
+    #[test]
+    fn a_file_that_is_damaged_while_it_is_used_is_put_aside_and_what_is_in_memory_goes_to_the_new_one()
+     {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join(FILE);
+        let (mut writer, mut feed) = alone(&directory);
+        let history = History(Arc::clone(&writer.shared));
+        history.set_document("watched", b"eth0".to_vec());
+        feed.exchange(&ask(7, BEGIN).exchange());
+        writer.flush(true, &[]).unwrap();
+        feed.exchange(&ask(8, BEGIN).exchange());
+        writer.doubtful = Some(writer.take());
+        writer.close();
+        fs::write(&path, vec![9; 100_000]).unwrap();
+        writer.flush(false, &[]).unwrap();
+        assert_eq!(exchanges(&writer), 1);
+        assert_eq!(history.health().status, "degraded");
+        drop(Ended(Arc::clone(&writer.shared)));
+        drop(writer);
+        let history = History::open(directory.path(), Settings::default()).unwrap();
+        assert_eq!(history.verify().unwrap().exchanges(), 1);
+        assert_eq!(history.document("watched").as_deref(), Some(&b"eth0"[..]));
+        history.stop();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
 
     #[test]
     fn the_doorkeeper_knows_who_was_there_and_takes_few_strangers_for_them() {
