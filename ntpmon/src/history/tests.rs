@@ -519,6 +519,53 @@ fn a_list_that_is_read_by_cursors_ends_and_has_each_client_while_they_ask_on() {
 }
 
 #[test]
+fn a_list_that_is_read_by_cursors_misses_nobody_who_stays_while_others_go() {
+    const CLIENTS: u32 = 30_000;
+    let directory = TempDir::new().unwrap();
+    let bounds = Settings {
+        keep: Keep::Off,
+        ..settings()
+    };
+    for sort in [Sort::ClientIp, Sort::SessionCount] {
+        for descending in [false, true] {
+            let file = TempDir::new_in(directory.path()).unwrap();
+            let history = History::open(file.path(), bounds.clone()).unwrap();
+            let mut feed = history.feed("eth0");
+            // One in three is older than the others, and goes, some after each page.
+            let old = |client: u32| client.is_multiple_of(3);
+            let at = |client: u32| BEGIN + i64::from(client / 3000) * SECOND;
+            let later = BEGIN + 1000 * SECOND;
+            give(
+                &mut feed,
+                (0..CLIENTS).map(|client| match old(client) {
+                    true => ask(client, at(client)),
+                    false => ask(client, later),
+                }),
+            );
+            history.flush().unwrap();
+            let mut seconds = 0;
+            let mut found = pages(&history, sort, descending, || {
+                seconds += 1;
+                history.clean_up(BEGIN + seconds * SECOND, false).unwrap();
+                // Others come into their rows.
+                let new = 100_000 + seconds as u32 * 100;
+                give(&mut feed, (new..new + 100).map(|client| ask(client, later)));
+                history.flush().unwrap();
+            });
+            found.sort_unstable();
+            let missed = (0..CLIENTS)
+                .filter(|client| !old(*client))
+                .filter(|client| found.binary_search(&ip(*client).to_string()).is_err());
+            assert_eq!(missed.count(), 0, "{sort:?} {descending}");
+            let count = found.len();
+            found.dedup();
+            assert_eq!(found.len(), count, "{sort:?} {descending}");
+            history.stop();
+        }
+    }
+}
+
+#[test]
 fn a_rollup_of_a_minute_is_added_to_and_the_newest_come_first() {
     let directory = TempDir::new().unwrap();
     let history = History::open(directory.path(), settings()).unwrap();
