@@ -775,9 +775,11 @@ impl Writer {
         if let Some(age) = retention.clients {
             let catalogue = read(&self.shared.catalogue);
             let newest = catalogue.newest();
+            // A packet with a time that has not come yet makes nobody old.
+            let today = clock::utc();
             let age = nanoseconds(age);
             let victims = catalogue.oldest(REMOVED_AT_ONCE, |key, last_seen, _| {
-                let newest = newest[usize::from(key.interface())];
+                let newest = newest[usize::from(key.interface())].min(today);
                 last_seen < newest.saturating_sub(age)
             });
             drop(catalogue);
@@ -797,6 +799,7 @@ impl Writer {
     fn tidy_small_tables(&mut self) -> Result<()> {
         let shared = &self.shared;
         let retention = read(&shared.settings).retention;
+        let today = clock::utc();
         let interfaces = read(&shared.interfaces).len().min(self.numbers.interfaces);
         let servers: Vec<Key> = retention.servers.map_or_else(Vec::new, |age| {
             let servers = read(&shared.servers);
@@ -809,7 +812,8 @@ impl Writer {
             servers
                 .iter()
                 .filter(|(key, record)| {
-                    record.last_seen() < newest[&key.interface()].saturating_sub(age)
+                    let newest = newest[&key.interface()].min(today);
+                    record.last_seen() < newest.saturating_sub(age)
                 })
                 .map(|(key, _)| *key)
                 .collect()
@@ -829,6 +833,7 @@ impl Writer {
             let age = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
             for interface in 0..interfaces as InterfaceId {
                 if let Some(last) = writer.last_rollup(resolution, interface)? {
+                    let last = last.min(today.div_euclid(1_000_000_000));
                     let before = last.saturating_sub(age);
                     removed +=
                         writer.remove_rollups(resolution, interface, before, ROLLUPS_AT_ONCE)?;
@@ -966,7 +971,7 @@ fn sessions_bounds(settings: &Settings, new: &[SessionRecord]) -> (u64, i64) {
     let most = settings.sessions_bytes / (SessionRecord::SIZE as u64 + SESSION_OVERHEAD);
     let newest = new.iter().map(SessionRecord::seen).max();
     let before = match (settings.sessions_age, newest) {
-        (Some(age), Some(newest)) => newest.saturating_sub(nanoseconds(age)),
+        (Some(age), Some(newest)) => newest.min(clock::utc()).saturating_sub(nanoseconds(age)),
         _ => i64::MIN,
     };
     (most, before)
