@@ -103,7 +103,7 @@ impl Ask {
             answer.ntp.0[32..48].fill(1);
             Stamped {
                 event: answer,
-                unix: self.at + self.took.abs(),
+                unix: self.at.saturating_add(self.took.abs()),
                 frame: 0,
             }
         });

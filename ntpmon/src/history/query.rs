@@ -329,9 +329,27 @@ impl History {
             let next = part.last().and_then(|row| {
                 let value = catalogue.value(*row, query.sort);
                 let key = catalogue.key(*row)?;
-                (end < rows.len()).then_some(Cursor { value, key })
+                let row = *row;
+                (end < rows.len()).then_some(Cursor { value, row, key })
             });
             return Ok((keys, total, next));
+        }
+        if query.sort == Sort::ClientIp
+            && let Part::After(_) = query.part
+        {
+            // Found by the address itself: whoever has gone since the page before is not missed.
+            let after = cursor.map(|cursor| cursor.key);
+            let most = query.size.saturating_add(1);
+            let mut keys = catalogue.after_key(after, query.descending, &query.filter, most);
+            let total = shared.count(&catalogue, &query.filter) as u64;
+            let more = keys.len() > query.size;
+            keys.truncate(query.size);
+            let next = keys.last().map(|key| Cursor {
+                value: 0,
+                row: 0,
+                key: *key,
+            });
+            return Ok((keys, total, next.filter(|_| more)));
         }
         drop(catalogue);
         let order = shared.order(query.sort);
@@ -344,14 +362,16 @@ impl History {
                 .filter(|_| catalogue.is_picked(row, &query.filter));
             // As it was when the order was made: its value may have changed, and the place after
             // its new one is elsewhere.
-            Some(key.map(|key| Cursor { value, key }))
+            Some(key.map(|key| Cursor { value, row, key }))
         };
         // Without a filter a position is where it is; otherwise those before it are counted.
         let (mut place, mut skip) = match (&query.part, cursor) {
             (Part::Page(page), _) if query.filter.is_all() => (position(*page, query.size), 0),
             (Part::Page(page), _) => (0, position(*page, query.size)),
             (Part::After(_), None) => (0, 0),
-            (Part::After(_), Some(cursor)) => (after(&order, &catalogue, query, &cursor), 0),
+            (Part::After(_), Some(cursor)) => {
+                (order.after(cursor.value, cursor.row, query.descending), 0)
+            }
         };
         let mut keys = Vec::with_capacity(query.size);
         let mut last = None;
@@ -456,7 +476,7 @@ impl History {
         if interfaces.is_empty() {
             return Ok(None);
         }
-        recent.sort_by(|one, other| other.session_timestamp.cmp(&one.session_timestamp));
+        recent.sort_by_key(|session| std::cmp::Reverse(session.session_timestamp));
         recent.truncate(sessions);
         Ok(Some(ClientDetail {
             client_ip: ip.to_canonical().to_string(),
@@ -657,41 +677,37 @@ fn position(page: u64, size: usize) -> usize {
     usize::try_from(before).unwrap_or(usize::MAX)
 }
 
-/// The position after a cursor.
-fn after(order: &Order, catalogue: &Catalogue, query: &ClientQuery, cursor: &Cursor) -> usize {
-    if query.sort == Sort::ClientIp {
-        return order.after_key(&cursor.key, query.descending, |row| catalogue.key(row));
-    }
-    let row = catalogue.row(&cursor.key).unwrap_or(0);
-    order.after(cursor.value, row, query.descending)
-}
-
 /// Where a page ended: after a value, and among those that have the same after a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Cursor {
     value: u64,
+    /// That of the client, which may have gone since: among many of the same value its place is
+    /// still known by it.
+    row: Row,
     key: Key,
 }
 
 impl Cursor {
     fn to_text(self) -> String {
-        let number = self.value.to_be_bytes();
-        let bytes = number.iter().chain(self.key.bytes());
+        let (value, row) = (self.value.to_be_bytes(), self.row.to_be_bytes());
+        let bytes = value.iter().chain(&row).chain(self.key.bytes());
         bytes.map(|byte| format!("{byte:02x}")).collect()
     }
 
     fn from_text(text: &str) -> Option<Self> {
-        if !text.is_ascii() || text.len() != 2 * (8 + Key::SIZE) {
+        if !text.is_ascii() || text.len() != 2 * (12 + Key::SIZE) {
             return None;
         }
-        let mut bytes = [0; 8 + Key::SIZE];
+        let mut bytes = [0; 12 + Key::SIZE];
         for (place, byte) in bytes.iter_mut().enumerate() {
             *byte = u8::from_str_radix(text.get(2 * place..2 * place + 2)?, 16).ok()?;
         }
-        let (value, key) = bytes.split_first_chunk::<8>()?;
+        let (value, rest) = bytes.split_first_chunk::<8>()?;
+        let (row, key) = rest.split_first_chunk::<4>()?;
         let key: [u8; Key::SIZE] = key.try_into().ok()?;
         Some(Self {
             value: u64::from_be_bytes(*value),
+            row: Row::from_be_bytes(*row),
             key: zerocopy::transmute!(key),
         })
     }

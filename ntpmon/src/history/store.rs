@@ -1033,7 +1033,6 @@ impl Writer<'_> {
         if !chunk.is_empty() {
             write(&mut chunk)?;
         }
-        drop(write);
         Ok(number)
     }
 
