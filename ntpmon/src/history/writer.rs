@@ -252,7 +252,9 @@ impl Writer {
     fn close(&mut self) {
         // Nobody may read while it is opened again.
         *write(&self.shared.readable) = None;
-        self.store = None;
+        let store = self.store.take();
+        // After a panic within redb, closing it may be another.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(store)));
     }
 
     /// Writes what there is, and removes `victims`.
