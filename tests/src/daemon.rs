@@ -71,6 +71,18 @@ impl Home {
         before: &[&str],
         listen: &str,
     ) -> Result<Command> {
+        self.command_watching(namespace, before, listen, &["lo"])
+    }
+
+    /// As [`Self::command_listening`], watching these interfaces; with none, those that the
+    /// configuration or the data directory says.
+    pub fn command_watching(
+        &self,
+        namespace: &Namespace,
+        before: &[&str],
+        listen: &str,
+        interfaces: &[&str],
+    ) -> Result<Command> {
         let mut command = namespace.command("env");
         // Only what a test sets.
         for (name, _) in std::env::vars_os() {
@@ -84,7 +96,8 @@ impl Home {
         command
             .args(before)
             .arg(binary()?)
-            .args(["run", "--interface", "lo", "--listen", listen])
+            .args(["run", "--listen", listen])
+            .args(interfaces.iter().flat_map(|name| ["--interface", name]))
             .arg("--config")
             .arg(self.path("ntpmon.toml"))
             .arg("--data-dir")
@@ -230,6 +243,12 @@ impl Daemon {
         }
         ensure!(!found.is_empty(), "it has no threads");
         Ok(found)
+    }
+
+    /// Kills it, as nothing that it could prepare for.
+    pub fn kill(mut self) -> Result<()> {
+        self.signal(libc::SIGKILL)?;
+        self.process.wait(PATIENCE).map(drop)
     }
 
     /// Asks it to end, and says how it did, how long that took, and what it told its manager.
