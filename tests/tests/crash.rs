@@ -100,9 +100,15 @@ fn killed_at_any_moment_it_loses_at_most_a_flush_interval_and_comes_back() {
         .success()
         .unwrap();
     wait_for("that to be remembered", PATIENCE, || {
-        let flushed = status(&api, DEVICE)["start_time"].as_str().unwrap().to_owned();
+        let flushed = status(&api, DEVICE)["start_time"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         let last = health(&api)["components"]["history"]["last_flush_timestamp"].clone();
-        Ok(last.as_str().is_some_and(|last| last > &*flushed).then_some(()))
+        Ok(last
+            .as_str()
+            .is_some_and(|last| last > &*flushed)
+            .then_some(()))
     })
     .unwrap();
     daemon.kill().unwrap();

@@ -7,6 +7,7 @@ pub mod extract;
 
 mod auth;
 mod health;
+mod history;
 mod interfaces;
 mod limits;
 mod openapi;
@@ -142,12 +143,12 @@ impl SharedTokens {
 
 /// The routes that need read scope.
 fn reading() -> OpenApiRouter<State> {
-    interfaces::reading()
+    interfaces::reading().merge(history::reading())
 }
 
 /// The routes that change something, so need admin scope.
 fn changing() -> OpenApiRouter<State> {
-    interfaces::changing()
+    interfaces::changing().merge(history::changing())
 }
 
 /// Everything the API answers.
