@@ -542,7 +542,11 @@ impl Reader {
         for item in self.transaction.open_table(CLIENTS)?.iter()? {
             let (key, bytes) = item?;
             let entries = entries(bytes.value())?;
-            blocks.push(zerocopy::transmute!(*key.value()));
+            let first: Key = zerocopy::transmute!(*key.value());
+            if entries.first().is_none_or(|entry| entry.key != first) {
+                bail!("a block of clients does not begin with its key");
+            }
+            blocks.push(first);
             for entry in entries {
                 if last.is_some_and(|last| last >= entry.key) {
                     bail!("clients are out of order");
