@@ -93,7 +93,7 @@ impl<'a> Api<'a> {
     pub fn curl(&self, path: &str, arguments: &[&str]) -> Result<Answer> {
         let mut command = self.namespace.command("curl");
         command
-            .args(["--silent", "--show-error", "--globoff"])
+            .args(["--silent", "--show-error", "--globoff", "--noproxy", "*"])
             .args(["--max-time", PATIENCE_SECONDS])
             .args(["--write-out", "\n%{http_code} %{content_type}"])
             .args(arguments);
