@@ -195,7 +195,7 @@ async fn list_clients(
     params(
         ("page" = Option<u64>, Query, minimum = 1, description = "Which page, from 1"),
         ("page_size" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "Clients on a page; 20 unless told otherwise"),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before, in place of `page`", pattern = "^[0-9a-f]{52}$"),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before, in place of `page`", pattern = "^[0-9a-f]{60}$"),
         ("search_ip" = Option<String>, Query, description = "An address, a network as 192.0.2.0/24, or the beginning of an address as 192.0.2.", example = "192.0.2.0/24"),
         ("client_ips" = Option<String>, Query, description = "Any of these addresses, separated by commas"),
         ("interface_name" = Option<String>, Query, description = "Any of these interfaces, separated by commas", example = "eth0"),
