@@ -46,7 +46,7 @@ pub enum Sort {
 /// What clients are picked by.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Filter {
-    /// Addresses: any of the ranges. All, where there is none.
+    /// Addresses: any of the ranges, which are in order and apart. All, where there is none.
     pub addresses: Option<Vec<RangeInclusive<[u8; 16]>>>,
     /// Any of these interfaces.
     pub interfaces: Option<Vec<InterfaceId>>,
@@ -330,7 +330,8 @@ impl Catalogue {
                 .is_none_or(|them| them.contains(&self.keys[row].interface()))
             && filter.addresses.as_ref().is_none_or(|ranges| {
                 let address = &self.keys[row].address;
-                ranges.iter().any(|range| range.contains(address))
+                let place = ranges.partition_point(|range| range.end() < address);
+                ranges.get(place).is_some_and(|it| it.contains(address))
             })
     }
 
