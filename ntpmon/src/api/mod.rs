@@ -6,6 +6,7 @@ pub mod error;
 pub mod extract;
 
 mod auth;
+mod export;
 mod health;
 mod interfaces;
 mod limits;
@@ -142,7 +143,7 @@ impl SharedTokens {
 
 /// The routes that need read scope.
 fn reading() -> OpenApiRouter<State> {
-    interfaces::reading()
+    interfaces::reading().merge(export::reading())
 }
 
 /// The routes that change something, so need admin scope.
