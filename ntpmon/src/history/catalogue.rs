@@ -396,6 +396,8 @@ impl Catalogue {
             let last = match &filter.addresses {
                 None => [0xff; 16],
                 Some(ranges) => {
+                    // A look at a client costs as much as one at some ranges.
+                    looked_at += ranges.len() / 16;
                     let ahead = ranges.iter().filter(|range| *range.end() >= from.address);
                     let Some(range) = ahead.min_by_key(|range| range.start()) else {
                         return (found, None);
@@ -406,7 +408,7 @@ impl Catalogue {
             };
             let last = Key::new(last, InterfaceId::MAX);
             for (key, row) in self.index.range(from..=last) {
-                if found.len() == most || looked_at == LOOKED_AT {
+                if found.len() == most || looked_at > LOOKED_AT {
                     return (found, Some(*key));
                 }
                 looked_at += 1;
