@@ -396,8 +396,6 @@ impl Catalogue {
             let last = match &filter.addresses {
                 None => [0xff; 16],
                 Some(ranges) => {
-                    // A look at a client costs as much as one at some ranges.
-                    looked_at += ranges.len() / 16;
                     let ahead = ranges.iter().filter(|range| *range.end() >= from.address);
                     let Some(range) = ahead.min_by_key(|range| range.start()) else {
                         return (found, None);
@@ -416,7 +414,10 @@ impl Catalogue {
                     found.push(*key);
                 }
             }
+            // A look at a client costs as much as one at some ranges.
+            looked_at += filter.addresses.as_ref().map_or(0, Vec::len) / 16;
             match last.next() {
+                Some(next) if looked_at > LOOKED_AT => return (found, Some(next)),
                 Some(next) => from = next,
                 None => return (found, None),
             }
