@@ -7,6 +7,7 @@ pub mod extract;
 
 mod auth;
 mod health;
+mod history;
 mod interfaces;
 mod limits;
 mod openapi;
@@ -53,6 +54,7 @@ pub use self::{
     serve::{Tls, serve},
 };
 use crate::{
+    history::History,
     monitor::{Options, control::Control},
     tokens::Tokens,
 };
@@ -95,6 +97,8 @@ impl Default for Settings {
 pub struct State {
     /// The watched interfaces.
     pub control: Control,
+    /// What was remembered.
+    pub history: History,
     /// Who may ask.
     pub tokens: SharedTokens,
     /// How the API is served.
@@ -139,12 +143,12 @@ impl SharedTokens {
 
 /// The routes that need read scope.
 fn reading() -> OpenApiRouter<State> {
-    interfaces::reading()
+    interfaces::reading().merge(history::reading())
 }
 
 /// The routes that change something, so need admin scope.
 fn changing() -> OpenApiRouter<State> {
-    interfaces::changing()
+    interfaces::changing().merge(history::changing())
 }
 
 /// Everything the API answers.

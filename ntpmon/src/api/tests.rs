@@ -67,9 +67,17 @@ fn control() -> Control {
     Control::open(setup, |_| Nobody, |_| Ok(())).unwrap()
 }
 
+/// One that has remembered nothing. Its directory has no name any more, which the open file does
+/// not need.
+fn history() -> History {
+    let directory = tempfile::tempdir().unwrap();
+    History::open(directory.path(), crate::history::Settings::default()).unwrap()
+}
+
 fn with(settings: Settings, tokens: Tokens) -> State {
     State {
         control: control(),
+        history: history(),
         components: Components::default(),
         process: Process::new(),
         tokens: SharedTokens::new(tokens),

@@ -20,7 +20,10 @@ pub use self::{
     load::{Fault, Faults, Flag, Loaded, Source, Sources},
     types::{Keep, Mode},
 };
-use crate::logging;
+use crate::{
+    history::{self, session},
+    logging,
+};
 
 /// Where the file is looked for unless another is named.
 pub const DEFAULT_FILE: &str = "/etc/ntpmon/ntpmon.toml";
@@ -152,6 +155,46 @@ impl Default for History {
             cache_mib: 32,
             sessions: Sessions::default(),
             retention: Retention::default(),
+        }
+    }
+}
+
+impl History {
+    /// As the history itself wants it.
+    #[must_use]
+    pub fn settings(&self) -> history::Settings {
+        let Self {
+            flush_interval,
+            batch_size,
+            checkpoint_interval,
+            max_clients,
+            max_servers,
+            cache_mib,
+            sessions,
+            retention,
+        } = self;
+        history::Settings {
+            flush_interval: *flush_interval,
+            batch_size: *batch_size,
+            checkpoint_interval: *checkpoint_interval,
+            max_clients: *max_clients,
+            max_servers: *max_servers,
+            cache_bytes: cache_mib << 20,
+            keep: match sessions.keep {
+                Keep::All => session::Keep::All,
+                Keep::OneIn(share) => session::Keep::OneIn(share.get()),
+                Keep::Off => session::Keep::Off,
+            },
+            sessions_per_second: sessions.per_second as usize,
+            sessions_age: Some(sessions.max_age),
+            sessions_bytes: sessions.max_size_mib << 20,
+            retention: history::Retention {
+                clients: retention.clients,
+                servers: retention.servers,
+                minutes: retention.minutes,
+                hours: retention.hours,
+                days: retention.days,
+            },
         }
     }
 }

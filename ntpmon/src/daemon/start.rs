@@ -11,7 +11,7 @@ use super::parts::{Part, Parts, Reload};
 use crate::{
     api::{self, Component, Components, Process, SharedTokens, Tls},
     config::{self, Config},
-    history::{self, History},
+    history::History,
     monitor::{
         Common, Options,
         control::{Control, Setup},
@@ -40,7 +40,7 @@ pub(super) async fn start(
 ) -> Result<Parts> {
     let started = jiff::Timestamp::now();
     let history = {
-        let (data, settings) = (data.to_owned(), history_settings(&config.history));
+        let (data, settings) = (data.to_owned(), config.history.settings());
         spawn_blocking(move || History::open(&data, settings))
             .await
             .context("opening the history")?
@@ -69,6 +69,7 @@ pub(super) async fn start(
     let shared = SharedTokens::new(tokens.clone());
     let state = api::State {
         control: control.clone(),
+        history: history.clone(),
         tokens: shared.clone(),
         settings: Arc::new(api_settings(config)?),
         components: components(&history),
@@ -173,7 +174,7 @@ fn remembered(history: History) -> Part {
                 "history.retention",
             ],
             apply: Box::new(move |new| {
-                reloaded.reconfigure(history_settings(&new.config.history));
+                reloaded.reconfigure(new.config.history.settings());
                 Ok(())
             }),
         }),
@@ -240,40 +241,4 @@ fn api_settings(config: &Config) -> Result<api::Settings> {
         defaults: options(&config.capture),
         log_file: config.log.file.clone(),
     })
-}
-
-fn history_settings(config: &config::History) -> history::Settings {
-    let config::History {
-        flush_interval,
-        batch_size,
-        checkpoint_interval,
-        max_clients,
-        max_servers,
-        cache_mib,
-        sessions,
-        retention,
-    } = config;
-    history::Settings {
-        flush_interval: *flush_interval,
-        batch_size: *batch_size,
-        checkpoint_interval: *checkpoint_interval,
-        max_clients: *max_clients,
-        max_servers: *max_servers,
-        cache_bytes: cache_mib << 20,
-        keep: match sessions.keep {
-            config::Keep::All => history::session::Keep::All,
-            config::Keep::OneIn(share) => history::session::Keep::OneIn(share.get()),
-            config::Keep::Off => history::session::Keep::Off,
-        },
-        sessions_per_second: sessions.per_second as usize,
-        sessions_age: Some(sessions.max_age),
-        sessions_bytes: sessions.max_size_mib << 20,
-        retention: history::Retention {
-            clients: retention.clients,
-            servers: retention.servers,
-            minutes: retention.minutes,
-            hours: retention.hours,
-            days: retention.days,
-        },
-    }
 }

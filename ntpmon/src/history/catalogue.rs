@@ -2,13 +2,19 @@
 //! each. The file would answer "page 20,000 by last request" by reading all that comes before it;
 //! here it is one look into an [`Order`]. The whole record is then read from the file.
 
-use std::{collections::BTreeMap, ops::RangeInclusive};
+use std::{
+    collections::BTreeMap,
+    ops::{Bound, RangeInclusive},
+};
 
 use super::{
     client::{ClientRecord, clock_code, mean_interval},
     key::{InterfaceId, Key},
 };
 use crate::ntp::ClientClock;
+
+#[cfg(test)]
+mod tests;
 
 /// The place of a client in the catalogue; another's after it was removed.
 pub type Row = u32;
@@ -388,6 +394,36 @@ impl Catalogue {
             .collect()
     }
 
+    /// The picked clients after a key, or before it where the greatest come first, at most so many;
+    /// from the end where there is none.
+    #[must_use]
+    pub fn after_key(
+        &self,
+        after: Option<Key>,
+        descending: bool,
+        filter: &Filter,
+        most: usize,
+    ) -> Vec<Key> {
+        let bound = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let range = if descending {
+            (Bound::Unbounded, bound)
+        } else {
+            (bound, Bound::Unbounded)
+        };
+        let mut clients = self.index.range::<Key, _>(range);
+        std::iter::from_fn(|| {
+            if descending {
+                clients.next_back()
+            } else {
+                clients.next()
+            }
+        })
+        .filter(|(_, row)| self.is_picked(**row, filter))
+        .map(|(key, _)| *key)
+        .take(most)
+        .collect()
+    }
+
     /// The value that rows are ordered by; the largest of all where it is not known.
     #[must_use]
     pub fn value(&self, row: Row, sort: Sort) -> u64 {
@@ -546,36 +582,17 @@ impl Order {
         self.rows.is_empty()
     }
 
-    /// What stands at a position: the least first, or the greatest, and in either case what is not
-    /// known at the end.
+    /// What stands at a position, with its value: the least first, or the greatest, and in either
+    /// case what is not known at the end.
     #[must_use]
-    pub fn at(&self, position: usize, descending: bool) -> Option<Row> {
+    pub fn at(&self, position: usize, descending: bool) -> Option<(u64, Row)> {
         let place = if descending && position < self.known {
             self.known - 1 - position
         } else {
             position
         };
-        self.rows.get(place).copied()
-    }
-
-    /// The position after a client, where clients stand by their keys.
-    #[must_use]
-    pub fn after_key(
-        &self,
-        key: &Key,
-        descending: bool,
-        key_of: impl Fn(Row) -> Option<Key>,
-    ) -> usize {
-        // Those that are gone are where they were, nearly.
-        let upto = self
-            .rows
-            .partition_point(|row| key_of(*row).is_none_or(|it| it < *key));
-        let is_there = self.rows.get(upto).and_then(|row| key_of(*row)) == Some(*key);
-        if descending {
-            self.rows.len() - upto
-        } else {
-            upto + usize::from(is_there)
-        }
+        let row = *self.rows.get(place)?;
+        Some((self.values.get(place).copied().unwrap_or_default(), row))
     }
 
     /// The position after a row that had a value.

@@ -32,6 +32,8 @@ pub struct Limits {
 
 /// Minutes in a delta at which it should be flushed: only files can have more than a few.
 const MINUTES_FULL: usize = 32;
+/// Sessions at which it should be flushed.
+const SESSIONS_FULL: usize = 100_000;
 /// Minutes that it may have: later ones are added to the last.
 const MINUTES: usize = 64;
 
@@ -107,7 +109,9 @@ impl Delta {
     /// Whether it should be flushed.
     #[must_use]
     pub fn is_full(&self, limits: &Limits) -> bool {
-        self.clients.len() >= limits.full || self.rollups.len() >= MINUTES_FULL
+        self.clients.len() >= limits.full
+            || self.rollups.len() >= MINUTES_FULL
+            || self.sessions.len() >= SESSIONS_FULL
     }
 
     /// Adds an exchange; `now` is the time in nanoseconds since 1970, which stands for that of
@@ -155,7 +159,10 @@ impl Delta {
     }
 
     fn rollup(&mut self, time: i64) -> &mut Rollup {
-        let minute = Resolution::Minute.start(time.div_euclid(1_000_000_000));
+        self.rollup_of(Resolution::Minute.start(time.div_euclid(1_000_000_000)))
+    }
+
+    fn rollup_of(&mut self, minute: i64) -> &mut Rollup {
         let last = self.rollups.last_key_value().map(|(minute, _)| *minute);
         let minute = match last {
             Some(last) if self.rollups.len() >= MINUTES && !self.rollups.contains_key(&minute) => {
@@ -187,7 +194,7 @@ impl Delta {
             }
         }
         for (minute, rollup) in later.rollups {
-            self.rollup(minute * 1_000_000_000).merge(&rollup);
+            self.rollup_of(minute).merge(&rollup);
         }
         let room = limits.sessions.saturating_sub(self.sessions.len());
         let kept = room.min(later.sessions.len());

@@ -11,6 +11,8 @@ pub mod client;
 pub mod fold;
 pub mod histogram;
 pub mod key;
+#[cfg(test)]
+mod made;
 pub mod query;
 pub mod rollup;
 pub mod search;
@@ -21,8 +23,12 @@ pub mod verify;
 pub mod view;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
@@ -128,7 +134,7 @@ impl Settings {
         let per_flush = self.sessions_per_second as f64 * self.flush_interval.as_secs_f64();
         Limits {
             // While one is being flushed the next fills.
-            clients: self.batch_size + self.batch_size / 4,
+            clients: self.batch_size * 2,
             full: self.batch_size,
             servers: self.max_servers,
             keep: self.keep,
@@ -219,6 +225,15 @@ struct State {
     set_aside: Vec<String>,
     /// The writer has ended.
     ended: bool,
+}
+
+impl fmt::Debug for History {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("History")
+            .field("path", &self.0.path)
+            .finish_non_exhaustive()
+    }
 }
 
 impl History {
@@ -498,6 +513,12 @@ pub struct Feed {
 }
 
 impl Feed {
+    /// What was counted so far belongs to others: of one pairer, whose packets come from several
+    /// interfaces.
+    pub const fn resume(&mut self, totals: &Totals) {
+        self.before = *totals;
+    }
+
     /// Whether there is more than should wait for the flush interval. The writer knows; who reads
     /// files faster than it writes should wait.
     #[must_use]

@@ -258,22 +258,11 @@ impl History {
     /// # Errors
     /// See [`QueryError`].
     pub fn clients(&self, query: &ClientQuery) -> Result<ClientPage, QueryError> {
-        let (rows, total, more) = self.rows(query)?;
-        let (keys, cursors) = {
-            let catalogue = read(&self.0.catalogue);
-            let keys: Vec<Key> = rows.iter().filter_map(|row| catalogue.key(*row)).collect();
-            let last = rows.last().map(|row| {
-                let value = catalogue.value(*row, query.sort);
-                let key = catalogue.key(*row);
-                key.map(|key| Cursor { value, key }.to_text())
-            });
-            (keys, last.flatten())
-        };
-        let clients = self.clients_of(&keys)?;
+        let (keys, total, next) = self.keys(query)?;
         Ok(ClientPage {
-            clients,
+            clients: self.clients_of(&keys)?,
             total,
-            next_cursor: cursors.filter(|_| more),
+            next_cursor: next.map(Cursor::to_text),
         })
     }
 
@@ -291,8 +280,8 @@ impl History {
             .collect())
     }
 
-    /// The rows of a part, how many there are in all, and whether more follow.
-    fn rows(&self, query: &ClientQuery) -> Result<(Vec<Row>, u64, bool), QueryError> {
+    /// The clients of a part, how many there are in all, and where more follow.
+    fn keys(&self, query: &ClientQuery) -> Result<(Vec<Key>, u64, Option<Cursor>), QueryError> {
         let shared = &self.0;
         let cursor = match &query.part {
             Part::After(Some(text)) => {
@@ -300,9 +289,8 @@ impl History {
             }
             _ => None,
         };
-        let few = read(&shared.catalogue).few(&query.filter, FEW);
-        if let Some(mut rows) = few {
-            let catalogue = read(&shared.catalogue);
+        let catalogue = read(&shared.catalogue);
+        if let Some(mut rows) = catalogue.few(&query.filter, FEW) {
             let total = rows.len() as u64;
             let rank = |row: &Row| {
                 let value = catalogue.value(*row, query.sort);
@@ -336,42 +324,76 @@ impl History {
                 }),
             };
             let end = start.saturating_add(query.size).min(rows.len());
-            let part = rows.get(start..end).unwrap_or_default().to_vec();
-            return Ok((part, total, end < rows.len()));
+            let part = rows.get(start..end).unwrap_or_default();
+            let keys: Vec<Key> = part.iter().filter_map(|row| catalogue.key(*row)).collect();
+            let next = part.last().and_then(|row| {
+                let value = catalogue.value(*row, query.sort);
+                let key = catalogue.key(*row)?;
+                let row = *row;
+                (end < rows.len()).then_some(Cursor { value, row, key })
+            });
+            return Ok((keys, total, next));
         }
+        if query.sort == Sort::ClientIp
+            && let Part::After(_) = query.part
+        {
+            // Found by the address itself: whoever has gone since the page before is not missed.
+            let after = cursor.map(|cursor| cursor.key);
+            let most = query.size.saturating_add(1);
+            let mut keys = catalogue.after_key(after, query.descending, &query.filter, most);
+            let total = shared.count(&catalogue, &query.filter) as u64;
+            let more = keys.len() > query.size;
+            keys.truncate(query.size);
+            let next = keys.last().map(|key| Cursor {
+                value: 0,
+                row: 0,
+                key: *key,
+            });
+            return Ok((keys, total, next.filter(|_| more)));
+        }
+        drop(catalogue);
         let order = shared.order(query.sort);
         let catalogue = read(&shared.catalogue);
         let total = shared.count(&catalogue, &query.filter) as u64;
         let picked = |position: usize| {
-            let row = order.at(position, query.descending)?;
-            Some((row, catalogue.is_picked(row, &query.filter)))
+            let (value, row) = order.at(position, query.descending)?;
+            let key = catalogue
+                .key(row)
+                .filter(|_| catalogue.is_picked(row, &query.filter));
+            // As it was when the order was made: its value may have changed, and the place after
+            // its new one is elsewhere.
+            Some(key.map(|key| Cursor { value, row, key }))
         };
         // Without a filter a position is where it is; otherwise those before it are counted.
         let (mut place, mut skip) = match (&query.part, cursor) {
             (Part::Page(page), _) if query.filter.is_all() => (position(*page, query.size), 0),
             (Part::Page(page), _) => (0, position(*page, query.size)),
             (Part::After(_), None) => (0, 0),
-            (Part::After(_), Some(cursor)) => (after(&order, &catalogue, query, &cursor), 0),
-        };
-        let mut rows = Vec::with_capacity(query.size);
-        if skip as u64 >= total {
-            return Ok((rows, total, false));
-        }
-        while let Some((row, is_picked)) = picked(place) {
-            place += 1;
-            if !is_picked {
-                continue;
+            (Part::After(_), Some(cursor)) => {
+                (order.after(cursor.value, cursor.row, query.descending), 0)
             }
+        };
+        let mut keys = Vec::with_capacity(query.size);
+        let mut last = None;
+        if skip as u64 >= total {
+            return Ok((keys, total, None));
+        }
+        while let Some(found) = picked(place) {
+            place += 1;
+            let Some(here) = found else {
+                continue;
+            };
             if skip > 0 {
                 skip -= 1;
                 continue;
             }
-            if rows.len() == query.size {
-                return Ok((rows, total, true));
+            if keys.len() == query.size {
+                return Ok((keys, total, last));
             }
-            rows.push(row);
+            keys.push(here.key);
+            last = Some(here);
         }
-        Ok((rows, total, false))
+        Ok((keys, total, None))
     }
 
     /// Hands over the picked clients in the order of their addresses, in chunks, each as it is when
@@ -454,7 +476,7 @@ impl History {
         if interfaces.is_empty() {
             return Ok(None);
         }
-        recent.sort_by(|one, other| other.session_timestamp.cmp(&one.session_timestamp));
+        recent.sort_by_key(|session| std::cmp::Reverse(session.session_timestamp));
         recent.truncate(sessions);
         Ok(Some(ClientDetail {
             client_ip: ip.to_canonical().to_string(),
@@ -621,7 +643,7 @@ impl History {
         let notes = state
             .set_aside
             .iter()
-            .map(|file| format!("could not be read at start and was put aside: {file}"));
+            .map(|file| format!("could not be read and was put aside: {file}"));
         problems.extend(notes);
         HistoryHealth {
             status: if problems.is_empty() {
@@ -655,41 +677,37 @@ fn position(page: u64, size: usize) -> usize {
     usize::try_from(before).unwrap_or(usize::MAX)
 }
 
-/// The position after a cursor.
-fn after(order: &Order, catalogue: &Catalogue, query: &ClientQuery, cursor: &Cursor) -> usize {
-    if query.sort == Sort::ClientIp {
-        return order.after_key(&cursor.key, query.descending, |row| catalogue.key(row));
-    }
-    let row = catalogue.row(&cursor.key).unwrap_or(0);
-    order.after(cursor.value, row, query.descending)
-}
-
 /// Where a page ended: after a value, and among those that have the same after a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Cursor {
     value: u64,
+    /// That of the client, which may have gone since: among many of the same value its place is
+    /// still known by it.
+    row: Row,
     key: Key,
 }
 
 impl Cursor {
     fn to_text(self) -> String {
-        let number = self.value.to_be_bytes();
-        let bytes = number.iter().chain(self.key.bytes());
+        let (value, row) = (self.value.to_be_bytes(), self.row.to_be_bytes());
+        let bytes = value.iter().chain(&row).chain(self.key.bytes());
         bytes.map(|byte| format!("{byte:02x}")).collect()
     }
 
     fn from_text(text: &str) -> Option<Self> {
-        if !text.is_ascii() || text.len() != 2 * (8 + Key::SIZE) {
+        if !text.is_ascii() || text.len() != 2 * (12 + Key::SIZE) {
             return None;
         }
-        let mut bytes = [0; 8 + Key::SIZE];
+        let mut bytes = [0; 12 + Key::SIZE];
         for (place, byte) in bytes.iter_mut().enumerate() {
             *byte = u8::from_str_radix(text.get(2 * place..2 * place + 2)?, 16).ok()?;
         }
-        let (value, key) = bytes.split_first_chunk::<8>()?;
+        let (value, rest) = bytes.split_first_chunk::<8>()?;
+        let (row, key) = rest.split_first_chunk::<4>()?;
         let key: [u8; Key::SIZE] = key.try_into().ok()?;
         Some(Self {
             value: u64::from_be_bytes(*value),
+            row: Row::from_be_bytes(*row),
             key: zerocopy::transmute!(key),
         })
     }

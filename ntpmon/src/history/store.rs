@@ -6,7 +6,7 @@
 //! | meta | name | layout, flushes, generation of the clients, number of the next session |
 //! | interfaces | number | name |
 //! | ledgers | interface | what no client's record holds any more, or ever held |
-//! | clients | address and interface of the first | a block of up to 61 clients, in order |
+//! | clients | address and interface of the first | a block of up to 59 clients, in order |
 //! | journal | number | clients' records that were not yet put into their blocks |
 //! | servers | address and interface | server |
 //! | rollups | resolution, interface, start in seconds | rollup |
@@ -29,8 +29,9 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use redb::{
-    Database, DatabaseError, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
-    ReadableTableMetadata, StorageError, TableDefinition, TableError, WriteTransaction,
+    CommitError, Database, DatabaseError, ReadOnlyTable, ReadTransaction, ReadableDatabase,
+    ReadableTable, ReadableTableMetadata, StorageError, TableDefinition, TableError,
+    TransactionError, WriteTransaction,
 };
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, byteorder::little_endian::U64,
@@ -44,6 +45,9 @@ use super::{
     server::ServerRecord,
     session::SessionRecord,
 };
+
+#[cfg(test)]
+mod tests;
 
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const INTERFACES: TableDefinition<u16, &str> = TableDefinition::new("interfaces");
@@ -72,8 +76,9 @@ pub struct Entry {
 pub(super) const MAX_BLOCK: usize = (4 * 4096 - 64) / size_of::<Entry>();
 /// A block with fewer is joined with the next.
 const SMALL: usize = MAX_BLOCK / 4;
-/// Clients in a record of the journal: some hundred KiB.
-const JOURNALED: usize = 512;
+/// Clients in a record of the journal: redb gives a value a power of two of pages, and writes them
+/// all.
+const JOURNALED: usize = (32 * 4096 - 64) / size_of::<Entry>();
 
 /// What an interface's clients do not add up to.
 #[derive(
@@ -251,6 +256,13 @@ impl Store {
                 ));
             }
         };
+        // redb writes to a file by opening it. Where it was not closed it has to.
+        if !is_new && let Ok(database) = Database::builder().open_read_only(path) {
+            let transaction = database.begin_read().map_err(|error| OpenError::Damaged {
+                why: format!("reading {}: {error}", path.display()),
+            })?;
+            check_layout(path, &Reader { transaction })?;
+        }
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -259,10 +271,16 @@ impl Store {
             .mode(0o600)
             .open(path)
             .with_context(|| format!("opening {}", path.display()))?;
-        let database = Database::builder()
+        let opened = Database::builder()
             .set_cache_size(cache_bytes)
             .create_file(file)
-            .map_err(|error| opening(path, error))?;
+            .map_err(|error| opening(path, error));
+        if is_new && opened.is_err() {
+            // What was half made would be taken for a damaged file the next time.
+            let emptied = OpenOptions::new().write(true).truncate(true).open(path);
+            emptied.with_context(|| format!("emptying {}", path.display()))?;
+        }
+        let database = opened?;
         // Empty too where the one who made it was killed before it was set up.
         let is_new = is_new
             || is_empty(&database).map_err(|why| OpenError::Damaged {
@@ -289,14 +307,7 @@ impl Store {
         };
         let reader = self.readable().reader().map_err(damaged)?;
         let meta = |name| reader.meta(name).map_err(damaged);
-        let layout = meta("layout")?;
-        if layout > LAYOUT {
-            return Err(OpenError::Newer {
-                path: path.to_owned(),
-                found: layout,
-            });
-        }
-        if layout == 0 {
+        if check_layout(path, &reader)? == 0 {
             return Err(OpenError::Damaged {
                 why: format!("{} is no database of ntpmon", path.display()),
             });
@@ -354,6 +365,20 @@ impl Store {
     }
 }
 
+/// The layout of a file; 0 where it has none.
+fn check_layout(path: &Path, reader: &Reader) -> Result<u64, OpenError> {
+    let found = reader.meta("layout").map_err(|error| OpenError::Damaged {
+        why: format!("{error:#}"),
+    })?;
+    if found > LAYOUT {
+        return Err(OpenError::Newer {
+            path: path.to_owned(),
+            found,
+        });
+    }
+    Ok(found)
+}
+
 fn is_empty(database: &Database) -> Result<bool> {
     Ok(database.begin_read()?.list_tables()?.next().is_none())
 }
@@ -393,6 +418,38 @@ fn opening(path: &Path, error: DatabaseError) -> OpenError {
     } else {
         OpenError::Other(anyhow!(error).context(what))
     }
+}
+
+/// Whether what failed is the disk, or the way to it, rather than what is in the file.
+#[must_use]
+pub fn is_of_disk(error: &anyhow::Error) -> bool {
+    let is_storage = |error: &StorageError| !matches!(error, StorageError::Corrupted(_));
+    error.chain().any(|cause| {
+        cause.is::<io::Error>()
+            || cause.downcast_ref().is_some_and(is_storage)
+            || matches!(cause.downcast_ref(), Some(TransactionError::Storage(it)) if is_storage(it))
+            || matches!(cause.downcast_ref(), Some(TableError::Storage(it)) if is_storage(it))
+            || matches!(cause.downcast_ref(), Some(CommitError::Storage(it)) if is_storage(it))
+    })
+}
+
+/// Reads the whole file, which must not be open: whether every page is what was written, or could
+/// be made so.
+///
+/// # Errors
+/// Says what is wrong with it.
+pub fn check_integrity(path: &Path) -> Result<(), OpenError> {
+    let check = || {
+        let mut database = Database::open(path).map_err(|error| opening(path, error))?;
+        let checked = database.check_integrity();
+        checked.map(drop).map_err(|error| opening(path, error))
+    };
+    // redb checks what it reads with assertions too.
+    catch_unwind(check).unwrap_or_else(|_| {
+        Err(OpenError::Damaged {
+            why: format!("reading {} failed", path.display()),
+        })
+    })
 }
 
 /// Puts a file that cannot be read out of the way, without losing it. Returns where it is now.
@@ -977,7 +1034,6 @@ impl Writer<'_> {
         if !chunk.is_empty() {
             write(&mut chunk)?;
         }
-        drop(write);
         Ok(number)
     }
 

@@ -1,5 +1,7 @@
 //! `ntpmon replay`: capture files through the same parser, pairing and timings as live packets.
 
+mod into;
+
 use std::{
     collections::{HashMap, VecDeque},
     io::{self, BufWriter, IsTerminal, Write},
@@ -18,14 +20,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ntpmon_common::{Counter, Counters, Event, parse, settings::PortSet};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Pairing, summary};
+use self::into::Loading;
+use super::{Pairing, config::ConfigFile, summary};
 use crate::{
     capture::pcap::{PAUSE_EVERY, Pause, Reader, parse_frame},
     netlink,
     ntp::{
         Stamped,
         exchange::{Exchange, LocalAddresses, Timekeeper},
-        pair::{self, Outcome, Pairer},
+        pair::{self, Outcome, Pairer, Totals},
     },
     output::{Format, Printer},
 };
@@ -55,6 +58,15 @@ pub(super) struct Replay {
     /// this host's role in each exchange, and makes offset and delay known where it asked
     #[arg(long = "local", value_name = "IP")]
     local: Vec<IpAddr>,
+    /// Print nothing, but load the exchanges into the history of a daemon that is not running.
+    /// Loading the same file twice counts it twice
+    #[arg(long, value_name = "DATA_DIRECTORY", conflicts_with_all = ["format", "summary"])]
+    into: Option<PathBuf>,
+    /// What interfaces are called that a file has no name for
+    #[arg(long, value_name = "NAME", default_value = "file", requires = "into")]
+    interface: String,
+    #[command(flatten)]
+    config: ConfigFile,
     #[command(flatten)]
     pairing: Pairing,
 }
@@ -63,7 +75,7 @@ impl Replay {
     pub(super) fn run(self) -> Result<()> {
         let ports = self.pairing.ports();
         let port_set = PortSet::of(&ports);
-        let settings = parse::Settings {
+        let settings_of_parser = parse::Settings {
             ports: &port_set,
             decapsulate: true,
         };
@@ -71,7 +83,7 @@ impl Replay {
             pairer: Pairer::new(pair::Settings {
                 timeout: self.pairing.timeout_nanoseconds(),
                 ports,
-                in_order: !self.summary,
+                in_order: !self.summary && self.into.is_none(),
                 ..pair::Settings::default()
             }),
             timekeeper: Timekeeper::default(),
@@ -81,11 +93,15 @@ impl Replay {
             last_time: 0,
             stop: stop_on_signal()?,
             // Lines would go through it.
-            bar: self.summary || !io::stdout().is_terminal(),
+            bar: self.summary || self.into.is_some() || !io::stdout().is_terminal(),
             faults: Vec::new(),
         };
-        let result = if self.summary {
-            replay_totals(&mut replayer, &self.files, settings)
+        let result = if let Some(directory) = &self.into {
+            let settings = self.config.load()?.config.history.settings();
+            let into = Loading::open(directory, settings, &self.interface)?;
+            replay_into(&mut replayer, &self.files, settings_of_parser, into)
+        } else if self.summary {
+            replay_totals(&mut replayer, &self.files, settings_of_parser)
         } else {
             let stdout = io::stdout();
             let terminal = stdout.is_terminal();
@@ -96,7 +112,7 @@ impl Replay {
                 true,
                 terminal,
             ));
-            replay_exchanges(&mut replayer, &self.files, settings, &mut printer)
+            replay_exchanges(&mut replayer, &self.files, settings_of_parser, &mut printer)
         };
         match result.and_then(|()| replayer.report()) {
             // Whoever read the output has seen enough.
@@ -172,6 +188,17 @@ impl Signals {
 trait Target {
     fn take(&mut self, exchange: Exchange, interfaces: &Interfaces) -> Result<()>;
 
+    /// A packet is about to be paired; `totals` is what was counted before it.
+    fn packet(
+        &mut self,
+        _interface: u32,
+        _unix: i64,
+        _totals: &Totals,
+        _interfaces: &Interfaces,
+    ) -> Result<()> {
+        Ok(())
+    }
+
     /// Nothing may come for a while.
     fn pause(&mut self) -> Result<()>;
 }
@@ -230,6 +257,18 @@ fn replay_totals(
     let object = summary::object(&replayer.counters, replayer.pairer.totals());
     let text = format!("{}\n", serde_json::to_string(&object)?);
     io::stdout().write_all(text.as_bytes()).context(WRITING)
+}
+
+fn replay_into(
+    replayer: &mut Replayer,
+    files: &[PathBuf],
+    settings: parse::Settings<'_>,
+    mut into: Loading,
+) -> Result<()> {
+    replayer.read(files, settings, &mut into)?;
+    // A file that is cut off has been read up to there.
+    let told = into.finish(replayer.pairer.totals(), &replayer.interfaces)?;
+    writeln!(io::stdout(), "{told}").context(WRITING)
 }
 
 fn replay_exchanges<W: Write>(
@@ -351,6 +390,9 @@ impl Replayer {
                 event,
                 frame: number,
             };
+            let now = packet.captured().unwrap_or(self.last_time.cast_signed());
+            let totals = self.pairer.totals();
+            target.packet(packet.event.interface, now, totals, &self.interfaces)?;
             self.deliver(Step::Observe(&packet), target)?;
         }
         progress.finish();

@@ -1,0 +1,192 @@
+//! The columns say of each client what its record says, whatever has happened to it.
+
+use std::collections::BTreeMap;
+
+use proptest::{collection::vec, prelude::*, sample::Index};
+
+use super::{Catalogue, Filter, Sort};
+use crate::history::{
+    client::{ClientRecord, clock_from},
+    key::Key,
+    made::{Ask, BEGIN, SECOND, address, asks},
+};
+
+const SORTS: [Sort; 9] = [
+    Sort::LastSeen,
+    Sort::FirstSeen,
+    Sort::SessionCount,
+    Sort::Unanswered,
+    Sort::Latency,
+    Sort::Processing,
+    Sort::Total,
+    Sort::RequestRate,
+    Sort::ClientIp,
+];
+
+type Model = BTreeMap<Key, ClientRecord>;
+
+fn picks(filter: &Filter, key: &Key, record: &ClientRecord) -> bool {
+    let within = |range: &std::ops::RangeInclusive<[u8; 16]>| range.contains(&key.address);
+    (filter.addresses.as_ref()).is_none_or(|ranges| ranges.iter().any(within))
+        && (filter.interfaces.as_ref()).is_none_or(|them| them.contains(&key.interface()))
+        && (filter.version).is_none_or(|it| it == record.ntp().version())
+        && (filter.stratum).is_none_or(|it| it == record.ntp().stratum())
+        && filter.clock.is_none_or(|it| it == record.clock())
+        && filter.since.is_none_or(|it| record.last_seen() >= it)
+        && filter.until.is_none_or(|it| record.last_seen() <= it)
+}
+
+fn filters() -> impl Strategy<Value = Filter> {
+    (
+        proptest::option::of(vec((0..6_u32, 0..6_u32), 0..3)),
+        proptest::option::of(vec(0..3_u16, 0..3)),
+        proptest::option::of(1..8_u8),
+        proptest::option::of(0..17_u8),
+        proptest::option::of((0..3_u8).prop_map(clock_from)),
+        proptest::option::of(0..5000_i64),
+        proptest::option::of(0..5000_i64),
+    )
+        .prop_map(
+            |(addresses, interfaces, version, stratum, clock, since, until)| Filter {
+                // Ranges that overlap would be counted twice: those that follow on another.
+                addresses: addresses.map(|them| {
+                    let mut from = 0;
+                    them.into_iter()
+                        .map(|(skip, width)| {
+                            let first = from + skip;
+                            from = first + width + 1;
+                            address(first)..=address(first + width)
+                        })
+                        .collect()
+                }),
+                interfaces,
+                version,
+                stratum,
+                clock,
+                since: since.map(|at| BEGIN + at * SECOND),
+                until: until.map(|at| BEGIN + at * SECOND),
+            },
+        )
+}
+
+fn assert_same(catalogue: &Catalogue, model: &Model) {
+    assert_eq!(catalogue.len(), model.len());
+    for (key, record) in model {
+        let row = catalogue.row(key).unwrap();
+        assert_eq!(catalogue.key(row), Some(*key));
+        assert_eq!(catalogue.last_session(key), record.last_session());
+        let mut expected = Catalogue::default();
+        expected.absorb(key, record);
+        for sort in SORTS {
+            let (found, expected) = (catalogue.value(row, sort), expected.value(0, sort));
+            assert_eq!(found, expected, "{sort:?}");
+        }
+        assert_eq!(catalogue.described(row), expected.described(0));
+    }
+    for interface in 0..3 {
+        let count = model.keys().filter(|key| key.interface() == interface);
+        assert_eq!(catalogue.count_on(interface), count.count() as u64);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn rows_are_what_the_records_say_whatever_comes_and_goes(
+        steps in vec((asks(1, 1..4), 0..12_u32, 0..3_u16, 0..5_u8), 1..60),
+        filters in vec(filters(), 8),
+    ) {
+        let mut catalogue = Catalogue::default();
+        let mut model = Model::new();
+        let mut sessions = 0;
+        for (asks, client, interface, what) in steps {
+            let key = Key::new(address(client), interface);
+            let changes = catalogue.changes();
+            if what == 0 {
+                let was_there = model.remove(&key).is_some();
+                catalogue.remove(&key);
+                prop_assert_eq!(catalogue.changes() > changes, was_there);
+                continue;
+            }
+            let made = |ask: &Ask| ClientRecord::new(&ask.exchange(), ask.at, ask.at);
+            let mut record = made(&asks[0]);
+            asks[1..].iter().for_each(|ask| record.absorb(&made(ask)));
+            if what > 2 {
+                sessions += 1;
+                record.set_last_session(sessions);
+            }
+            catalogue.absorb(&key, &record);
+            prop_assert!(catalogue.changes() > changes);
+            model.entry(key).and_modify(|known| known.absorb(&record)).or_insert(record);
+        }
+        assert_same(&catalogue, &model);
+        for filter in filters {
+            let picked: Vec<Key> = model
+                .iter()
+                .filter(|(key, record)| picks(&filter, key, record))
+                .map(|(key, _)| *key)
+                .collect();
+            prop_assert_eq!(catalogue.count(&filter), picked.len());
+            let first = Key::new([0; 16], 0);
+            prop_assert_eq!(&catalogue.from_key(&first, &filter, usize::MAX), &picked);
+            if let Some(few) = catalogue.few(&filter, 1000) {
+                let few: Vec<Key> = few.iter().filter_map(|row| catalogue.key(*row)).collect();
+                prop_assert_eq!(&few, &picked);
+            }
+        }
+    }
+
+    #[test]
+    fn an_order_is_sorted_has_everybody_once_and_goes_on_where_a_page_ended(
+        asks in asks(40, 1..120),
+        gone in vec(any::<Index>(), 0..10),
+    ) {
+        let mut catalogue = Catalogue::default();
+        for ask in &asks {
+            let record = ClientRecord::new(&ask.exchange(), ask.at, ask.at);
+            catalogue.absorb(&Key::new(address(ask.client), 0), &record);
+        }
+        for index in gone {
+            catalogue.remove(&Key::new(address(asks[index.index(asks.len())].client), 0));
+        }
+        for sort in SORTS {
+            let order = catalogue.unordered(sort).sort();
+            prop_assert_eq!(order.len(), catalogue.len());
+            for descending in [false, true] {
+                let rows: Vec<_> = (0..order.len()).filter_map(|at| order.at(at, descending))
+                    .map(|(_, row)| row).collect();
+                let mut each = rows.clone();
+                each.sort_unstable();
+                each.dedup();
+                prop_assert_eq!(each.len(), catalogue.len());
+                let rank = |row: &u32| {
+                    let value = catalogue.value(*row, sort);
+                    let unknown = value == u64::MAX && sort != Sort::ClientIp;
+                    let key = (sort == Sort::ClientIp).then(|| catalogue.key(*row));
+                    (unknown, value, key)
+                };
+                for pair in rows.windows(2) {
+                    let (one, next) = (rank(&pair[0]), rank(&pair[1]));
+                    let is_sorted = match (one.0, next.0) {
+                        (false, false) if descending => one >= next,
+                        (false, false) => one <= next,
+                        (unknown, also) => unknown <= also,
+                    };
+                    prop_assert!(is_sorted, "{sort:?} {descending}: {one:?} {next:?}");
+                }
+                for (place, row) in rows.iter().enumerate() {
+                    if sort == Sort::ClientIp {
+                        let next = rows.get(place + 1).and_then(|row| catalogue.key(*row));
+                        let all = Filter::default();
+                        let after = catalogue.after_key(catalogue.key(*row), descending, &all, 1);
+                        prop_assert_eq!(after.first(), next.as_ref());
+                        continue;
+                    }
+                    let after = order.after(catalogue.value(*row, sort), *row, descending);
+                    prop_assert_eq!(after, place + 1, "{:?} {}", sort, descending);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! One by one or in parts put together: the same client.
+
+use proptest::prelude::*;
+
+use super::{ClientRecord, Duration};
+use crate::history::made::{Ask, asks};
+
+/// What has to be the same whatever the order and the parts.
+fn counted(record: &ClientRecord) -> String {
+    let it = record;
+    format!(
+        "{:?}",
+        (
+            [it.sessions(), it.unanswered(), it.last_session()],
+            [it.duplicates(), it.kisses()],
+            [it.first_seen(), it.last_seen(), it.created(), it.updated()],
+            it.versions().collect::<Vec<_>>(),
+            it.is_answered(),
+            [&it.latency, &it.processing, &it.total].map(Duration::minimum),
+        )
+    )
+}
+
+/// What has to be the same where the order is that of time.
+fn described(record: &ClientRecord) -> String {
+    let it = record;
+    format!(
+        "{:?}",
+        (
+            (it.session(), it.server(), it.ntp().0),
+            [it.client_port(), it.server_port(), it.packet_length()],
+            (it.clock(), it.role(), it.clock_error()),
+            [&it.latency, &it.processing, &it.total].map(Duration::last),
+        )
+    )
+}
+
+fn record(asks: &[Ask], first: i64) -> ClientRecord {
+    let at = |place: usize| first + place as i64;
+    let mut record = ClientRecord::new(&asks[0].exchange(), asks[0].at, at(0));
+    for (place, ask) in asks.iter().enumerate().skip(1) {
+        record.add(&ask.exchange(), ask.at, at(place));
+    }
+    record
+}
+
+fn is_within(found: Option<i64>, values: impl Iterator<Item = Option<i64>>) -> bool {
+    let values: Vec<i64> = values.flatten().collect();
+    let Some(found) = found else {
+        return values.is_empty();
+    };
+    let (least, greatest) = (values.iter().min(), values.iter().max());
+    // To the width of a bucket.
+    least.is_some_and(|least| found >= *least)
+        && greatest.is_some_and(|greatest| found <= greatest + greatest.abs() / 16 + 1)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn parts_put_together_are_what_one_by_one_would_be(
+        mut asks in asks(1, 2..40),
+        split in any::<proptest::sample::Index>(),
+        in_order in any::<bool>(),
+    ) {
+        if in_order {
+            asks.sort_by_key(|ask| ask.at);
+        }
+        let split = 1 + split.index(asks.len() - 1);
+        let whole = record(&asks, 0);
+        let mut parts = record(&asks[..split], 0);
+        parts.absorb(&record(&asks[split..], split as i64));
+        prop_assert_eq!(counted(&parts), counted(&whole));
+        // The session that describes it does not depend on the order either, but among those of
+        // the same moment.
+        prop_assert_eq!(parts.session(), whole.session());
+        if in_order {
+            prop_assert_eq!(described(&parts), described(&whole));
+        }
+        let mut times: Vec<i64> = asks.iter().map(|ask| ask.at).collect();
+        times.sort_unstable();
+        let gaps = times.windows(2).map(|pair| (pair[1] - pair[0]) as f64 / 1e9);
+        let (least, greatest) = gaps.fold((f64::MAX, 0.0_f64), |(least, greatest), gap| {
+            (least.min(gap), greatest.max(gap))
+        });
+        let longest = (times[times.len() - 1] - times[0]) as f64 / 1e9;
+        for record in [&whole, &parts] {
+            let interval = f64::from(record.interval());
+            if in_order {
+                prop_assert!(
+                    interval >= least * 0.999 && interval <= greatest * 1.001,
+                    "{interval} is not within {least} to {greatest}"
+                );
+            }
+            prop_assert!(interval >= 0.0 && interval <= longest * 1.001);
+            for share in [0.0, 0.5, 1.0] {
+                let found = record.latency.quantile(share);
+                prop_assert!(is_within(found, asks.iter().map(Ask::latency)), "{found:?}");
+                let found = record.total.quantile(share);
+                prop_assert!(is_within(found, asks.iter().map(Ask::total)), "{found:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn to_add_an_exchange_is_to_absorb_a_record_of_it(asks in asks(1, 2..30)) {
+        let mut absorbed = record(&asks[..1], 0);
+        for (place, ask) in asks.iter().enumerate().skip(1) {
+            absorbed.absorb(&ClientRecord::new(&ask.exchange(), ask.at, place as i64));
+        }
+        prop_assert_eq!(absorbed, record(&asks, 0));
+    }
+}
