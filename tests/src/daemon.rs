@@ -163,6 +163,15 @@ impl Note {
     }
 }
 
+/// Resident memory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// As it is.
+    pub now: u64,
+    /// The most that it ever was.
+    pub most: u64,
+}
+
 /// A running daemon.
 #[derive(Debug)]
 pub struct Daemon {
@@ -223,6 +232,23 @@ impl Daemon {
     pub fn wait_for_message(&mut self, text: &str, times: usize) -> Result<()> {
         self.process.wait_until(text, PATIENCE, |it| {
             it.stderr().matches(text).count() >= times
+        })
+    }
+
+    /// What it takes of the machine's memory.
+    pub fn memory_bytes(&self) -> Result<Memory> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id()))
+            .context("reading its state")?;
+        let value = |name: &str| -> Result<u64> {
+            let mut lines = status.lines();
+            let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            let number = line.and_then(|line| line.split_whitespace().next());
+            let kibibytes: u64 = number.context("no such line in its state")?.parse()?;
+            Ok(kibibytes * 1024)
+        };
+        Ok(Memory {
+            now: value("VmRSS")?,
+            most: value("VmHWM")?,
         })
     }
 

@@ -8,6 +8,7 @@
 
 pub mod catalogue;
 pub mod client;
+pub mod export;
 pub mod fold;
 pub mod histogram;
 pub mod key;

@@ -229,7 +229,7 @@ impl Shared {
             })
             .collect();
         drop(pending);
-        let clients = reader.clients()?;
+        let mut clients = reader.clients()?.remembering();
         for (key, record) in keys.iter().zip(&mut records) {
             if let Some(mut known) = clients.get(key)? {
                 if let Some(waiting) = record {
@@ -419,22 +419,44 @@ impl History {
         limit: u64,
         mut take: impl FnMut(Vec<Client>) -> bool,
     ) -> Result<(), QueryError> {
+        self.each_record(filter, limit, |rows| {
+            take(
+                rows.iter()
+                    .map(|(key, interface, record)| Client::new(key, interface, record))
+                    .collect(),
+            )
+        })
+    }
+
+    /// As [`Self::each_client`], with each client's key, the name of its interface, and its record.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn each_record(
+        &self,
+        filter: &Filter,
+        limit: u64,
+        mut take: impl FnMut(&[(Key, &str, ClientRecord)]) -> bool,
+    ) -> Result<(), QueryError> {
         const CHUNK: usize = 2000;
-        let mut from = Key::new([0; 16], 0);
+        let mut from = Some(Key::new([0; 16], 0));
         let mut left = limit;
-        while left > 0 {
+        while let Some(first) = from.filter(|_| left > 0) {
             let most = CHUNK.min(usize::try_from(left).unwrap_or(usize::MAX));
-            let keys = read(&self.0.catalogue).from_key(&from, filter, most);
-            let Some(last) = keys.last() else {
-                break;
-            };
-            let Some(next) = last.next() else {
-                take(self.clients_of(&keys)?);
-                break;
-            };
+            let (keys, next) = read(&self.0.catalogue).from_key(&first, filter, most);
             from = next;
-            left -= keys.len() as u64;
-            if !take(self.clients_of(&keys)?) {
+            let records = self.0.records(&keys)?;
+            let names = read(&self.0.interfaces).clone();
+            let rows: Vec<_> = keys
+                .iter()
+                .zip(records)
+                .filter_map(|(key, record)| {
+                    let name = names.get(usize::from(key.interface()))?;
+                    Some((*key, name.as_str(), record?))
+                })
+                .collect();
+            left -= rows.len() as u64;
+            if !rows.is_empty() && !take(&rows) {
                 break;
             }
         }
