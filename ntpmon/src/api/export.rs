@@ -4,7 +4,6 @@
 
 use std::{
     io::{self, Write},
-    num::NonZeroU64,
     sync::Arc,
     time::Duration,
 };
@@ -19,7 +18,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
-use serde::Deserialize;
 use tokio::{
     runtime::Handle,
     sync::{
@@ -31,7 +29,15 @@ use tokio::{
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{PARQUET, State, error::ApiError, extract::OptionalJson};
+use super::{
+    PARQUET, State,
+    error::ApiError,
+    extract::OptionalJson,
+    history::{
+        parameters::{FILTERS, Parameters},
+        schema::Filters,
+    },
+};
 use crate::history::{
     History,
     catalogue::Filter,
@@ -58,19 +64,39 @@ pub(super) fn reading() -> OpenApiRouter<State> {
 #[derive(Clone, Debug)]
 struct Places(Arc<Semaphore>);
 
-/// What is exported. What is left out is not asked for.
-#[derive(Debug, Default, Deserialize, ToSchema)]
+/// How clients can be written.
+const FORMATS: &[(&str, Format)] = &[
+    (Format::Json.name(), Format::Json),
+    (Format::Csv.name(), Format::Csv),
+    (Format::Ndjson.name(), Format::Ndjson),
+    (Format::Parquet.name(), Format::Parquet),
+];
+
+/// More cannot be told exactly by a number in JSON.
+const MOST: u64 = (1 << 53) - 1;
+
+/// What is exported.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(
+    dead_code,
+    unused_qualifications,
+    reason = "it is only described, by a macro: the values are read by Parameters"
+)]
 struct ExportBody {
     /// How it is written; JSON where nothing is said.
     format: Option<FileFormat>,
     /// At most so many clients; all, where nothing is said.
-    #[schema(value_type = Option<u64>, minimum = 1)]
-    limit: Option<NonZeroU64>,
+    #[schema(minimum = 1, maximum = 9_007_199_254_740_991_u64)]
+    limit: Option<u64>,
+    /// Which clients; all, where nothing is said.
+    filters: Option<Filters>,
 }
 
 /// How clients are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[allow(dead_code, reason = "it is only described")]
 enum FileFormat {
     /// One object: `{"success": true, "data": [a client, …], "count": how many}`.
     Json,
@@ -80,17 +106,6 @@ enum FileFormat {
     Ndjson,
     /// A table of Apache Parquet.
     Parquet,
-}
-
-impl From<FileFormat> for Format {
-    fn from(format: FileFormat) -> Self {
-        match format {
-            FileFormat::Json => Self::Json,
-            FileFormat::Csv => Self::Csv,
-            FileFormat::Ndjson => Self::Ndjson,
-            FileFormat::Parquet => Self::Parquet,
-        }
-    }
 }
 
 const fn content_type(format: Format) -> &'static str {
@@ -218,11 +233,14 @@ impl From<ExportError> for ApiError {
 async fn export(
     state: State,
     Extension(Places(places)): Extension<Places>,
-    OptionalJson(body): OptionalJson<ExportBody>,
+    OptionalJson(body): OptionalJson<Parameters>,
 ) -> Result<Response, ApiError> {
-    let format = body.format.map_or_else(Format::default, Format::from);
-    let limit = body.limit.map_or(u64::MAX, NonZeroU64::get);
-    let filter = Filter::default();
+    body.only(&[&["format", "limit", "filters"]])?;
+    let format = body.word("format", FORMATS)?.unwrap_or_default();
+    let limit = body.number("limit", 1..=MOST)?.unwrap_or(u64::MAX);
+    let filters = body.object("filters", "filters.")?;
+    filters.only(&[FILTERS])?;
+    let filter = filters.filter(&state.history)?;
     let place = places.try_acquire_owned().map_err(|_| {
         ApiError::unavailable(
             "too_busy",
