@@ -71,6 +71,18 @@ impl Home {
         before: &[&str],
         listen: &str,
     ) -> Result<Command> {
+        self.command_watching(namespace, before, listen, &["lo"])
+    }
+
+    /// As [`Self::command_listening`], watching these interfaces; with none, those that the
+    /// configuration or the data directory says.
+    pub fn command_watching(
+        &self,
+        namespace: &Namespace,
+        before: &[&str],
+        listen: &str,
+        interfaces: &[&str],
+    ) -> Result<Command> {
         let mut command = namespace.command("env");
         // Only what a test sets.
         for (name, _) in std::env::vars_os() {
@@ -84,7 +96,8 @@ impl Home {
         command
             .args(before)
             .arg(binary()?)
-            .args(["run", "--interface", "lo", "--listen", listen])
+            .args(["run", "--listen", listen])
+            .args(interfaces.iter().flat_map(|name| ["--interface", name]))
             .arg("--config")
             .arg(self.path("ntpmon.toml"))
             .arg("--data-dir")
@@ -150,6 +163,15 @@ impl Note {
     }
 }
 
+/// Resident memory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// As it is.
+    pub now: u64,
+    /// The most that it ever was.
+    pub most: u64,
+}
+
 /// A running daemon.
 #[derive(Debug)]
 pub struct Daemon {
@@ -213,6 +235,23 @@ impl Daemon {
         })
     }
 
+    /// What it takes of the machine's memory.
+    pub fn memory_bytes(&self) -> Result<Memory> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id()))
+            .context("reading its state")?;
+        let value = |name: &str| -> Result<u64> {
+            let mut lines = status.lines();
+            let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            let number = line.and_then(|line| line.split_whitespace().next());
+            let kibibytes: u64 = number.context("no such line in its state")?.parse()?;
+            Ok(kibibytes * 1024)
+        };
+        Ok(Memory {
+            now: value("VmRSS")?,
+            most: value("VmHWM")?,
+        })
+    }
+
     /// A value of each of its threads' /proc/PID/task/ID/status.
     pub fn of_threads(&self, name: &str) -> Result<HashMap<String, String>> {
         let folder = PathBuf::from(format!("/proc/{}/task", self.id()));
@@ -230,6 +269,12 @@ impl Daemon {
         }
         ensure!(!found.is_empty(), "it has no threads");
         Ok(found)
+    }
+
+    /// Kills it, as nothing that it could prepare for.
+    pub fn kill(mut self) -> Result<()> {
+        self.signal(libc::SIGKILL)?;
+        self.process.wait(PATIENCE).map(drop)
     }
 
     /// Asks it to end, and says how it did, how long that took, and what it told its manager.

@@ -4,6 +4,7 @@
 //!
 //! Everything here needs root, and says so rather than being skipped.
 
+pub mod api;
 pub mod attached;
 pub mod bpf_mount;
 pub mod cases;
@@ -22,6 +23,7 @@ pub mod packages;
 pub mod pcap;
 pub mod process;
 pub mod programs;
+pub mod python;
 pub mod seen;
 pub mod tcpdump;
 pub mod vm;

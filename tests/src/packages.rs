@@ -46,7 +46,8 @@ const LIBRARIES: [&str; 8] = [
 ];
 
 /// What the tests run themselves, and the package that has it.
-const TOOLS: [(&str, &str); 7] = [
+const TOOLS: [(&str, &str); 8] = [
+    ("curl", "curl"),
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
     ("openssl", "openssl"),
@@ -233,7 +234,7 @@ pub fn require_tools() -> Result<()> {
         .map_err(|error| anyhow!("the tests' tools are not there: {error}"))
 }
 
-fn install(packages: &[&str]) -> Result<()> {
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
     eprintln!("installing, for the tests: {}", packages.join(" "));
     let install = || {
         run(Command::new("apt-get")

@@ -8,6 +8,7 @@ use std::{ffi::OsString, process::Command};
 pub(crate) fn bench(part: Option<&str>, json: bool, arguments: &[OsString]) -> Result<()> {
     install::ensure_tools()?;
     test::install_packages(false)?;
+    packages::install(&[packages::Package::new("wrk", "wrk", "asks over HTTP")])?;
     process::run(&mut process::cargo(&[
         "build",
         "--release",
@@ -23,8 +24,9 @@ pub(crate) fn bench(part: Option<&str>, json: bool, arguments: &[OsString]) -> R
         "ntpmon-bench",
     ]))?;
     let program = process::target_directory()?.join("release/ntpmon-bench");
-    // Replaying a file takes no privileges; the others load programs.
-    let mut command = if process::may_attach() && process::is_root() || part == Some("replay") {
+    // Only these load programs.
+    let is_plain = matches!(part, Some("replay" | "history" | "growth" | "flood"));
+    let mut command = if process::may_attach() && process::is_root() || is_plain {
         Command::new(program)
     } else if packages::find_program("sudo") {
         let mut command = Command::new("sudo");

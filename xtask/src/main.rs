@@ -51,7 +51,7 @@ enum Command {
     /// Measure ntpmon beside its peers
     Bench {
         /// What to measure; everything by default
-        #[arg(value_parser = ["kernel", "replay", "live"])]
+        #[arg(value_parser = ["kernel", "replay", "live", "history", "growth", "flood"])]
         part: Option<String>,
         /// Print one JSON object instead of tables
         #[arg(long)]

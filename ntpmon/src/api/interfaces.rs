@@ -293,7 +293,7 @@ struct InterfaceList {
 
 /// What was removed.
 #[derive(Debug, Serialize, ToSchema)]
-struct CleanupReply {
+struct LeftoversReply {
     /// Always true.
     success: bool,
     /// What became of it, in words.
@@ -546,14 +546,14 @@ async fn statuses(state: State) -> Result<axum::Json<InterfaceList>, ApiError> {
     operation_id = "cleanup_interfaces",
     tag = "interfaces",
     responses(
-        (status = 200, description = "What was removed", body = CleanupReply),
+        (status = 200, description = "What was removed", body = LeftoversReply),
         (status = 500, description = "The kernel refused; the message says why"),
     )
 )]
-async fn cleanup(state: State) -> Result<axum::Json<CleanupReply>, ApiError> {
+async fn cleanup(state: State) -> Result<axum::Json<LeftoversReply>, ApiError> {
     let removed = state.control.cleanup().await?;
     let data: Vec<_> = removed.into_iter().map(RemovedItem::from).collect();
-    Ok(axum::Json(CleanupReply {
+    Ok(axum::Json(LeftoversReply {
         success: true,
         message: match data.len() {
             0 => "there was nothing to remove".to_owned(),

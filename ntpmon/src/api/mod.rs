@@ -8,6 +8,7 @@ pub mod extract;
 mod auth;
 mod export;
 mod health;
+mod history;
 mod interfaces;
 mod limits;
 mod openapi;
@@ -143,12 +144,14 @@ impl SharedTokens {
 
 /// The routes that need read scope.
 fn reading() -> OpenApiRouter<State> {
-    interfaces::reading().merge(export::reading())
+    interfaces::reading()
+        .merge(history::reading())
+        .merge(export::reading())
 }
 
 /// The routes that change something, so need admin scope.
 fn changing() -> OpenApiRouter<State> {
-    interfaces::changing()
+    interfaces::changing().merge(history::changing())
 }
 
 /// Everything the API answers.

@@ -69,9 +69,9 @@ fn control() -> Control {
 
 /// One that has remembered nothing. Its directory has no name any more, which the open file does
 /// not need.
-fn history() -> crate::history::History {
+fn history() -> History {
     let directory = tempfile::tempdir().unwrap();
-    crate::history::History::open(directory.path(), crate::history::Settings::default()).unwrap()
+    History::open(directory.path(), crate::history::Settings::default()).unwrap()
 }
 
 fn with(settings: Settings, tokens: Tokens) -> State {

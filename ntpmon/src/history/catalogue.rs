@@ -2,7 +2,10 @@
 //! each. The file would answer "page 20,000 by last request" by reading all that comes before it;
 //! here it is one look into an [`Order`]. The whole record is then read from the file.
 
-use std::{collections::BTreeMap, ops::RangeInclusive};
+use std::{
+    collections::BTreeMap,
+    ops::{Bound, RangeInclusive},
+};
 
 use super::{
     client::{ClientRecord, clock_code, mean_interval},
@@ -43,7 +46,7 @@ pub enum Sort {
 /// What clients are picked by.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Filter {
-    /// Addresses: any of the ranges. All, where there is none.
+    /// Addresses: any of the ranges, which are in order and apart. All, where there is none.
     pub addresses: Option<Vec<RangeInclusive<[u8; 16]>>>,
     /// Any of these interfaces.
     pub interfaces: Option<Vec<InterfaceId>>,
@@ -330,7 +333,8 @@ impl Catalogue {
                 .is_none_or(|them| them.contains(&self.keys[row].interface()))
             && filter.addresses.as_ref().is_none_or(|ranges| {
                 let address = &self.keys[row].address;
-                ranges.iter().any(|range| range.contains(address))
+                let place = ranges.partition_point(|range| range.end() < address);
+                ranges.get(place).is_some_and(|it| it.contains(address))
             })
     }
 
@@ -422,6 +426,36 @@ impl Catalogue {
                 None => return (found, None),
             }
         }
+    }
+
+    /// The picked clients after a key, or before it where the greatest come first, at most so many;
+    /// from the end where there is none.
+    #[must_use]
+    pub fn after_key(
+        &self,
+        after: Option<Key>,
+        descending: bool,
+        filter: &Filter,
+        most: usize,
+    ) -> Vec<Key> {
+        let bound = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let range = if descending {
+            (Bound::Unbounded, bound)
+        } else {
+            (bound, Bound::Unbounded)
+        };
+        let mut clients = self.index.range::<Key, _>(range);
+        std::iter::from_fn(|| {
+            if descending {
+                clients.next_back()
+            } else {
+                clients.next()
+            }
+        })
+        .filter(|(_, row)| self.is_picked(**row, filter))
+        .map(|(key, _)| *key)
+        .take(most)
+        .collect()
     }
 
     /// The value that rows are ordered by; the largest of all where it is not known.
@@ -593,26 +627,6 @@ impl Order {
         };
         let row = *self.rows.get(place)?;
         Some((self.values.get(place).copied().unwrap_or_default(), row))
-    }
-
-    /// The position after a client, where clients stand by their keys.
-    #[must_use]
-    pub fn after_key(
-        &self,
-        key: &Key,
-        descending: bool,
-        key_of: impl Fn(Row) -> Option<Key>,
-    ) -> usize {
-        // Those that are gone are where they were, nearly.
-        let upto = self
-            .rows
-            .partition_point(|row| key_of(*row).is_none_or(|it| it < *key));
-        let is_there = self.rows.get(upto).and_then(|row| key_of(*row)) == Some(*key);
-        if descending {
-            self.rows.len() - upto
-        } else {
-            upto + usize::from(is_there)
-        }
     }
 
     /// The position after a row that had a value.

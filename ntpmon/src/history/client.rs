@@ -480,7 +480,8 @@ pub(super) fn mean_interval(
     if sessions == 0 || seen <= last_seen || requests == 0 {
         return known;
     }
-    let passed = (seen - last_seen) as f64 / 1e9 / requests as f64;
+    // A file can name any time.
+    let passed = seen.saturating_sub(last_seen) as f64 / 1e9 / requests as f64;
     if sessions == 1 {
         return passed as f32;
     }

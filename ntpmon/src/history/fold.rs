@@ -159,7 +159,10 @@ impl Delta {
     }
 
     fn rollup(&mut self, time: i64) -> &mut Rollup {
-        let minute = Resolution::Minute.start(time.div_euclid(1_000_000_000));
+        self.rollup_of(Resolution::Minute.start(time.div_euclid(1_000_000_000)))
+    }
+
+    fn rollup_of(&mut self, minute: i64) -> &mut Rollup {
         let last = self.rollups.last_key_value().map(|(minute, _)| *minute);
         let minute = match last {
             Some(last) if self.rollups.len() >= MINUTES && !self.rollups.contains_key(&minute) => {
@@ -191,7 +194,7 @@ impl Delta {
             }
         }
         for (minute, rollup) in later.rollups {
-            self.rollup(minute * 1_000_000_000).merge(&rollup);
+            self.rollup_of(minute).merge(&rollup);
         }
         let room = limits.sessions.saturating_sub(self.sessions.len());
         let kept = room.min(later.sessions.len());

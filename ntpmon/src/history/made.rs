@@ -103,7 +103,7 @@ impl Ask {
             answer.ntp.0[32..48].fill(1);
             Stamped {
                 event: answer,
-                unix: self.at + self.took.abs(),
+                unix: self.at.saturating_add(self.took.abs()),
                 frame: 0,
             }
         });
@@ -125,6 +125,11 @@ impl Ask {
             },
         }
     }
+}
+
+/// As while the file is compacted, or after it was lost.
+pub(crate) fn close(history: &super::History) {
+    *super::write(&history.0.readable) = None;
 }
 
 /// Requests of so many clients, in no order of time.

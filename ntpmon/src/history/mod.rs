@@ -135,7 +135,7 @@ impl Settings {
         let per_flush = self.sessions_per_second as f64 * self.flush_interval.as_secs_f64();
         Limits {
             // While one is being flushed the next fills.
-            clients: self.batch_size + self.batch_size / 4,
+            clients: self.batch_size * 2,
             full: self.batch_size,
             servers: self.max_servers,
             keep: self.keep,

@@ -18,6 +18,7 @@ use super::{
     key::{InterfaceId, Key},
     lock, read,
     rollup::{Count, Resolution},
+    search::Range,
     store::Reader,
     view::{
         Activity, Client, ClientDetail, HistoryHealth, HourOfClient, InterfaceStatistics,
@@ -33,7 +34,10 @@ pub enum QueryError {
     #[error("the history cannot be read at the moment: {0}")]
     Unavailable(String),
     /// The cursor is none that was given out.
-    #[error("'{0}' is no cursor: take next_cursor of the page before, or leave it out")]
+    #[error(
+        "'{0}' is no cursor of this list: take next_cursor of the page before, with the same sort \
+         and order, or leave it out"
+    )]
     Cursor(String),
     /// Reading failed.
     #[error(transparent)]
@@ -62,6 +66,13 @@ pub struct ClientQuery {
     pub part: Part,
     /// How many.
     pub size: usize,
+}
+
+impl ClientQuery {
+    /// A number for each order that there is.
+    const fn order(&self) -> u8 {
+        (self.sort as u8) << 1 | self.descending as u8
+    }
 }
 
 /// Some of the clients that were asked for.
@@ -262,7 +273,7 @@ impl History {
         Ok(ClientPage {
             clients: self.clients_of(&keys)?,
             total,
-            next_cursor: next.map(Cursor::to_text),
+            next_cursor: next.map(|cursor| cursor.to_text(query)),
         })
     }
 
@@ -285,7 +296,8 @@ impl History {
         let shared = &self.0;
         let cursor = match &query.part {
             Part::After(Some(text)) => {
-                Some(Cursor::from_text(text).ok_or_else(|| QueryError::Cursor(text.clone()))?)
+                let cursor = Cursor::from_text(text, query);
+                Some(cursor.ok_or_else(|| QueryError::Cursor(text.clone()))?)
             }
             _ => None,
         };
@@ -329,9 +341,27 @@ impl History {
             let next = part.last().and_then(|row| {
                 let value = catalogue.value(*row, query.sort);
                 let key = catalogue.key(*row)?;
-                (end < rows.len()).then_some(Cursor { value, key })
+                let row = *row;
+                (end < rows.len()).then_some(Cursor { value, row, key })
             });
             return Ok((keys, total, next));
+        }
+        if query.sort == Sort::ClientIp
+            && let Part::After(_) = query.part
+        {
+            // Found by the address itself: whoever has gone since the page before is not missed.
+            let after = cursor.map(|cursor| cursor.key);
+            let most = query.size.saturating_add(1);
+            let mut keys = catalogue.after_key(after, query.descending, &query.filter, most);
+            let total = shared.count(&catalogue, &query.filter) as u64;
+            let more = keys.len() > query.size;
+            keys.truncate(query.size);
+            let next = keys.last().map(|key| Cursor {
+                value: 0,
+                row: 0,
+                key: *key,
+            });
+            return Ok((keys, total, next.filter(|_| more)));
         }
         drop(catalogue);
         let order = shared.order(query.sort);
@@ -344,14 +374,16 @@ impl History {
                 .filter(|_| catalogue.is_picked(row, &query.filter));
             // As it was when the order was made: its value may have changed, and the place after
             // its new one is elsewhere.
-            Some(key.map(|key| Cursor { value, key }))
+            Some(key.map(|key| Cursor { value, row, key }))
         };
         // Without a filter a position is where it is; otherwise those before it are counted.
         let (mut place, mut skip) = match (&query.part, cursor) {
             (Part::Page(page), _) if query.filter.is_all() => (position(*page, query.size), 0),
             (Part::Page(page), _) => (0, position(*page, query.size)),
             (Part::After(_), None) => (0, 0),
-            (Part::After(_), Some(cursor)) => (after(&order, &catalogue, query, &cursor), 0),
+            (Part::After(_), Some(cursor)) => {
+                (order.after(cursor.value, cursor.row, query.descending), 0)
+            }
         };
         let mut keys = Vec::with_capacity(query.size);
         let mut last = None;
@@ -478,7 +510,7 @@ impl History {
         if interfaces.is_empty() {
             return Ok(None);
         }
-        recent.sort_by(|one, other| other.session_timestamp.cmp(&one.session_timestamp));
+        recent.sort_by_key(|session| std::cmp::Reverse(session.session_timestamp));
         recent.truncate(sessions);
         Ok(Some(ClientDetail {
             client_ip: ip.to_canonical().to_string(),
@@ -492,23 +524,39 @@ impl History {
         }))
     }
 
-    /// All servers, or those of an address: those that answer first, then by address.
+    /// Some of the servers in these ranges of addresses, or of all, in the order of addresses; and
+    /// how many there are in all.
     #[must_use]
-    pub fn servers(&self, ip: Option<IpAddr>, interfaces: Option<&[InterfaceId]>) -> Vec<Server> {
+    pub fn servers(
+        &self,
+        addresses: Option<&[Range]>,
+        interfaces: Option<&[InterfaceId]>,
+        skip: usize,
+        most: usize,
+    ) -> (Vec<Server>, u64) {
         let names = read(&self.0.interfaces);
         let servers = read(&self.0.servers);
-        let range = match ip.map(netlink::mapped) {
-            Some(address) => Key::new(address, 0)..=Key::new(address, InterfaceId::MAX),
-            None => Key::new([0; 16], 0)..=Key::new([0xff; 16], InterfaceId::MAX),
-        };
-        servers
-            .range(range)
-            .filter(|(key, _)| interfaces.is_none_or(|them| them.contains(&key.interface())))
-            .filter_map(|(key, record)| {
-                let name = names.get(usize::from(key.interface()))?;
-                Some(Server::new(key, name, record))
+        let all = [[0; 16]..=[0xff; 16]];
+        let picked = addresses
+            .unwrap_or(&all)
+            .iter()
+            .flat_map(|range| {
+                let first = Key::new(*range.start(), 0);
+                servers.range(first..=Key::new(*range.end(), InterfaceId::MAX))
             })
-            .collect()
+            .filter(|(key, _)| interfaces.is_none_or(|them| them.contains(&key.interface())));
+        let mut found = Vec::new();
+        let mut total = 0;
+        for (place, (key, record)) in picked.enumerate() {
+            total += 1;
+            if place >= skip
+                && found.len() < most
+                && let Some(name) = names.get(usize::from(key.interface()))
+            {
+                found.push(Server::new(key, name, record));
+            }
+        }
+        (found, total)
     }
 
     /// What happened on each interface since the database began.
@@ -679,41 +727,44 @@ fn position(page: u64, size: usize) -> usize {
     usize::try_from(before).unwrap_or(usize::MAX)
 }
 
-/// The position after a cursor.
-fn after(order: &Order, catalogue: &Catalogue, query: &ClientQuery, cursor: &Cursor) -> usize {
-    if query.sort == Sort::ClientIp {
-        return order.after_key(&cursor.key, query.descending, |row| catalogue.key(row));
-    }
-    let row = catalogue.row(&cursor.key).unwrap_or(0);
-    order.after(cursor.value, row, query.descending)
-}
-
 /// Where a page ended: after a value, and among those that have the same after a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Cursor {
     value: u64,
+    /// That of the client, which may have gone since: among many of the same value its place is
+    /// still known by it.
+    row: Row,
     key: Key,
 }
 
 impl Cursor {
-    fn to_text(self) -> String {
-        let number = self.value.to_be_bytes();
-        let bytes = number.iter().chain(self.key.bytes());
+    /// The order that it is of, the value, the row and the client.
+    const SIZE: usize = 1 + 8 + 4 + Key::SIZE;
+
+    fn to_text(self, query: &ClientQuery) -> String {
+        let (value, row) = (self.value.to_be_bytes(), self.row.to_be_bytes());
+        let order = [query.order()];
+        let bytes = order.iter().chain(&value).chain(&row);
+        let bytes = bytes.chain(self.key.bytes());
         bytes.map(|byte| format!("{byte:02x}")).collect()
     }
 
-    fn from_text(text: &str) -> Option<Self> {
-        if !text.is_ascii() || text.len() != 2 * (8 + Key::SIZE) {
+    /// Nothing where it is of another order: it would lead to some place in this one.
+    fn from_text(text: &str, query: &ClientQuery) -> Option<Self> {
+        if !text.is_ascii() || text.len() != 2 * Self::SIZE {
             return None;
         }
-        let mut bytes = [0; 8 + Key::SIZE];
+        let mut bytes = [0; Self::SIZE];
         for (place, byte) in bytes.iter_mut().enumerate() {
             *byte = u8::from_str_radix(text.get(2 * place..2 * place + 2)?, 16).ok()?;
         }
-        let (value, key) = bytes.split_first_chunk::<8>()?;
+        let (order, rest) = bytes.split_first()?;
+        let (value, rest) = rest.split_first_chunk::<8>()?;
+        let (row, key) = rest.split_first_chunk::<4>()?;
         let key: [u8; Key::SIZE] = key.try_into().ok()?;
-        Some(Self {
+        (*order == query.order()).then(|| Self {
             value: u64::from_be_bytes(*value),
+            row: Row::from_be_bytes(*row),
             key: zerocopy::transmute!(key),
         })
     }

@@ -317,6 +317,50 @@ mod tests {
     }
 
     #[test]
+    fn lists_of_an_older_version_are_read_which_knew_fewer_kinds() {
+        let mut bytes = vec![LAYOUT];
+        // Three counts, no version, one mode, no stratum, two clocks, and nothing measured.
+        for numbers in [&[9, 300, 2][..], &[], &[5], &[], &[1, 8]] {
+            write_number(&mut bytes, numbers.len() as u64);
+            numbers.iter().for_each(|it| write_number(&mut bytes, *it));
+        }
+        bytes.extend([0, 0, 0]);
+        let read = Rollup::from_bytes(&bytes).unwrap();
+        let known = [Count::exchanges, Count::answered, Count::unanswered];
+        assert_eq!(known.map(|count| read.get(count)), [9, 300, 2]);
+        assert_eq!(read.get(Count::kiss_of_death), 0);
+        assert_eq!((read.modes[0], read.clocks), (5, [1, 8, 0]));
+        // Written again, it is as today's are.
+        assert_eq!(Rollup::from_bytes(&read.to_bytes()), Some(read));
+        // The order is that of the database: a new kind stands at the end.
+        let names: Vec<&str> = Count::EACH.iter().map(|count| count.name()).collect();
+        assert!(names.starts_with(&[
+            "exchanges",
+            "answered",
+            "unanswered",
+            "kiss_of_death",
+            "unsynchronised",
+            "interleaved",
+            "requests",
+            "responses",
+            "unsolicited",
+            "late",
+            "duplicates",
+            "multiple_responses",
+            "control",
+            "private",
+            "broadcast",
+            "symmetric",
+            "evicted",
+        ]));
+        // One of a newer version is not taken for less than it is.
+        let mut longer = vec![LAYOUT];
+        write_number(&mut longer, KINDS as u64 + 1);
+        longer.extend(vec![1; KINDS + 1 + 4 + 3]);
+        assert_eq!(Rollup::from_bytes(&longer), None);
+    }
+
+    #[test]
     fn packets_are_added_as_the_difference_of_two_totals() {
         let mut rollup = Rollup::default();
         let before = Totals {

@@ -6,7 +6,7 @@
 //! | meta | name | layout, flushes, generation of the clients, number of the next session |
 //! | interfaces | number | name |
 //! | ledgers | interface | what no client's record holds any more, or ever held |
-//! | clients | address and interface of the first | a block of up to 61 clients, in order |
+//! | clients | address and interface of the first | a block of up to 59 clients, in order |
 //! | journal | number | clients' records that were not yet put into their blocks |
 //! | servers | address and interface | server |
 //! | rollups | resolution, interface, start in seconds | rollup |
@@ -76,8 +76,9 @@ pub struct Entry {
 pub(super) const MAX_BLOCK: usize = (4 * 4096 - 64) / size_of::<Entry>();
 /// A block with fewer is joined with the next.
 const SMALL: usize = MAX_BLOCK / 4;
-/// Clients in a record of the journal: some hundred KiB.
-const JOURNALED: usize = 512;
+/// Clients in a record of the journal: redb gives a value a power of two of pages, and writes them
+/// all.
+const JOURNALED: usize = (32 * 4096 - 64) / size_of::<Entry>();
 
 /// What an interface's clients do not add up to.
 #[derive(
@@ -546,7 +547,11 @@ impl Reader {
         for item in self.transaction.open_table(CLIENTS)?.iter()? {
             let (key, bytes) = item?;
             let entries = entries(bytes.value())?;
-            blocks.push(zerocopy::transmute!(*key.value()));
+            let first: Key = zerocopy::transmute!(*key.value());
+            if entries.first().is_none_or(|entry| entry.key != first) {
+                bail!("a block of clients does not begin with its key");
+            }
+            blocks.push(first);
             for entry in entries {
                 if last.is_some_and(|last| last >= entry.key) {
                     bail!("clients are out of order");
@@ -1077,7 +1082,6 @@ impl Writer<'_> {
         if !chunk.is_empty() {
             write(&mut chunk)?;
         }
-        drop(write);
         Ok(number)
     }
 

@@ -303,6 +303,55 @@ fn what_is_too_old_goes_and_the_totals_stay() {
 }
 
 #[test]
+fn a_packet_with_a_time_that_has_not_come_or_cannot_be_makes_nobody_old() {
+    let directory = TempDir::new().unwrap();
+    let kept = Settings {
+        flush_interval: Duration::from_millis(20),
+        sessions_per_second: 100_000,
+        sessions_age: Some(DAY),
+        retention: Retention {
+            clients: Some(DAY),
+            servers: Some(DAY),
+            minutes: Some(DAY),
+            hours: Some(DAY),
+            days: Some(DAY),
+        },
+        ..settings()
+    };
+    let history = History::open(directory.path(), kept.clone()).unwrap();
+    let mut feed = history.feed("eth0");
+    let now = crate::ntp::clock::utc();
+    give(
+        &mut feed,
+        [ask(1, now).server(1), ask(2, now - 3600 * SECOND).server(2)],
+    );
+    history.flush().unwrap();
+    let odd = [now + 3650 * 86_400 * SECOND, i64::MAX, i64::MAX - 1];
+    for (round, at) in odd.into_iter().enumerate() {
+        // Alone, and in one record with others.
+        give(&mut feed, [ask(3, at).server(3), ask(1, at), ask(1, at)]);
+        history.flush().unwrap();
+        thread::sleep(Duration::from_millis(200));
+        let found = verified(&history);
+        assert_eq!((found.clients, found.servers), (3, 3));
+        assert_eq!(found.sessions, 2 + 3 * (round as u64 + 1));
+        assert_exactly(&history, "eth0", found.exchanges(), 0);
+        assert_eq!(list(&history).len(), 3);
+    }
+    history.stop();
+    // And long ago: it is too old at once, and counted all the same.
+    let history = History::open(directory.path(), kept).unwrap();
+    let mut feed = history.feed("eth0");
+    for at in [i64::MIN + 1, -1, 0] {
+        give(&mut feed, [ask(4, at), ask(1, at)]);
+    }
+    let found = verified(&history);
+    assert_eq!(found.exchanges(), 2 + 9 + 6);
+    assert!(count(&history, 1) == 1 + 6 + 3);
+    history.stop();
+}
+
+#[test]
 fn a_flood_of_forged_sources_takes_nothing_from_those_who_come_again() {
     const REAL: u32 = 500;
     const FORGED: u32 = 10_000;
@@ -516,6 +565,53 @@ fn a_list_that_is_read_by_cursors_ends_and_has_each_client_while_they_ask_on() {
         assert!(count as u32 <= CLIENTS + CLIENTS / 20, "{count}");
     }
     history.stop();
+}
+
+#[test]
+fn a_list_that_is_read_by_cursors_misses_nobody_who_stays_while_others_go() {
+    const CLIENTS: u32 = 30_000;
+    let directory = TempDir::new().unwrap();
+    let bounds = Settings {
+        keep: Keep::Off,
+        ..settings()
+    };
+    for sort in [Sort::ClientIp, Sort::SessionCount] {
+        for descending in [false, true] {
+            let file = TempDir::new_in(directory.path()).unwrap();
+            let history = History::open(file.path(), bounds.clone()).unwrap();
+            let mut feed = history.feed("eth0");
+            // One in three is older than the others, and goes, some after each page.
+            let old = |client: u32| client.is_multiple_of(3);
+            let at = |client: u32| BEGIN + i64::from(client / 3000) * SECOND;
+            let later = BEGIN + 1000 * SECOND;
+            give(
+                &mut feed,
+                (0..CLIENTS).map(|client| match old(client) {
+                    true => ask(client, at(client)),
+                    false => ask(client, later),
+                }),
+            );
+            history.flush().unwrap();
+            let mut seconds = 0;
+            let mut found = pages(&history, sort, descending, || {
+                seconds += 1;
+                history.clean_up(BEGIN + seconds * SECOND, false).unwrap();
+                // Others come into their rows.
+                let new = 100_000 + seconds as u32 * 100;
+                give(&mut feed, (new..new + 100).map(|client| ask(client, later)));
+                history.flush().unwrap();
+            });
+            found.sort_unstable();
+            let missed = (0..CLIENTS)
+                .filter(|client| !old(*client))
+                .filter(|client| found.binary_search(&ip(*client).to_string()).is_err());
+            assert_eq!(missed.count(), 0, "{sort:?} {descending}");
+            let count = found.len();
+            found.dedup();
+            assert_eq!(found.len(), count, "{sort:?} {descending}");
+            history.stop();
+        }
+    }
 }
 
 #[test]

@@ -249,10 +249,24 @@ impl Writer {
         }
     }
 
+    /// Damage that was written anew looks whole. Once in this life, so that a fault of this program
+    /// does not fill the disk with files.
+    fn give_up(&self) -> Result<(), OpenError> {
+        let state = lock(&self.shared.state);
+        match &state.failure {
+            Some((why, _)) if self.faults >= 2 * FAULTS && state.set_aside.is_empty() => {
+                Err(OpenError::Damaged { why: why.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn close(&mut self) {
         // Nobody may read while it is opened again.
         *write(&self.shared.readable) = None;
-        self.store = None;
+        let store = self.store.take();
+        // After a panic within redb, closing it may be another.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(store)));
     }
 
     /// Writes what there is, and removes `victims`.
@@ -369,7 +383,7 @@ impl Writer {
         let path = &self.shared.path;
         // A file may open and yet have damage that no flush can get past.
         let checked = match self.faults > 0 && self.faults.is_multiple_of(FAULTS) {
-            true => store::check_integrity(path),
+            true => store::check_integrity(path).and_then(|()| self.give_up()),
             false => Ok(()),
         };
         let opened = match checked.and_then(|()| Memory::open(path, cache_bytes)) {
@@ -783,9 +797,11 @@ impl Writer {
         if let Some(age) = retention.clients {
             let catalogue = read(&self.shared.catalogue);
             let newest = catalogue.newest();
+            // A packet with a time that has not come yet makes nobody old.
+            let today = clock::utc();
             let age = nanoseconds(age);
             let victims = catalogue.oldest(REMOVED_AT_ONCE, |key, last_seen, _| {
-                let newest = newest[usize::from(key.interface())];
+                let newest = newest[usize::from(key.interface())].min(today);
                 last_seen < newest.saturating_sub(age)
             });
             drop(catalogue);
@@ -805,6 +821,7 @@ impl Writer {
     fn tidy_small_tables(&mut self) -> Result<()> {
         let shared = &self.shared;
         let retention = read(&shared.settings).retention;
+        let today = clock::utc();
         let interfaces = read(&shared.interfaces).len().min(self.numbers.interfaces);
         let servers: Vec<Key> = retention.servers.map_or_else(Vec::new, |age| {
             let servers = read(&shared.servers);
@@ -817,7 +834,8 @@ impl Writer {
             servers
                 .iter()
                 .filter(|(key, record)| {
-                    record.last_seen() < newest[&key.interface()].saturating_sub(age)
+                    let newest = newest[&key.interface()].min(today);
+                    record.last_seen() < newest.saturating_sub(age)
                 })
                 .map(|(key, _)| *key)
                 .collect()
@@ -837,6 +855,7 @@ impl Writer {
             let age = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
             for interface in 0..interfaces as InterfaceId {
                 if let Some(last) = writer.last_rollup(resolution, interface)? {
+                    let last = last.min(today.div_euclid(1_000_000_000));
                     let before = last.saturating_sub(age);
                     removed +=
                         writer.remove_rollups(resolution, interface, before, ROLLUPS_AT_ONCE)?;
@@ -1000,7 +1019,7 @@ fn sessions_bounds(settings: &Settings, new: &[SessionRecord]) -> (u64, i64) {
     let most = settings.sessions_bytes / (SessionRecord::SIZE as u64 + SESSION_OVERHEAD);
     let newest = new.iter().map(SessionRecord::seen).max();
     let before = match (settings.sessions_age, newest) {
-        (Some(age), Some(newest)) => newest.saturating_sub(nanoseconds(age)),
+        (Some(age), Some(newest)) => newest.min(clock::utc()).saturating_sub(nanoseconds(age)),
         _ => i64::MIN,
     };
     (most, before)
@@ -1133,8 +1152,104 @@ impl Doorkeeper {
 
 #[cfg(test)]
 mod tests {
-    use super::{Doorkeeper, Key};
-    use crate::history::made::address;
+    use std::{fs, sync::Arc};
+
+    use tempfile::TempDir;
+
+    use super::{Doorkeeper, Ended, Key, Writer};
+    use crate::{
+        history::{
+            FILE, Feed, History, Memory, Settings, lock,
+            made::{BEGIN, address, ask},
+        },
+        pipeline::Sink,
+    };
+
+    /// A writer that does what it is told to, and a feed.
+    fn alone(directory: &TempDir) -> (Writer, Feed) {
+        let history = History::open(directory.path(), Settings::default()).unwrap();
+        history.stop();
+        let shared = Arc::clone(&history.0);
+        let (store, memory) = Memory::open(&shared.path, 1 << 20).unwrap();
+        let numbers = shared.remember(&store, memory);
+        (Writer::new(shared, store, numbers), history.feed("eth0"))
+    }
+
+    fn exchanges(writer: &Writer) -> u64 {
+        writer.verify().unwrap().exchanges()
+    }
+
+    #[test]
+    fn what_a_flush_held_that_seemed_to_fail_is_written_once_whether_it_had_failed_or_not() {
+        let directory = TempDir::new().unwrap();
+        let (mut writer, mut feed) = alone(&directory);
+        for (round, was_written) in [true, false, true, true, false].into_iter().enumerate() {
+            feed.exchange(&ask(7, BEGIN).exchange());
+            let mut taken = writer.take();
+            if was_written {
+                let before = writer.numbers;
+                writer.write(&mut taken, round == 3, &[]).unwrap();
+                writer.numbers = before;
+            }
+            writer.doubtful = Some(taken);
+            writer.close();
+            // What came since is there too, whatever happened.
+            feed.exchange(&ask(8, BEGIN).exchange());
+            writer.flush(false, &[]).unwrap();
+            assert_eq!(exchanges(&writer), 2 * (round as u64 + 1));
+        }
+    }
+
+    #[test]
+    fn a_tidying_that_seemed_to_fail_is_not_taken_for_the_flush_after_it() {
+        let directory = TempDir::new().unwrap();
+        let (mut writer, mut feed) = alone(&directory);
+        feed.exchange(&ask(7, BEGIN).exchange());
+        writer.flush(false, &[]).unwrap();
+        writer.guarded(|writer| {
+            let store = writer.store.as_mut().unwrap();
+            store.writer()?.commit(writer.numbers.flushes + 1)?;
+            Err(anyhow::anyhow!("told to"))
+        });
+        assert!(lock(&writer.shared.state).failure.is_some());
+        for round in 2..4 {
+            feed.exchange(&ask(7, BEGIN).exchange());
+            writer.flush(false, &[]).unwrap();
+            assert_eq!(exchanges(&writer), round);
+        }
+        assert!(lock(&writer.shared.state).failure.is_none());
+        // A panic is no other case.
+        writer.guarded(|_| panic!("told to"));
+        feed.exchange(&ask(7, BEGIN).exchange());
+        writer.flush(true, &[]).unwrap();
+        assert_eq!(exchanges(&writer), 4);
+    }
+
+    #[test]
+    fn a_file_that_is_damaged_while_it_is_used_is_put_aside_and_what_is_in_memory_goes_to_the_new_one()
+     {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join(FILE);
+        let (mut writer, mut feed) = alone(&directory);
+        let history = History(Arc::clone(&writer.shared));
+        history.set_document("watched", b"eth0".to_vec());
+        feed.exchange(&ask(7, BEGIN).exchange());
+        writer.flush(true, &[]).unwrap();
+        feed.exchange(&ask(8, BEGIN).exchange());
+        writer.doubtful = Some(writer.take());
+        writer.close();
+        fs::write(&path, vec![9; 100_000]).unwrap();
+        writer.flush(false, &[]).unwrap();
+        assert_eq!(exchanges(&writer), 1);
+        assert_eq!(history.health().status, "degraded");
+        drop(Ended(Arc::clone(&writer.shared)));
+        drop(writer);
+        let history = History::open(directory.path(), Settings::default()).unwrap();
+        assert_eq!(history.verify().unwrap().exchanges(), 1);
+        assert_eq!(history.document("watched").as_deref(), Some(&b"eth0"[..]));
+        history.stop();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
 
     #[test]
     fn the_doorkeeper_knows_who_was_there_and_takes_few_strangers_for_them() {

@@ -37,8 +37,12 @@ enum Part {
     Replay,
     /// A veth pair under load: CPU a packet, losses, the highest rate without any.
     Live,
-    /// The history.
+    /// A million clients: written, opened, asked for while exchanges arrive.
     History,
+    /// The history at 10,000 to 5,000,000 clients.
+    Growth,
+    /// The history under ten million forged clients.
+    Flood,
 }
 
 /// As the daemon has it.
@@ -63,8 +67,22 @@ fn main() -> Result<()> {
         }
         report.insert("replay".to_owned(), replay::json(&figures));
     }
-    if arguments.part == Some(Part::History) {
-        history::measure()?;
+    for (part, name, measure) in [
+        (
+            Part::History,
+            "history",
+            history::measure as fn() -> Result<history::Figures>,
+        ),
+        (Part::Growth, "growth", history::growth),
+        (Part::Flood, "flood", history::flood),
+    ] {
+        if wanted(part) {
+            let figures = measure()?;
+            if !arguments.json {
+                figures.print();
+            }
+            report.insert(name.to_owned(), figures.json());
+        }
     }
     // Last, as it leaves this network namespace.
     if wanted(Part::Live) {
