@@ -17,7 +17,7 @@ use super::{
     client::ClientRecord,
     key::{InterfaceId, Key},
     lock, read,
-    rollup::{Count, Resolution},
+    rollup::{Count, Resolution, Rollup},
     store::Reader,
     view::{
         Activity, Client, ClientDetail, HistoryHealth, HourOfClient, InterfaceStatistics,
@@ -520,11 +520,16 @@ impl History {
         let mut all = Vec::new();
         for (number, (name, ledger)) in names.into_iter().zip(ledgers).enumerate() {
             let number = number as InterfaceId;
-            let whole = reader.rollups(Resolution::All, number, 0..=0, 1)?.pop();
-            let last = reader
-                .rollups(Resolution::Minute, number, i64::MIN..=i64::MAX, 1)?
+            let whole = reader
+                .rollups(Resolution::All, number, 0..=0, 1, |_, rollup| {
+                    rollup.clone()
+                })?
                 .pop();
-            let rollup = whole.map(|(_, rollup)| rollup).unwrap_or_default();
+            let any = i64::MIN..=i64::MAX;
+            let last = reader
+                .rollups(Resolution::Minute, number, any, 1, |start, _| start)?
+                .pop();
+            let rollup = whole.unwrap_or_default();
             all.push(InterfaceStatistics {
                 interface_name: name,
                 client_count: read(&self.0.catalogue).count_on(number),
@@ -532,7 +537,7 @@ impl History {
                 other_sessions: ledger.other().exchanges,
                 forgotten_clients: ledger.forgotten_clients(),
                 forgotten_sessions: ledger.forgotten().exchanges,
-                last_active: last.map(|(start, _)| time(start.saturating_mul(1_000_000_000))),
+                last_active: last.map(|start| time(start.saturating_mul(1_000_000_000))),
                 activity: Activity::new(&rollup),
             });
         }
@@ -559,14 +564,13 @@ impl History {
             if interfaces.is_some_and(|them| !them.contains(&number)) {
                 continue;
             }
-            for (start, rollup) in reader.rollups(resolution, number, between.clone(), limit)? {
-                found.push(RollupView {
-                    interface_name: name.clone(),
-                    resolution: resolution.name().to_owned(),
-                    start: time(start.saturating_mul(1_000_000_000)),
-                    activity: Activity::new(&rollup),
-                });
-            }
+            let view = |start: i64, rollup: &Rollup| RollupView {
+                interface_name: name.clone(),
+                resolution: resolution.name().to_owned(),
+                start: time(start.saturating_mul(1_000_000_000)),
+                activity: Activity::new(rollup),
+            };
+            found.extend(reader.rollups(resolution, number, between.clone(), limit, view)?);
         }
         Ok(found)
     }
