@@ -46,7 +46,8 @@ pub enum Sort {
 /// What clients are picked by.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Filter {
-    /// Addresses: any of the ranges. All, where there is none.
+    /// Addresses: any of the ranges, which are in order and do not overlap. All, where there is
+    /// none.
     pub addresses: Option<Vec<RangeInclusive<[u8; 16]>>>,
     /// Any of these interfaces.
     pub interfaces: Option<Vec<InterfaceId>>,
@@ -330,7 +331,10 @@ impl Catalogue {
                 .is_none_or(|them| them.contains(&self.keys[row].interface()))
             && filter.addresses.as_ref().is_none_or(|ranges| {
                 let address = &self.keys[row].address;
-                ranges.iter().any(|range| range.contains(address))
+                // A body has room for a hundred thousand, and every client may be held against
+                // them.
+                let place = ranges.partition_point(|range| range.end() < address);
+                ranges.get(place).is_some_and(|it| it.start() <= address)
             })
     }
 
@@ -467,8 +471,8 @@ impl Catalogue {
         }
     }
 
-    /// Clients that were seen once only, or all, on all interfaces or one; the ones that were not
-    /// seen for longest, at most so many.
+    /// Of the clients that are picked, by key, when they were seen last and how many sessions they
+    /// had: the ones that were not seen for longest, at most so many.
     #[must_use]
     pub fn oldest(&self, most: usize, pick: impl Fn(&Key, i64, u64) -> bool) -> Vec<Key> {
         let mut found: Vec<(i64, Row)> = (0..self.keys.len())

@@ -2,7 +2,7 @@
 //! never called on an async thread.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::{Arc, Mutex, atomic::Ordering},
     thread,
@@ -107,6 +107,8 @@ const RENEWED: (Duration, u32) = (Duration::from_secs(1), 10);
 const UNUSED: Duration = Duration::from_secs(60);
 /// Filters whose counts are remembered.
 const COUNTS: usize = 64;
+/// Ranges of addresses in a filter that is remembered.
+const RANGES: usize = 64;
 
 impl Orders {
     /// The file was opened again: rows mean other clients.
@@ -183,6 +185,10 @@ impl Shared {
             return *count;
         }
         let count = catalogue.count(filter);
+        // A long list is not asked for again and again, and takes megabytes.
+        if filter.addresses.as_ref().map_or(0, Vec::len) > RANGES {
+            return count;
+        }
         let mut counts = lock(&self.orders.counts);
         if counts.len() >= COUNTS {
             counts.clear();
@@ -239,18 +245,19 @@ impl Shared {
 }
 
 impl History {
-    /// The numbers of interfaces by their names; names that are not known have none.
+    /// The numbers of interfaces by their names, each once; names that are not known have none.
     #[must_use]
     pub fn interface_numbers<'a>(
         &self,
         names: impl IntoIterator<Item = &'a str>,
     ) -> Vec<InterfaceId> {
         let known = read(&self.0.interfaces);
-        names
+        let numbers: BTreeSet<InterfaceId> = names
             .into_iter()
             .filter_map(|name| known.iter().position(|it| it == name))
             .map(|number| number as InterfaceId)
-            .collect()
+            .collect();
+        numbers.into_iter().collect()
     }
 
     /// A part of a list of clients.
