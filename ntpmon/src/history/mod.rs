@@ -12,7 +12,7 @@ pub mod fold;
 pub mod histogram;
 pub mod key;
 #[cfg(test)]
-mod made;
+pub(crate) mod made;
 pub mod query;
 pub mod rollup;
 pub mod search;
