@@ -111,6 +111,11 @@ const COUNTS: usize = 64;
 const RANGES: usize = 64;
 
 impl Orders {
+    /// Forgets those that nobody has asked for in a while.
+    pub(super) fn forget_unused(&self) {
+        lock(&self.made).retain(|_, made| made.used.elapsed() < UNUSED);
+    }
+
     /// The file was opened again: rows mean other clients.
     pub(super) fn forget(&self) {
         lock(&self.made).clear();
@@ -126,7 +131,6 @@ impl Shared {
             (catalogue.changes(), catalogue.len())
         };
         let mut made = lock(&self.orders.made);
-        made.retain(|_, made| now.duration_since(made.used) < UNUSED);
         if let Some(made) = made.get_mut(&sort) {
             made.used = now;
             let age = now.duration_since(made.at);
@@ -151,11 +155,13 @@ impl Shared {
     }
 
     fn make_order(&self, sort: Sort) -> Arc<Order> {
+        let asked = Instant::now();
         let _one = lock(&self.orders.making);
         let changes = read(&self.catalogue).changes();
         if let Some(made) = lock(&self.orders.made).get_mut(&sort) {
-            // Somebody else was quicker.
-            if made.order.changes == changes {
+            // Somebody else was quicker. What has changed since it was begun does not matter to
+            // those who had asked before: else each of them would make another, in turn.
+            if made.order.changes == changes || made.at >= asked {
                 made.renewing = false;
                 return Arc::clone(&made.order);
             }

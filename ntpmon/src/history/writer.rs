@@ -793,6 +793,7 @@ impl Writer {
             return Ok(());
         }
         self.last_tidy = Instant::now();
+        self.shared.orders.forget_unused();
         let retention = read(&self.shared.settings).retention;
         if let Some(age) = retention.clients {
             let catalogue = read(&self.shared.catalogue);
