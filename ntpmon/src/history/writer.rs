@@ -491,13 +491,15 @@ impl Writer {
         writer.commit(numbers.flushes)?;
         stages.end("commit");
 
-        self.numbers = numbers;
         if merge {
             self.last_checkpoint = Instant::now();
         }
         // Only now: who waited through a flush that failed has not asked twice.
         plan.asked.iter().for_each(|key| self.doorkeeper.note(key));
         self.apply(&deltas, plan, generation);
+        // Last: should that have ended in a panic, the number in the file, one higher than this,
+        // says that the deltas were written.
+        self.numbers = numbers;
         stages.end("apply");
         stages.tell();
         let mut known = lock(&self.shared.documents);
@@ -793,6 +795,7 @@ impl Writer {
             return Ok(());
         }
         self.last_tidy = Instant::now();
+        self.shared.orders.forget_unused();
         let retention = read(&self.shared.settings).retention;
         if let Some(age) = retention.clients {
             let catalogue = read(&self.shared.catalogue);
