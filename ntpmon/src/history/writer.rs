@@ -94,6 +94,8 @@ const RETRIES: [Duration; 5] = [
 ];
 /// Failures in a row that are not the disk's fault, after which the file is looked through.
 const FAULTS: usize = 3;
+/// How much the writer lets others go first.
+const NICE: i32 = 5;
 /// What a session takes in the file besides its record.
 const SESSION_OVERHEAD: u64 = 16;
 
@@ -174,6 +176,10 @@ impl Writer {
     }
 
     pub(super) fn run(mut self, requests: &Receiver<Request>) {
+        // Of Linux's threads each has its own: who asks, or empties a ring, goes first.
+        if let Err(error) = rustix::process::nice(NICE) {
+            tracing::debug!(%error, "lowering the priority of the thread that writes");
+        }
         let _ended = Ended(Arc::clone(&self.shared));
         let mut begun = Instant::now();
         loop {
