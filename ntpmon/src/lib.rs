@@ -1,8 +1,10 @@
 //! ntpmon: every NTP packet of a host, paired, timed and remembered.
 //!
-//! The way of the data, which is also the order of the modules:
+//! The way of the data:
 //! a frame at a NIC or in a capture file ([`capture`]) becomes an event, events become exchanges
-//! ([`ntp`]), and the command line ([`cli`]) shows them. No stage knows the one after it.
+//! ([`ntp`]), on the thread of the ring that they came through ([`pipeline`]). The command line
+//! ([`cli`]) shows them, or the daemon ([`daemon`]) folds them into what it remembers ([`history`])
+//! and answers questions about that over HTTP ([`api`]). No stage knows the one after it.
 
 pub mod api;
 pub mod capture;

@@ -408,7 +408,7 @@ fn started(state: &State, status: Status) -> axum::Json<InterfaceReply> {
     path = "/api/ntp/interfaces/{name}/start",
     operation_id = "start_interface",
     tag = "interfaces",
-    params(("name" = String, Path, description = "The interface's name", min_length = 1, max_length = 15, pattern = "^[A-Za-z0-9_@-][A-Za-z0-9_.@-]*$")),
+    params(("name" = String, Path, description = "The interface's name", example = "eth0", min_length = 1, max_length = 15, pattern = "^[A-Za-z0-9_@-][A-Za-z0-9_.@-]*$")),
     request_body(content = Option<StartBody>, description = "How to monitor it"),
     responses(
         (status = 200, description = "It is being monitored, or will be when it is back", body = InterfaceReply),
@@ -437,7 +437,7 @@ async fn start(
     path = "/api/ntp/interfaces/{name}/stop",
     operation_id = "stop_interface",
     tag = "interfaces",
-    params(("name" = String, Path, description = "The interface's name", min_length = 1, max_length = 15, pattern = "^[A-Za-z0-9_@-][A-Za-z0-9_.@-]*$")),
+    params(("name" = String, Path, description = "The interface's name", example = "eth0", min_length = 1, max_length = 15, pattern = "^[A-Za-z0-9_@-][A-Za-z0-9_.@-]*$")),
     responses(
         (status = 200, description = "It is not monitored", body = InterfaceReply),
         (status = 400, description = "The name cannot be"),
@@ -463,7 +463,7 @@ async fn stop(
     path = "/api/ntp/interfaces/{name}/restart",
     operation_id = "restart_interface",
     tag = "interfaces",
-    params(("name" = String, Path, description = "The interface's name", min_length = 1, max_length = 15, pattern = "^[A-Za-z0-9_@-][A-Za-z0-9_.@-]*$")),
+    params(("name" = String, Path, description = "The interface's name", example = "eth0", min_length = 1, max_length = 15, pattern = "^[A-Za-z0-9_@-][A-Za-z0-9_.@-]*$")),
     request_body(content = Option<StartBody>, description = "How to monitor it"),
     responses(
         (status = 200, description = "It is being monitored, or will be when it is back", body = InterfaceReply),
@@ -490,7 +490,7 @@ async fn restart(
     path = "/api/ntp/interfaces/{name}/status",
     operation_id = "interface_status",
     tag = "interfaces",
-    params(("name" = String, Path, description = "The interface's name", min_length = 1, max_length = 15, pattern = "^[A-Za-z0-9_@-][A-Za-z0-9_.@-]*$")),
+    params(("name" = String, Path, description = "The interface's name", example = "eth0", min_length = 1, max_length = 15, pattern = "^[A-Za-z0-9_@-][A-Za-z0-9_.@-]*$")),
     responses(
         (status = 200, description = "How it is", body = InterfaceReply),
         (status = 400, description = "The name cannot be"),

@@ -501,8 +501,8 @@ impl Catalogue {
         }
     }
 
-    /// Clients that were seen once only, or all, on all interfaces or one; the ones that were not
-    /// seen for longest, at most so many.
+    /// Of the clients that are picked, by key, when they were seen last and how many sessions they
+    /// had: the ones that were not seen for longest, at most so many.
     #[must_use]
     pub fn oldest(&self, most: usize, pick: impl Fn(&Key, i64, u64) -> bool) -> Vec<Key> {
         let mut found: Vec<(i64, Row)> = (0..self.keys.len())

@@ -2,7 +2,7 @@
 //! never called on an async thread.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::{Arc, Mutex, atomic::Ordering},
     thread,
@@ -17,7 +17,7 @@ use super::{
     client::ClientRecord,
     key::{InterfaceId, Key},
     lock, read,
-    rollup::{Count, Resolution},
+    rollup::{Count, Resolution, Rollup},
     search::Range,
     store::Reader,
     view::{
@@ -118,8 +118,15 @@ const RENEWED: (Duration, u32) = (Duration::from_secs(1), 10);
 const UNUSED: Duration = Duration::from_secs(60);
 /// Filters whose counts are remembered.
 const COUNTS: usize = 64;
+/// Ranges of addresses in a filter that is remembered.
+const RANGES: usize = 64;
 
 impl Orders {
+    /// Forgets those that nobody has asked for in a while.
+    pub(super) fn forget_unused(&self) {
+        lock(&self.made).retain(|_, made| made.used.elapsed() < UNUSED);
+    }
+
     /// The file was opened again: rows mean other clients.
     pub(super) fn forget(&self) {
         lock(&self.made).clear();
@@ -135,7 +142,6 @@ impl Shared {
             (catalogue.changes(), catalogue.len())
         };
         let mut made = lock(&self.orders.made);
-        made.retain(|_, made| now.duration_since(made.used) < UNUSED);
         if let Some(made) = made.get_mut(&sort) {
             made.used = now;
             let age = now.duration_since(made.at);
@@ -160,11 +166,13 @@ impl Shared {
     }
 
     fn make_order(&self, sort: Sort) -> Arc<Order> {
+        let asked = Instant::now();
         let _one = lock(&self.orders.making);
         let changes = read(&self.catalogue).changes();
         if let Some(made) = lock(&self.orders.made).get_mut(&sort) {
-            // Somebody else was quicker.
-            if made.order.changes == changes {
+            // Somebody else was quicker. What has changed since it was begun does not matter to
+            // those who had asked before: else each of them would make another, in turn.
+            if made.order.changes == changes || made.at >= asked {
                 made.renewing = false;
                 return Arc::clone(&made.order);
             }
@@ -194,6 +202,10 @@ impl Shared {
             return *count;
         }
         let count = catalogue.count(filter);
+        // A long list is not asked for again and again, and takes megabytes.
+        if filter.addresses.as_ref().map_or(0, Vec::len) > RANGES {
+            return count;
+        }
         let mut counts = lock(&self.orders.counts);
         if counts.len() >= COUNTS {
             counts.clear();
@@ -250,18 +262,19 @@ impl Shared {
 }
 
 impl History {
-    /// The numbers of interfaces by their names; names that are not known have none.
+    /// The numbers of interfaces by their names, each once; names that are not known have none.
     #[must_use]
     pub fn interface_numbers<'a>(
         &self,
         names: impl IntoIterator<Item = &'a str>,
     ) -> Vec<InterfaceId> {
         let known = read(&self.0.interfaces);
-        names
+        let numbers: BTreeSet<InterfaceId> = names
             .into_iter()
             .filter_map(|name| known.iter().position(|it| it == name))
             .map(|number| number as InterfaceId)
-            .collect()
+            .collect();
+        numbers.into_iter().collect()
     }
 
     /// A part of a list of clients.
@@ -570,11 +583,16 @@ impl History {
         let mut all = Vec::new();
         for (number, (name, ledger)) in names.into_iter().zip(ledgers).enumerate() {
             let number = number as InterfaceId;
-            let whole = reader.rollups(Resolution::All, number, 0..=0, 1)?.pop();
-            let last = reader
-                .rollups(Resolution::Minute, number, i64::MIN..=i64::MAX, 1)?
+            let whole = reader
+                .rollups(Resolution::All, number, 0..=0, 1, |_, rollup| {
+                    rollup.clone()
+                })?
                 .pop();
-            let rollup = whole.map(|(_, rollup)| rollup).unwrap_or_default();
+            let any = i64::MIN..=i64::MAX;
+            let last = reader
+                .rollups(Resolution::Minute, number, any, 1, |start, _| start)?
+                .pop();
+            let rollup = whole.unwrap_or_default();
             all.push(InterfaceStatistics {
                 interface_name: name,
                 client_count: read(&self.0.catalogue).count_on(number),
@@ -582,7 +600,7 @@ impl History {
                 other_sessions: ledger.other().exchanges,
                 forgotten_clients: ledger.forgotten_clients(),
                 forgotten_sessions: ledger.forgotten().exchanges,
-                last_active: last.map(|(start, _)| time(start.saturating_mul(1_000_000_000))),
+                last_active: last.map(|start| time(start.saturating_mul(1_000_000_000))),
                 activity: Activity::new(&rollup),
             });
         }
@@ -609,14 +627,13 @@ impl History {
             if interfaces.is_some_and(|them| !them.contains(&number)) {
                 continue;
             }
-            for (start, rollup) in reader.rollups(resolution, number, between.clone(), limit)? {
-                found.push(RollupView {
-                    interface_name: name.clone(),
-                    resolution: resolution.name().to_owned(),
-                    start: time(start.saturating_mul(1_000_000_000)),
-                    activity: Activity::new(&rollup),
-                });
-            }
+            let view = |start: i64, rollup: &Rollup| RollupView {
+                interface_name: name.clone(),
+                resolution: resolution.name().to_owned(),
+                start: time(start.saturating_mul(1_000_000_000)),
+                activity: Activity::new(rollup),
+            };
+            found.extend(reader.rollups(resolution, number, between.clone(), limit, view)?);
         }
         Ok(found)
     }

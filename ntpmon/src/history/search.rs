@@ -97,7 +97,16 @@ fn octet(text: &str) -> Result<u8, String> {
     text.parse()
         .ok()
         .filter(|_| is_written_so)
-        .ok_or_else(|| format!("'{text}' is no number from 0 to 255"))
+        .ok_or_else(|| format!("'{}' is no number from 0 to 255", shown(text)))
+}
+
+/// What somebody wrote, as far as a message has room for it.
+fn shown(text: &str) -> String {
+    const LONGEST: usize = 40;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 fn ipv6_prefix(text: &str) -> Result<Vec<Range>, String> {
@@ -146,7 +155,12 @@ fn group(text: &str) -> Result<u16, String> {
     u16::from_str_radix(text, 16)
         .ok()
         .filter(|_| is_written_so)
-        .ok_or_else(|| format!("'{text}' is no group of one to four hexadecimal digits"))
+        .ok_or_else(|| {
+            format!(
+                "'{}' is no group of one to four hexadecimal digits",
+                shown(text)
+            )
+        })
 }
 
 #[cfg(test)]
@@ -213,6 +227,13 @@ mod tests {
         ] {
             let error = parse(text).expect_err(text);
             assert!(error.contains(reason), "{text}: {error}");
+        }
+        for long in [
+            "1.".to_owned() + &"9".repeat(9999),
+            "a:".to_owned() + &"b".repeat(9999),
+        ] {
+            let error = parse(&long).expect_err("it is long");
+            assert!(error.len() < 200, "{error}");
         }
     }
 }

@@ -684,18 +684,20 @@ impl Reader {
         Ok(Clients(self.transaction.open_table(CLIENTS)?))
     }
 
-    /// Rollups of an interface that began between two times, in seconds since 1970, both
-    /// included: the latest `limit` of them, in the order of time.
+    /// What `view` makes of the rollups of an interface that began between two times, in seconds
+    /// since 1970, both included: of the latest `limit`, in the order of time. Each is forgotten
+    /// before the next is read: they take some 50 kB.
     ///
     /// # Errors
     /// When the file cannot be read, or holds what is no rollup.
-    pub fn rollups(
+    pub fn rollups<T>(
         &self,
         resolution: Resolution,
         interface: InterfaceId,
         between: std::ops::RangeInclusive<i64>,
         limit: usize,
-    ) -> Result<Vec<(i64, Rollup)>> {
+        mut view: impl FnMut(i64, &Rollup) -> T,
+    ) -> Result<Vec<T>> {
         let table = self.transaction.open_table(ROLLUPS)?;
         let resolution = resolution as u8;
         let range =
@@ -704,7 +706,7 @@ impl Reader {
         for item in table.range(range)?.rev().take(limit) {
             let (key, bytes) = item?;
             let rollup = Rollup::from_bytes(bytes.value()).context("a rollup cannot be read")?;
-            found.push((key.value().2, rollup));
+            found.push(view(key.value().2, &rollup));
         }
         found.reverse();
         Ok(found)

@@ -94,6 +94,8 @@ const RETRIES: [Duration; 5] = [
 ];
 /// Failures in a row that are not the disk's fault, after which the file is looked through.
 const FAULTS: usize = 3;
+/// How much the writer lets others go first.
+const NICE: i32 = 5;
 /// What a session takes in the file besides its record.
 const SESSION_OVERHEAD: u64 = 16;
 
@@ -174,6 +176,10 @@ impl Writer {
     }
 
     pub(super) fn run(mut self, requests: &Receiver<Request>) {
+        // Of Linux's threads each has its own: who asks, or empties a ring, goes first.
+        if let Err(error) = rustix::process::nice(NICE) {
+            tracing::debug!(%error, "lowering the priority of the thread that writes");
+        }
         let _ended = Ended(Arc::clone(&self.shared));
         let mut begun = Instant::now();
         loop {
@@ -491,13 +497,15 @@ impl Writer {
         writer.commit(numbers.flushes)?;
         stages.end("commit");
 
-        self.numbers = numbers;
         if merge {
             self.last_checkpoint = Instant::now();
         }
         // Only now: who waited through a flush that failed has not asked twice.
         plan.asked.iter().for_each(|key| self.doorkeeper.note(key));
         self.apply(&deltas, plan, generation);
+        // Last: should that have ended in a panic, the number in the file, one higher than this,
+        // says that the deltas were written.
+        self.numbers = numbers;
         stages.end("apply");
         stages.tell();
         let mut known = lock(&self.shared.documents);
@@ -793,6 +801,7 @@ impl Writer {
             return Ok(());
         }
         self.last_tidy = Instant::now();
+        self.shared.orders.forget_unused();
         let retention = read(&self.shared.settings).retention;
         if let Some(age) = retention.clients {
             let catalogue = read(&self.shared.catalogue);

@@ -34,7 +34,7 @@ pub(super) struct Loading {
     _directory: DataDirectory,
 }
 
-/// Between two looks whether there is enough to be written.
+/// Exchanges between two looks whether there is enough to be written.
 const LOOKS: u64 = 1024;
 
 impl Loading {
@@ -70,6 +70,14 @@ impl Loading {
             .or_insert_with(|| history.feed(interfaces.name(interface).unwrap_or(unnamed)))
     }
 
+    /// Waits for the writer: it is told too when a feed is full, but a file is read faster.
+    fn write_if_full(&self) -> Result<()> {
+        if self.feeds.values().any(Feed::is_full) {
+            self.history.flush().context("writing the history")?;
+        }
+        Ok(())
+    }
+
     fn publish(&mut self, totals: &Totals, interfaces: &Interfaces) {
         if let Some((interface, _)) = self.current {
             let last = self.last;
@@ -99,8 +107,8 @@ impl Target for Loading {
         let feed = self.feed(interface, interfaces);
         feed.exchange(&exchange);
         self.exchanges += 1;
-        if self.exchanges.is_multiple_of(LOOKS) && self.feeds.values().any(Feed::is_full) {
-            self.history.flush().context("writing the history")?;
+        if self.exchanges.is_multiple_of(LOOKS) {
+            self.write_if_full()?;
         }
         Ok(())
     }
@@ -118,6 +126,8 @@ impl Target for Loading {
             self.publish(totals, interfaces);
             self.feed(interface, interfaces).resume(totals);
             self.current = Some(place);
+            // A minute may have few packets, and what is folded has room for few minutes.
+            self.write_if_full()?;
         }
         self.last = unix;
         Ok(())
@@ -125,5 +135,44 @@ impl Target for Loading {
 
     fn pause(&mut self) -> Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::history::{
+        made::{BEGIN, SECOND, ask},
+        rollup::{Count, Resolution},
+    };
+
+    #[test]
+    fn of_a_file_with_one_packet_a_minute_each_is_counted_in_its_own() {
+        const MINUTES: i64 = 500;
+        let directory = TempDir::new().unwrap();
+        let mut loading = Loading::open(directory.path(), Settings::default(), "file").unwrap();
+        let mut interfaces = Interfaces::default();
+        interfaces.number(0, None);
+        let mut totals = Totals::default();
+        for minute in 0..MINUTES {
+            let at = BEGIN + minute * 60 * SECOND;
+            loading.packet(0, at, &totals, &interfaces).unwrap();
+            totals.requests += 1;
+            loading.take(ask(7, at).exchange(), &interfaces).unwrap();
+        }
+        loading.finish(&totals, &interfaces).unwrap();
+        let history = History::open(directory.path(), Settings::default()).unwrap();
+        let rollups = history
+            .rollups(None, Resolution::Minute, i64::MIN..=i64::MAX, 1000)
+            .unwrap();
+        assert_eq!(rollups.len() as i64, MINUTES);
+        for rollup in &rollups {
+            for count in [Count::exchanges, Count::requests] {
+                assert_eq!(rollup.activity.counts[count.name()], 1, "{}", rollup.start);
+            }
+        }
+        history.stop();
     }
 }

@@ -231,6 +231,7 @@ pub(crate) fn growth() -> Result<Figures> {
         let begun = Instant::now();
         served.export("csv")?;
         let export = begun.elapsed();
+        let memory = resident();
         served.stop();
         history.stop();
         let now = [
@@ -239,7 +240,7 @@ pub(crate) fn growth() -> Result<Figures> {
             seconds(page.p99),
             seconds(deep.p99),
             seconds(export),
-            resident() as f64,
+            memory as f64,
         ];
         let texts = [
             format!("{:.0}", now[0]),
