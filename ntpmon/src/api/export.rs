@@ -380,7 +380,7 @@ mod tests {
         // One is read to its end, the others are given up in the middle.
         let mut read = responses.pop().unwrap().into_body();
         assert!(read.frame().await.unwrap().unwrap().is_data());
-        drop(responses);
+        responses.clear();
         let rest = read.collect().await.unwrap().to_bytes();
         assert!(rest.ends_with(b"}\n"));
         for _ in 0..500 {
