@@ -345,16 +345,27 @@ mod tests {
         assert_eq!(answer.text().lines().count(), 8);
         // No body is everything, as JSON.
         assert_eq!(send(&router, EXPORT, "").await.json()["count"], 50);
-        for (body, part) in [
-            (r#"{"format": "xml"}"#, "format"),
-            (r#"{"limit": 0}"#, "limit"),
-            (r#"{"limit": -1}"#, "limit"),
-            ("[]", "the body"),
-            ("{", "not JSON"),
+        let some = r#"{"filters": {"search_ip": "0.0.0.40/29", "version": 4}}"#;
+        assert_eq!(send(&router, EXPORT, some).await.json()["count"], 8);
+        for (body, code, part) in [
+            (r#"{"format": "xml"}"#, "invalid_parameter", "'xml'"),
+            (r#"{"limit": 0}"#, "invalid_parameter", "limit"),
+            (r#"{"limit": -1}"#, "invalid_parameter", "limit"),
+            (
+                r#"{"filters": {"colour": 1}}"#,
+                "unknown_parameter",
+                "colour",
+            ),
+            (r#"{"filter": {}}"#, "unknown_parameter", "'filters'"),
+            (
+                r#"{"filters": {"search_ip": "300.1.1.1"}}"#,
+                "invalid_parameter",
+                "300.1.1.1",
+            ),
+            ("[]", "invalid_body", "the body"),
+            ("{", "invalid_body", "not JSON"),
         ] {
-            let message = send(&router, EXPORT, body)
-                .await
-                .failed(400, "invalid_body");
+            let message = send(&router, EXPORT, body).await.failed(400, code);
             assert!(message.contains(part), "{message}");
         }
     }
