@@ -42,12 +42,11 @@ use crate::history::{
     History,
     catalogue::Filter,
     export::{ExportError, Format},
-    query::QueryError,
 };
 
 /// Exports at once: each has a thread, which is busy as long as its reader is quick.
 const AT_ONCE: usize = 4;
-/// Bytes of a piece, about.
+/// The most bytes of a piece.
 const PIECE: usize = 64 * 1024;
 /// Pieces that wait for their reader.
 const WAITING: usize = 4;
@@ -64,7 +63,7 @@ pub(super) fn reading() -> OpenApiRouter<State> {
 #[derive(Clone, Debug)]
 struct Places(Arc<Semaphore>);
 
-/// How clients can be written.
+/// Every format by its name.
 const FORMATS: &[(&str, Format)] = &[
     (Format::Json.name(), Format::Json),
     (Format::Csv.name(), Format::Csv),
@@ -72,39 +71,33 @@ const FORMATS: &[(&str, Format)] = &[
     (Format::Parquet.name(), Format::Parquet),
 ];
 
-/// More cannot be told exactly by a number in JSON.
-const MOST: u64 = (1 << 53) - 1;
-
-/// What is exported.
+/// What is exported; read by [`Parameters`]. What is left out is not asked for.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
-#[allow(
+#[expect(
     dead_code,
-    unused_qualifications,
-    reason = "it is only described, by a macro: the values are read by Parameters"
+    reason = "it is only described: the values are read by Parameters"
 )]
 struct ExportBody {
-    /// How it is written; JSON where nothing is said.
-    format: Option<FileFormat>,
-    /// At most so many clients; all, where nothing is said.
-    #[schema(minimum = 1, maximum = 9_007_199_254_740_991_u64)]
+    /// How it is written; json unless told otherwise.
+    #[schema(inline)]
+    format: Option<FormatName>,
+    /// At most so many clients; all, unless told otherwise.
+    #[schema(minimum = 1)]
     limit: Option<u64>,
-    /// Which clients; all, where nothing is said.
+    /// What clients are picked by.
     filters: Option<Filters>,
 }
 
-/// How clients are written.
+/// json: an object with all clients in it; csv: the names in the first line, a client a line;
+/// ndjson: an object a line; parquet: a table of Apache Parquet.
 #[derive(ToSchema)]
 #[schema(rename_all = "lowercase")]
-#[allow(dead_code, reason = "it is only described")]
-enum FileFormat {
-    /// One object: `{"success": true, "data": [a client, …], "count": how many}`.
+#[expect(dead_code, reason = "it is only described")]
+enum FormatName {
     Json,
-    /// The names in the first line, a client a line.
     Csv,
-    /// A client a line, each an object.
     Ndjson,
-    /// A table of Apache Parquet.
     Parquet,
 }
 
@@ -156,11 +149,13 @@ impl Pieces {
 
 impl Write for Pieces {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.collected.extend(bytes);
-        if self.collected.len() >= PIECE {
+        // What comes at once may be large.
+        let taken = bytes.len().min(PIECE - self.collected.len());
+        self.collected.extend(&bytes[..taken]);
+        if self.collected.len() == PIECE {
             self.pass_on()?;
         }
-        Ok(bytes.len())
+        Ok(taken)
     }
 
     /// Nothing is passed on before there is a piece of it, or all is written.
@@ -202,10 +197,8 @@ fn begin(
 impl From<ExportError> for ApiError {
     fn from(error: ExportError) -> Self {
         match error {
-            ExportError::Query(error @ QueryError::Unavailable(_)) => {
-                Self::unavailable("history_unavailable", error.to_string())
-            }
-            error => Self::internal(&error.into()),
+            ExportError::Query(error) => error.into(),
+            error @ ExportError::Write(_) => Self::internal(&error.into()),
         }
     }
 }
@@ -236,11 +229,11 @@ async fn export(
     OptionalJson(body): OptionalJson<Parameters>,
 ) -> Result<Response, ApiError> {
     body.only(&[&["format", "limit", "filters"]])?;
-    let format = body.word("format", FORMATS)?.unwrap_or_default();
-    let limit = body.number("limit", 1..=MOST)?.unwrap_or(u64::MAX);
     let filters = body.object("filters", "filters.")?;
     filters.only(&[FILTERS])?;
     let filter = filters.filter(&state.history)?;
+    let format = body.word("format", FORMATS)?.unwrap_or_default();
+    let limit = body.number("limit", 1..=u64::MAX)?.unwrap_or(u64::MAX);
     let place = places.try_acquire_owned().map_err(|_| {
         ApiError::unavailable(
             "too_busy",
@@ -352,16 +345,27 @@ mod tests {
         assert_eq!(answer.text().lines().count(), 8);
         // No body is everything, as JSON.
         assert_eq!(send(&router, EXPORT, "").await.json()["count"], 50);
-        for (body, part) in [
-            (r#"{"format": "xml"}"#, "format"),
-            (r#"{"limit": 0}"#, "limit"),
-            (r#"{"limit": -1}"#, "limit"),
-            ("[]", "the body"),
-            ("{", "not JSON"),
+        let some = r#"{"filters": {"search_ip": "0.0.0.40/29", "version": 4}}"#;
+        assert_eq!(send(&router, EXPORT, some).await.json()["count"], 8);
+        for (body, code, part) in [
+            (r#"{"format": "xml"}"#, "invalid_body", "'xml'"),
+            (r#"{"limit": 0}"#, "invalid_body", "limit"),
+            (r#"{"limit": -1}"#, "invalid_body", "limit"),
+            (
+                r#"{"filters": {"colour": 1}}"#,
+                "unknown_parameter",
+                "colour",
+            ),
+            (r#"{"filter": {}}"#, "unknown_parameter", "'filters'"),
+            (
+                r#"{"filters": {"search_ip": "300.1.1.1"}}"#,
+                "invalid_body",
+                "300.1.1.1",
+            ),
+            ("[]", "invalid_body", "the body"),
+            ("{", "invalid_body", "not JSON"),
         ] {
-            let message = send(&router, EXPORT, body)
-                .await
-                .failed(400, "invalid_body");
+            let message = send(&router, EXPORT, body).await.failed(400, code);
             assert!(message.contains(part), "{message}");
         }
     }
