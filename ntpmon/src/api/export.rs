@@ -4,7 +4,6 @@
 
 use std::{
     io::{self, Write},
-    num::NonZeroU64,
     sync::Arc,
     time::Duration,
 };
@@ -19,7 +18,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
-use serde::Deserialize;
 use tokio::{
     runtime::Handle,
     sync::{
@@ -31,17 +29,24 @@ use tokio::{
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{PARQUET, State, error::ApiError, extract::OptionalJson};
+use super::{
+    PARQUET, State,
+    error::ApiError,
+    extract::OptionalJson,
+    history::{
+        parameters::{FILTERS, Parameters},
+        schema::Filters,
+    },
+};
 use crate::history::{
     History,
     catalogue::Filter,
     export::{ExportError, Format},
-    query::QueryError,
 };
 
 /// Exports at once: each has a thread, which is busy as long as its reader is quick.
 const AT_ONCE: usize = 4;
-/// Bytes of a piece, about.
+/// The most bytes of a piece.
 const PIECE: usize = 64 * 1024;
 /// Pieces that wait for their reader.
 const WAITING: usize = 4;
@@ -58,39 +63,42 @@ pub(super) fn reading() -> OpenApiRouter<State> {
 #[derive(Clone, Debug)]
 struct Places(Arc<Semaphore>);
 
-/// What is exported. What is left out is not asked for.
-#[derive(Debug, Default, Deserialize, ToSchema)]
+/// Every format by its name.
+const FORMATS: &[(&str, Format)] = &[
+    (Format::Json.name(), Format::Json),
+    (Format::Csv.name(), Format::Csv),
+    (Format::Ndjson.name(), Format::Ndjson),
+    (Format::Parquet.name(), Format::Parquet),
+];
+
+/// What is exported; read by [`Parameters`]. What is left out is not asked for.
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(
+    dead_code,
+    reason = "it is only described: the values are read by Parameters"
+)]
 struct ExportBody {
-    /// How it is written; JSON where nothing is said.
-    format: Option<FileFormat>,
-    /// At most so many clients; all, where nothing is said.
-    #[schema(value_type = Option<u64>, minimum = 1)]
-    limit: Option<NonZeroU64>,
+    /// How it is written; json unless told otherwise.
+    #[schema(inline)]
+    format: Option<FormatName>,
+    /// At most so many clients; all, unless told otherwise.
+    #[schema(minimum = 1)]
+    limit: Option<u64>,
+    /// What clients are picked by.
+    filters: Option<Filters>,
 }
 
-/// How clients are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-enum FileFormat {
-    /// One object: `{"success": true, "data": [a client, …], "count": how many}`.
+/// json: an object with all clients in it; csv: the names in the first line, a client a line;
+/// ndjson: an object a line; parquet: a table of Apache Parquet.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "it is only described")]
+enum FormatName {
     Json,
-    /// The names in the first line, a client a line.
     Csv,
-    /// A client a line, each an object.
     Ndjson,
-    /// A table of Apache Parquet.
     Parquet,
-}
-
-impl From<FileFormat> for Format {
-    fn from(format: FileFormat) -> Self {
-        match format {
-            FileFormat::Json => Self::Json,
-            FileFormat::Csv => Self::Csv,
-            FileFormat::Ndjson => Self::Ndjson,
-            FileFormat::Parquet => Self::Parquet,
-        }
-    }
 }
 
 const fn content_type(format: Format) -> &'static str {
@@ -141,11 +149,13 @@ impl Pieces {
 
 impl Write for Pieces {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.collected.extend(bytes);
-        if self.collected.len() >= PIECE {
+        // What comes at once may be large.
+        let taken = bytes.len().min(PIECE - self.collected.len());
+        self.collected.extend(&bytes[..taken]);
+        if self.collected.len() == PIECE {
             self.pass_on()?;
         }
-        Ok(bytes.len())
+        Ok(taken)
     }
 
     /// Nothing is passed on before there is a piece of it, or all is written.
@@ -187,10 +197,8 @@ fn begin(
 impl From<ExportError> for ApiError {
     fn from(error: ExportError) -> Self {
         match error {
-            ExportError::Query(error @ QueryError::Unavailable(_)) => {
-                Self::unavailable("history_unavailable", error.to_string())
-            }
-            error => Self::internal(&error.into()),
+            ExportError::Query(error) => error.into(),
+            error @ ExportError::Write(_) => Self::internal(&error.into()),
         }
     }
 }
@@ -218,11 +226,14 @@ impl From<ExportError> for ApiError {
 async fn export(
     state: State,
     Extension(Places(places)): Extension<Places>,
-    OptionalJson(body): OptionalJson<ExportBody>,
+    OptionalJson(body): OptionalJson<Parameters>,
 ) -> Result<Response, ApiError> {
-    let format = body.format.map_or_else(Format::default, Format::from);
-    let limit = body.limit.map_or(u64::MAX, NonZeroU64::get);
-    let filter = Filter::default();
+    body.only(&[&["format", "limit", "filters"]])?;
+    let filters = body.object("filters", "filters.")?;
+    filters.only(&[FILTERS])?;
+    let filter = filters.filter(&state.history)?;
+    let format = body.word("format", FORMATS)?.unwrap_or_default();
+    let limit = body.number("limit", 1..=u64::MAX)?.unwrap_or(u64::MAX);
     let place = places.try_acquire_owned().map_err(|_| {
         ApiError::unavailable(
             "too_busy",
@@ -334,16 +345,27 @@ mod tests {
         assert_eq!(answer.text().lines().count(), 8);
         // No body is everything, as JSON.
         assert_eq!(send(&router, EXPORT, "").await.json()["count"], 50);
-        for (body, part) in [
-            (r#"{"format": "xml"}"#, "format"),
-            (r#"{"limit": 0}"#, "limit"),
-            (r#"{"limit": -1}"#, "limit"),
-            ("[]", "the body"),
-            ("{", "not JSON"),
+        let some = r#"{"filters": {"search_ip": "0.0.0.40/29", "version": 4}}"#;
+        assert_eq!(send(&router, EXPORT, some).await.json()["count"], 8);
+        for (body, code, part) in [
+            (r#"{"format": "xml"}"#, "invalid_parameter", "'xml'"),
+            (r#"{"limit": 0}"#, "invalid_parameter", "limit"),
+            (r#"{"limit": -1}"#, "invalid_parameter", "limit"),
+            (
+                r#"{"filters": {"colour": 1}}"#,
+                "unknown_parameter",
+                "colour",
+            ),
+            (r#"{"filter": {}}"#, "unknown_parameter", "'filters'"),
+            (
+                r#"{"filters": {"search_ip": "300.1.1.1"}}"#,
+                "invalid_parameter",
+                "300.1.1.1",
+            ),
+            ("[]", "invalid_body", "the body"),
+            ("{", "invalid_body", "not JSON"),
         ] {
-            let message = send(&router, EXPORT, body)
-                .await
-                .failed(400, "invalid_body");
+            let message = send(&router, EXPORT, body).await.failed(400, code);
             assert!(message.contains(part), "{message}");
         }
     }
@@ -362,7 +384,7 @@ mod tests {
         // One is read to its end, the others are given up in the middle.
         let mut read = responses.pop().unwrap().into_body();
         assert!(read.frame().await.unwrap().unwrap().is_data());
-        drop(responses);
+        responses.clear();
         let rest = read.collect().await.unwrap().to_bytes();
         assert!(rest.ends_with(b"}\n"));
         for _ in 0..500 {

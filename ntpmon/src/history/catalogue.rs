@@ -400,8 +400,8 @@ impl Catalogue {
             let last = match &filter.addresses {
                 None => [0xff; 16],
                 Some(ranges) => {
-                    let ahead = ranges.iter().filter(|range| *range.end() >= from.address);
-                    let Some(range) = ahead.min_by_key(|range| range.start()) else {
+                    let place = ranges.partition_point(|range| *range.end() < from.address);
+                    let Some(range) = ranges.get(place) else {
                         return (found, None);
                     };
                     from = from.max(Key::new(*range.start(), 0));
@@ -418,8 +418,7 @@ impl Catalogue {
                     found.push(*key);
                 }
             }
-            // A look at a client costs as much as one at some ranges.
-            looked_at += filter.addresses.as_ref().map_or(0, Vec::len) / 16;
+            looked_at += 1;
             match last.next() {
                 Some(next) if looked_at > LOOKED_AT => return (found, Some(next)),
                 Some(next) => from = next,

@@ -230,7 +230,7 @@ impl Parameters {
     }
 
     /// What one of some words stands for.
-    pub(super) fn word<T: Copy>(
+    pub(in crate::api) fn word<T: Copy>(
         &self,
         name: &str,
         words: &[(&str, T)],
@@ -307,7 +307,11 @@ impl Parameters {
     }
 
     /// An object in a body, with names of its own.
-    pub(super) fn object(&self, name: &'static str, place: &'static str) -> Result<Self, ApiError> {
+    pub(in crate::api) fn object(
+        &self,
+        name: &'static str,
+        place: &'static str,
+    ) -> Result<Self, ApiError> {
         let values = self.made(name, "an object, {…}", |value| value.as_object().cloned())?;
         Ok(Self {
             values: values.unwrap_or_default(),

@@ -210,7 +210,7 @@ fn a_limit_and_a_filter_hold_in_every_format() {
         assert_eq!(lines.lines().count() as u64, limit + 1);
     }
     let few = Filter {
-        addresses: Some(vec![address(4990)..=address(6000), address(7)..=address(8)]),
+        addresses: Some(vec![address(7)..=address(8), address(4990)..=address(6000)]),
         ..Filter::default()
     };
     for format in Format::EACH {
