@@ -196,9 +196,14 @@ impl Parameters {
 
     fn refuse(&self, name: &str, value: &Value, expected: &str) -> ApiError {
         let name = format!("{}{name}", self.place);
-        match value {
-            Value::String(text) => ApiError::invalid_parameter(&name, text, expected),
-            other => ApiError::invalid_parameter(&name, other, expected),
+        let value = match value {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let error = ApiError::invalid_parameter(&name, value, expected);
+        match self.written {
+            Written::Query => error,
+            Written::Json => ApiError::invalid_body(error.message),
         }
     }
 

@@ -27,6 +27,7 @@ use crate::{
 const CLIENTS: &str = "/api/ntp/history/clients";
 const SEARCH: &str = "/api/ntp/history/search";
 const CLEANUP: &str = "/api/ntp/history/cleanup";
+const EXPORT: &str = "/api/ntp/history/export";
 /// 192.0.2.0 and 198.51.100.0.
 const NETWORKS: [u32; 2] = [0xc000_0200, 0xc633_6400];
 /// Records that are fed: 30 clients on eth0, 10 of them and 5 others on eth1.
@@ -727,6 +728,44 @@ async fn a_cleanup_counts_first_and_then_removes_what_it_counted() {
     assert!(fed.all().await.is_empty());
     fed.post(CLEANUP, &json!({"before": "9999-01-01T00:00:00Z"}))
         .await;
+}
+
+#[tokio::test]
+async fn an_export_has_what_its_filters_pick_and_a_wrong_one_is_refused() {
+    let fed = fed();
+    for (filters, count) in [
+        (json!({}), RECORDS),
+        (json!({"interface_name": "eth1"}), 15),
+        (
+            json!({"client_ips": ["192.0.2.7"], "interface_names": ["eth0"]}),
+            1,
+        ),
+        (json!({"search_ip": "203.0.113.0/24"}), 0),
+    ] {
+        let body = json!({"format": "json", "limit": 1000, "filters": filters});
+        let exported = fed.post(EXPORT, &body).await;
+        let search = json!({
+            "filters": filters,
+            "pagination": {"page_size": 1000},
+            "sort": "client_ip",
+            "order": "asc",
+        });
+        let searched = fed.post(SEARCH, &search).await;
+        assert_eq!(exported["data"], searched["data"], "{body}");
+        assert_eq!(exported["count"], count, "{body}");
+    }
+    for (body, word) in [
+        (json!({"format": "xml"}), "json, csv, ndjson or parquet"),
+        (json!({"limit": 0}), "limit is '0'"),
+        (json!({"limit": "5"}), "limit is '5'"),
+        (json!({"filter": {}}), "'filters'"),
+        (json!({"filters": {"version": 8}}), "filters.version is '8'"),
+        (json!({"filters": {"page": 1}}), "'filters.page'"),
+    ] {
+        let answer = send(&fed.router, EXPORT, body.to_string()).await;
+        assert_eq!(answer.status, 400, "{body}: {}", answer.text());
+        assert!(answer.text().contains(word), "{}", answer.text());
+    }
 }
 
 #[tokio::test]
