@@ -6,6 +6,7 @@ pub mod error;
 pub mod extract;
 
 mod auth;
+mod export;
 mod health;
 mod history;
 mod interfaces;
@@ -143,7 +144,9 @@ impl SharedTokens {
 
 /// The routes that need read scope.
 fn reading() -> OpenApiRouter<State> {
-    interfaces::reading().merge(history::reading())
+    interfaces::reading()
+        .merge(history::reading())
+        .merge(export::reading())
 }
 
 /// The routes that change something, so need admin scope.

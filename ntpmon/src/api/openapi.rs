@@ -192,3 +192,79 @@ fn page(file: &str, config: Arc<Config<'static>>) -> Result<Response, ApiError> 
     )
         .into_response())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    const TEXT: &str = include_str!("../../../docs/api.md");
+
+    /// What follows on a heading, up to the next of its kind or above.
+    fn section(heading: &str) -> &'static str {
+        let level = heading.split(' ').next().unwrap();
+        let (_, rest) = TEXT
+            .split_once(&format!("\n{heading}\n"))
+            .unwrap_or_else(|| panic!("docs/api.md has no '{heading}'"));
+        let end = (1..=level.len())
+            .filter_map(|level| rest.find(&format!("\n{} ", "#".repeat(level))))
+            .min();
+        &rest[..end.unwrap_or(rest.len())]
+    }
+
+    /// The names of fields in a schema, also of those in them.
+    fn fields(document: &Value, schema: &Value, found: &mut BTreeSet<String>) {
+        if let Some(name) = schema["$ref"].as_str() {
+            let name = name.rsplit('/').next().unwrap();
+            fields(document, &document["components"]["schemas"][name], found);
+        }
+        for kind in ["oneOf", "allOf", "anyOf"] {
+            for part in schema[kind].as_array().into_iter().flatten() {
+                fields(document, part, found);
+            }
+        }
+        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+            found.insert(name.clone());
+            fields(document, field, found);
+        }
+    }
+
+    #[test]
+    fn the_text_for_people_has_every_route_with_every_parameter_and_no_other() {
+        let (_, read) = crate::api::reading().split_for_parts();
+        let (_, admin) = crate::api::changing().split_for_parts();
+        let document = serde_json::to_value(super::document(read, admin)).unwrap();
+        let mut routes = BTreeSet::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                let route = format!("{} {path}", method.to_uppercase());
+                let mut names = BTreeSet::new();
+                for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                    names.insert(parameter["name"].as_str().unwrap().to_owned());
+                }
+                let body = &operation["requestBody"]["content"]["application/json"]["schema"];
+                fields(&document, body, &mut names);
+                let text = section(&format!("### {route}"));
+                for name in names {
+                    assert!(
+                        [text, section("## Filters")]
+                            .iter()
+                            .any(|text| text.contains(&format!("`{name}`"))
+                                || text.contains(&format!("`{{{name}}}`"))),
+                        "docs/api.md says nothing of {name} under {route}"
+                    );
+                }
+                routes.insert(route);
+            }
+        }
+        let told: BTreeSet<String> = TEXT
+            .lines()
+            .filter_map(|line| line.strip_prefix("### "))
+            .filter(|title| title.contains(" /"))
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(told, routes);
+        assert!(routes.len() > 15, "{routes:?}");
+    }
+}

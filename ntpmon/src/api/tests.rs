@@ -132,23 +132,23 @@ fn panic_now() -> &'static str {
     panic!("a test's own panic")
 }
 
-struct Answer {
-    status: StatusCode,
-    headers: axum::http::HeaderMap,
-    body: Bytes,
+pub(in crate::api) struct Answer {
+    pub(in crate::api) status: StatusCode,
+    pub(in crate::api) headers: axum::http::HeaderMap,
+    pub(in crate::api) body: Bytes,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(in crate::api) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    fn text(&self) -> &str {
+    pub(in crate::api) fn text(&self) -> &str {
         str::from_utf8(&self.body).unwrap()
     }
 
     /// It is a failure in the envelope, nothing else in it.
-    fn failed(&self, status: u16, code: &str) -> String {
+    pub(in crate::api) fn failed(&self, status: u16, code: &str) -> String {
         assert_eq!(self.status.as_u16(), status, "{}", self.text());
         assert_eq!(self.headers[CONTENT_TYPE], "application/json");
         let value = self.json();
@@ -163,7 +163,7 @@ impl Answer {
     }
 }
 
-fn request(method: &str, path: &str) -> axum::http::request::Builder {
+pub(in crate::api) fn request(method: &str, path: &str) -> axum::http::request::Builder {
     HttpRequest::builder()
         .method(method)
         .uri(path)
@@ -171,7 +171,7 @@ fn request(method: &str, path: &str) -> axum::http::request::Builder {
         .extension(ConnectInfo::<SocketAddr>(LOOPBACK.parse().unwrap()))
 }
 
-async fn ask(router: &Router, request: HttpRequest<Body>) -> Answer {
+pub(in crate::api) async fn ask(router: &Router, request: HttpRequest<Body>) -> Answer {
     let response = router.clone().oneshot(request).await.unwrap();
     let (parts, body) = response.into_parts();
     Answer {
@@ -181,11 +181,11 @@ async fn ask(router: &Router, request: HttpRequest<Body>) -> Answer {
     }
 }
 
-async fn fetch(router: &Router, path: &str) -> Answer {
+pub(in crate::api) async fn fetch(router: &Router, path: &str) -> Answer {
     ask(router, request("GET", path).body(Body::empty()).unwrap()).await
 }
 
-async fn send(router: &Router, path: &str, body: impl Into<Body>) -> Answer {
+pub(in crate::api) async fn send(router: &Router, path: &str, body: impl Into<Body>) -> Answer {
     let request = request("POST", path).header(CONTENT_TYPE, "application/json");
     ask(router, request.body(body.into()).unwrap()).await
 }

@@ -46,7 +46,7 @@ pub enum Sort {
 /// What clients are picked by.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Filter {
-    /// Addresses: any of the ranges. All, where there is none.
+    /// Addresses: any of the ranges, which are in order and apart. All, where there is none.
     pub addresses: Option<Vec<RangeInclusive<[u8; 16]>>>,
     /// Any of these interfaces.
     pub interfaces: Option<Vec<InterfaceId>>,
@@ -100,6 +100,9 @@ pub struct Catalogue {
     /// Grows with each change.
     changes: u64,
 }
+
+/// Clients that are looked at while the catalogue is locked: less than a millisecond.
+const LOOKED_AT: usize = 20_000;
 
 const CLOCK: u8 = 3;
 const ANSWERED: u8 = 4;
@@ -330,7 +333,8 @@ impl Catalogue {
                 .is_none_or(|them| them.contains(&self.keys[row].interface()))
             && filter.addresses.as_ref().is_none_or(|ranges| {
                 let address = &self.keys[row].address;
-                ranges.iter().any(|range| range.contains(address))
+                let place = ranges.partition_point(|range| range.end() < address);
+                ranges.get(place).is_some_and(|it| it.contains(address))
             })
     }
 
@@ -383,15 +387,45 @@ impl Catalogue {
         Some(found)
     }
 
-    /// The clients from a key on that are picked, at most so many, in the order of their keys.
+    /// The clients from a key on that are picked, at most so many, in the order of their keys, and
+    /// where to go on; nothing at the end. Only so many are looked at, whether they are picked or
+    /// not: whoever asks for all holds no lock for long.
     #[must_use]
-    pub fn from_key(&self, from: &Key, filter: &Filter, most: usize) -> Vec<Key> {
-        self.index
-            .range(*from..)
-            .filter(|(_, row)| self.is_picked(**row, filter))
-            .map(|(key, _)| *key)
-            .take(most)
-            .collect()
+    pub fn from_key(&self, from: &Key, filter: &Filter, most: usize) -> (Vec<Key>, Option<Key>) {
+        let mut from = *from;
+        let mut found = Vec::new();
+        let mut looked_at = 0;
+        loop {
+            // What no range has is jumped over.
+            let last = match &filter.addresses {
+                None => [0xff; 16],
+                Some(ranges) => {
+                    let ahead = ranges.iter().filter(|range| *range.end() >= from.address);
+                    let Some(range) = ahead.min_by_key(|range| range.start()) else {
+                        return (found, None);
+                    };
+                    from = from.max(Key::new(*range.start(), 0));
+                    *range.end()
+                }
+            };
+            let last = Key::new(last, InterfaceId::MAX);
+            for (key, row) in self.index.range(from..=last) {
+                if found.len() == most || looked_at > LOOKED_AT {
+                    return (found, Some(*key));
+                }
+                looked_at += 1;
+                if self.is_picked(*row, filter) {
+                    found.push(*key);
+                }
+            }
+            // A look at a client costs as much as one at some ranges.
+            looked_at += filter.addresses.as_ref().map_or(0, Vec::len) / 16;
+            match last.next() {
+                Some(next) if looked_at > LOOKED_AT => return (found, Some(next)),
+                Some(next) => from = next,
+                None => return (found, None),
+            }
+        }
     }
 
     /// The picked clients after a key, or before it where the greatest come first, at most so many;

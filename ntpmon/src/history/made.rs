@@ -127,6 +127,11 @@ impl Ask {
     }
 }
 
+/// As while the file is compacted, or after it was lost.
+pub(crate) fn close(history: &super::History) {
+    *super::write(&history.0.readable) = None;
+}
+
 /// Requests of so many clients, in no order of time.
 pub(crate) fn asks(clients: u32, count: Range<usize>) -> impl Strategy<Value = Vec<Ask>> {
     let one = (

@@ -8,11 +8,12 @@
 
 pub mod catalogue;
 pub mod client;
+pub mod export;
 pub mod fold;
 pub mod histogram;
 pub mod key;
 #[cfg(test)]
-mod made;
+pub(crate) mod made;
 pub mod query;
 pub mod rollup;
 pub mod search;

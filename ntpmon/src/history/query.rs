@@ -18,6 +18,7 @@ use super::{
     key::{InterfaceId, Key},
     lock, read,
     rollup::{Count, Resolution},
+    search::Range,
     store::Reader,
     view::{
         Activity, Client, ClientDetail, HistoryHealth, HourOfClient, InterfaceStatistics,
@@ -33,7 +34,10 @@ pub enum QueryError {
     #[error("the history cannot be read at the moment: {0}")]
     Unavailable(String),
     /// The cursor is none that was given out.
-    #[error("'{0}' is no cursor: take next_cursor of the page before, or leave it out")]
+    #[error(
+        "'{0}' is no cursor of this list: take next_cursor of the page before, with the same sort \
+         and order, or leave it out"
+    )]
     Cursor(String),
     /// Reading failed.
     #[error(transparent)]
@@ -62,6 +66,13 @@ pub struct ClientQuery {
     pub part: Part,
     /// How many.
     pub size: usize,
+}
+
+impl ClientQuery {
+    /// A number for each order that there is.
+    const fn order(&self) -> u8 {
+        (self.sort as u8) << 1 | self.descending as u8
+    }
 }
 
 /// Some of the clients that were asked for.
@@ -218,7 +229,7 @@ impl Shared {
             })
             .collect();
         drop(pending);
-        let clients = reader.clients()?;
+        let mut clients = reader.clients()?.remembering();
         for (key, record) in keys.iter().zip(&mut records) {
             if let Some(mut known) = clients.get(key)? {
                 if let Some(waiting) = record {
@@ -262,7 +273,7 @@ impl History {
         Ok(ClientPage {
             clients: self.clients_of(&keys)?,
             total,
-            next_cursor: next.map(Cursor::to_text),
+            next_cursor: next.map(|cursor| cursor.to_text(query)),
         })
     }
 
@@ -285,7 +296,8 @@ impl History {
         let shared = &self.0;
         let cursor = match &query.part {
             Part::After(Some(text)) => {
-                Some(Cursor::from_text(text).ok_or_else(|| QueryError::Cursor(text.clone()))?)
+                let cursor = Cursor::from_text(text, query);
+                Some(cursor.ok_or_else(|| QueryError::Cursor(text.clone()))?)
             }
             _ => None,
         };
@@ -407,22 +419,44 @@ impl History {
         limit: u64,
         mut take: impl FnMut(Vec<Client>) -> bool,
     ) -> Result<(), QueryError> {
+        self.each_record(filter, limit, |rows| {
+            take(
+                rows.iter()
+                    .map(|(key, interface, record)| Client::new(key, interface, record))
+                    .collect(),
+            )
+        })
+    }
+
+    /// As [`Self::each_client`], with each client's key, the name of its interface, and its record.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    pub fn each_record(
+        &self,
+        filter: &Filter,
+        limit: u64,
+        mut take: impl FnMut(&[(Key, &str, ClientRecord)]) -> bool,
+    ) -> Result<(), QueryError> {
         const CHUNK: usize = 2000;
-        let mut from = Key::new([0; 16], 0);
+        let mut from = Some(Key::new([0; 16], 0));
         let mut left = limit;
-        while left > 0 {
+        while let Some(first) = from.filter(|_| left > 0) {
             let most = CHUNK.min(usize::try_from(left).unwrap_or(usize::MAX));
-            let keys = read(&self.0.catalogue).from_key(&from, filter, most);
-            let Some(last) = keys.last() else {
-                break;
-            };
-            let Some(next) = last.next() else {
-                take(self.clients_of(&keys)?);
-                break;
-            };
+            let (keys, next) = read(&self.0.catalogue).from_key(&first, filter, most);
             from = next;
-            left -= keys.len() as u64;
-            if !take(self.clients_of(&keys)?) {
+            let records = self.0.records(&keys)?;
+            let names = read(&self.0.interfaces).clone();
+            let rows: Vec<_> = keys
+                .iter()
+                .zip(records)
+                .filter_map(|(key, record)| {
+                    let name = names.get(usize::from(key.interface()))?;
+                    Some((*key, name.as_str(), record?))
+                })
+                .collect();
+            left -= rows.len() as u64;
+            if !rows.is_empty() && !take(&rows) {
                 break;
             }
         }
@@ -490,23 +524,39 @@ impl History {
         }))
     }
 
-    /// All servers, or those of an address: those that answer first, then by address.
+    /// Some of the servers in these ranges of addresses, or of all, in the order of addresses; and
+    /// how many there are in all.
     #[must_use]
-    pub fn servers(&self, ip: Option<IpAddr>, interfaces: Option<&[InterfaceId]>) -> Vec<Server> {
+    pub fn servers(
+        &self,
+        addresses: Option<&[Range]>,
+        interfaces: Option<&[InterfaceId]>,
+        skip: usize,
+        most: usize,
+    ) -> (Vec<Server>, u64) {
         let names = read(&self.0.interfaces);
         let servers = read(&self.0.servers);
-        let range = match ip.map(netlink::mapped) {
-            Some(address) => Key::new(address, 0)..=Key::new(address, InterfaceId::MAX),
-            None => Key::new([0; 16], 0)..=Key::new([0xff; 16], InterfaceId::MAX),
-        };
-        servers
-            .range(range)
-            .filter(|(key, _)| interfaces.is_none_or(|them| them.contains(&key.interface())))
-            .filter_map(|(key, record)| {
-                let name = names.get(usize::from(key.interface()))?;
-                Some(Server::new(key, name, record))
+        let all = [[0; 16]..=[0xff; 16]];
+        let picked = addresses
+            .unwrap_or(&all)
+            .iter()
+            .flat_map(|range| {
+                let first = Key::new(*range.start(), 0);
+                servers.range(first..=Key::new(*range.end(), InterfaceId::MAX))
             })
-            .collect()
+            .filter(|(key, _)| interfaces.is_none_or(|them| them.contains(&key.interface())));
+        let mut found = Vec::new();
+        let mut total = 0;
+        for (place, (key, record)) in picked.enumerate() {
+            total += 1;
+            if place >= skip
+                && found.len() < most
+                && let Some(name) = names.get(usize::from(key.interface()))
+            {
+                found.push(Server::new(key, name, record));
+            }
+        }
+        (found, total)
     }
 
     /// What happened on each interface since the database began.
@@ -688,24 +738,31 @@ struct Cursor {
 }
 
 impl Cursor {
-    fn to_text(self) -> String {
+    /// The order that it is of, the value, the row and the client.
+    const SIZE: usize = 1 + 8 + 4 + Key::SIZE;
+
+    fn to_text(self, query: &ClientQuery) -> String {
         let (value, row) = (self.value.to_be_bytes(), self.row.to_be_bytes());
-        let bytes = value.iter().chain(&row).chain(self.key.bytes());
+        let order = [query.order()];
+        let bytes = order.iter().chain(&value).chain(&row);
+        let bytes = bytes.chain(self.key.bytes());
         bytes.map(|byte| format!("{byte:02x}")).collect()
     }
 
-    fn from_text(text: &str) -> Option<Self> {
-        if !text.is_ascii() || text.len() != 2 * (12 + Key::SIZE) {
+    /// Nothing where it is of another order: it would lead to some place in this one.
+    fn from_text(text: &str, query: &ClientQuery) -> Option<Self> {
+        if !text.is_ascii() || text.len() != 2 * Self::SIZE {
             return None;
         }
-        let mut bytes = [0; 12 + Key::SIZE];
+        let mut bytes = [0; Self::SIZE];
         for (place, byte) in bytes.iter_mut().enumerate() {
             *byte = u8::from_str_radix(text.get(2 * place..2 * place + 2)?, 16).ok()?;
         }
-        let (value, rest) = bytes.split_first_chunk::<8>()?;
+        let (order, rest) = bytes.split_first()?;
+        let (value, rest) = rest.split_first_chunk::<8>()?;
         let (row, key) = rest.split_first_chunk::<4>()?;
         let key: [u8; Key::SIZE] = key.try_into().ok()?;
-        Some(Self {
+        (*order == query.order()).then(|| Self {
             value: u64::from_be_bytes(*value),
             row: Row::from_be_bytes(*row),
             key: zerocopy::transmute!(key),

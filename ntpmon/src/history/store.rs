@@ -29,9 +29,9 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use redb::{
-    CommitError, Database, DatabaseError, ReadOnlyTable, ReadTransaction, ReadableDatabase,
-    ReadableTable, ReadableTableMetadata, StorageError, TableDefinition, TableError,
-    TransactionError, WriteTransaction,
+    AccessGuard, CommitError, Database, DatabaseError, ReadOnlyTable, ReadTransaction,
+    ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageError, TableDefinition,
+    TableError, TransactionError, WriteTransaction,
 };
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, byteorder::little_endian::U64,
@@ -228,7 +228,7 @@ impl Store {
     ) -> Result<(Self, Loaded), OpenError> {
         // redb checks what it reads with assertions too.
         catch_unwind(AssertUnwindSafe(|| {
-            Self::open_checked(path, cache_bytes, client)
+            Self::open_unchecked(path, cache_bytes, client)
         }))
         .unwrap_or_else(|panic| {
             let why = panic
@@ -242,7 +242,7 @@ impl Store {
         })
     }
 
-    fn open_checked(
+    fn open_unchecked(
         path: &Path,
         cache_bytes: usize,
         client: impl FnMut(&Entry, bool),
@@ -481,9 +481,14 @@ pub fn set_aside(path: &Path, now: jiff::Timestamp) -> Result<PathBuf> {
     Ok(target)
 }
 
+/// Clients, without a look at their layout.
+fn unchecked(bytes: &[u8]) -> Result<&[Entry]> {
+    <[Entry]>::ref_from_bytes(bytes)
+        .map_err(|_| anyhow!("a block of clients has {} bytes", bytes.len()))
+}
+
 fn entries(bytes: &[u8]) -> Result<&[Entry]> {
-    let entries = <[Entry]>::ref_from_bytes(bytes)
-        .map_err(|_| anyhow!("a block of clients has {} bytes", bytes.len()))?;
+    let entries = unchecked(bytes)?;
     if let Some(entry) = entries
         .iter()
         .find(|it| it.record.layout() != client::LAYOUT)
@@ -542,7 +547,11 @@ impl Reader {
         for item in self.transaction.open_table(CLIENTS)?.iter()? {
             let (key, bytes) = item?;
             let entries = entries(bytes.value())?;
-            blocks.push(zerocopy::transmute!(*key.value()));
+            let first: Key = zerocopy::transmute!(*key.value());
+            if entries.first().is_none_or(|entry| entry.key != first) {
+                bail!("a block of clients does not begin with its key");
+            }
+            blocks.push(first);
             for entry in entries {
                 if last.is_some_and(|last| last >= entry.key) {
                     bail!("clients are out of order");
@@ -760,6 +769,15 @@ impl Clients {
         Ok(search(entries(bytes.value())?, key))
     }
 
+    /// For many, best in the order of their keys.
+    #[must_use]
+    pub const fn remembering(self) -> Remembering {
+        Remembering {
+            clients: self,
+            block: None,
+        }
+    }
+
     /// Hands over the clients from a key on, block by block, as long as `take` wants more.
     ///
     /// # Errors
@@ -778,6 +796,36 @@ impl Clients {
             }
         }
         Ok(())
+    }
+}
+
+/// Clients, with the block in which the last one was: neighbours cost little.
+pub struct Remembering {
+    clients: Clients,
+    block: Option<AccessGuard<'static, &'static [u8]>>,
+}
+
+impl Remembering {
+    /// As [`Clients::get`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn get(&mut self, key: &Key) -> Result<Option<ClientRecord>> {
+        if let Some(block) = &self.block {
+            let entries = unchecked(block.value())?;
+            let first = entries.first().is_some_and(|entry| entry.key <= *key);
+            if first && entries.last().is_some_and(|entry| entry.key >= *key) {
+                return Ok(search(entries, key));
+            }
+        }
+        let table = &self.clients.0;
+        let Some(block) = table.range::<&[u8; 18]>(..=key.bytes())?.next_back() else {
+            return Ok(None);
+        };
+        let (_, bytes) = block?;
+        let found = search(entries(bytes.value())?, key);
+        self.block = Some(bytes);
+        Ok(found)
     }
 }
 

@@ -179,17 +179,17 @@ impl Client {
 }
 
 /// What times and delays a packet has.
-struct Packet {
-    root_delay: f64,
-    root_dispersion: f64,
-    reference: Option<f64>,
-    originate: Option<f64>,
-    receive: Option<f64>,
-    transmit: Option<f64>,
+pub(super) struct Packet {
+    pub(super) root_delay: f64,
+    pub(super) root_dispersion: f64,
+    pub(super) reference: Option<f64>,
+    pub(super) originate: Option<f64>,
+    pub(super) receive: Option<f64>,
+    pub(super) transmit: Option<f64>,
 }
 
 impl Packet {
-    fn new(ntp: &NtpHeader, seen: i64) -> Self {
+    pub(super) fn new(ntp: &NtpHeader, seen: i64) -> Self {
         let (root_delay, root_dispersion) = ntp::root_seconds(ntp);
         let unix =
             |stamp: NtpTime| (!stamp.is_zero()).then(|| seconds(stamp.unix_nanoseconds_near(seen)));
@@ -210,15 +210,16 @@ impl Packet {
     }
 }
 
-struct Spread {
-    last: Option<f64>,
-    minimum: Option<f64>,
-    median: Option<f64>,
-    p99: Option<f64>,
+/// What is shown of a duration, in seconds.
+pub(super) struct Spread {
+    pub(super) last: Option<f64>,
+    pub(super) minimum: Option<f64>,
+    pub(super) median: Option<f64>,
+    pub(super) p99: Option<f64>,
 }
 
 impl Spread {
-    fn new(duration: &Duration) -> Self {
+    pub(super) fn new(duration: &Duration) -> Self {
         Self {
             last: duration.last().map(seconds),
             minimum: duration.minimum().map(seconds),

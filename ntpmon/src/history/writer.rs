@@ -249,6 +249,18 @@ impl Writer {
         }
     }
 
+    /// Damage that was written anew looks whole. Once in this life, so that a fault of this program
+    /// does not fill the disk with files.
+    fn give_up(&self) -> Result<(), OpenError> {
+        let state = lock(&self.shared.state);
+        match &state.failure {
+            Some((why, _)) if self.faults >= 2 * FAULTS && state.set_aside.is_empty() => {
+                Err(OpenError::Damaged { why: why.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn close(&mut self) {
         // Nobody may read while it is opened again.
         *write(&self.shared.readable) = None;
@@ -371,7 +383,7 @@ impl Writer {
         let path = &self.shared.path;
         // A file may open and yet have damage that no flush can get past.
         let checked = match self.faults > 0 && self.faults.is_multiple_of(FAULTS) {
-            true => store::check_integrity(path),
+            true => store::check_integrity(path).and_then(|()| self.give_up()),
             false => Ok(()),
         };
         let opened = match checked.and_then(|()| Memory::open(path, cache_bytes)) {

@@ -2,20 +2,28 @@
 //! application that came before, where it had them.
 
 pub(super) mod parameters;
+pub(super) mod schema;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 
-use axum::Json;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use axum::{Json, http::StatusCode};
+use serde::Serialize;
 use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use self::parameters::{FILTERS, Filters, ORDER, PAGE, Page, Parameters};
+use self::{
+    parameters::{FILTERS, ORDER, PAGE, Page, Parameters, RESOLUTIONS},
+    schema::{
+        Address, Addresses, CleanupBody, ClockName, Names, OrderName, ResolutionName, Search,
+        SearchBody, SortName, Time,
+    },
+};
 use super::{
     State,
-    error::ApiError,
+    error::{ApiError, shown},
     extract::{self, Path},
 };
 use crate::{
@@ -51,18 +59,20 @@ pub(super) fn changing() -> OpenApiRouter<State> {
 
 impl From<QueryError> for ApiError {
     fn from(error: QueryError) -> Self {
-        let message = error.to_string();
         match error {
-            QueryError::Unavailable(_) => Self::unavailable("history_unavailable", message),
-            QueryError::Cursor(_) => Self::new(
-                axum::http::StatusCode::BAD_REQUEST,
-                "invalid_cursor",
-                message,
-            ),
+            QueryError::Unavailable(_) => {
+                Self::unavailable("history_unavailable", error.to_string())
+            }
+            QueryError::Cursor(text) => {
+                let message = QueryError::Cursor(shown(&text)).to_string();
+                Self::new(StatusCode::BAD_REQUEST, "invalid_cursor", message)
+            }
             QueryError::Failed(error) => Self::internal(&error),
         }
     }
 }
+
+const SECOND: i64 = 1_000_000_000;
 
 /// Asks the history where waiting for the disk keeps nobody else.
 pub(super) async fn ask<T: Send + 'static, E: Into<ApiError> + Send + 'static>(
@@ -174,11 +184,11 @@ impl<T> One<T> {
 
 async fn list_clients(
     state: &State,
-    filters: Parameters,
-    page: Parameters,
-    order: Parameters,
+    filters: &Parameters,
+    page: &Parameters,
+    order: &Parameters,
 ) -> Result<Json<ClientList>, ApiError> {
-    let (query, page) = Parameters::clients(&filters, &page, &order, &state.history)?;
+    let (query, page) = Parameters::clients(filters, page, order, &state.history)?;
     let found = ask(state, move |history| history.clients(&query)).await?;
     Ok(Json(ClientList::new(found, &page)))
 }
@@ -193,20 +203,20 @@ async fn list_clients(
     operation_id = "list_clients",
     tag = "history",
     params(
-        ("page" = Option<u64>, Query, minimum = 1, description = "Which page, from 1"),
+        ("page" = Option<u64>, Query, minimum = 1, maximum = 1_000_000_000, description = "Which page, from 1"),
         ("page_size" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "Clients on a page; 20 unless told otherwise"),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before, in place of `page`", pattern = "^[0-9a-f]{52}$"),
-        ("search_ip" = Option<String>, Query, description = "An address, a network as 192.0.2.0/24, or the beginning of an address as 192.0.2.", example = "192.0.2.0/24"),
-        ("client_ips" = Option<String>, Query, description = "Any of these addresses, separated by commas"),
-        ("interface_name" = Option<String>, Query, description = "Any of these interfaces, separated by commas", example = "eth0"),
-        ("interface_names" = Option<String>, Query, description = "The same"),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before, in place of `page`"),
+        ("search_ip" = inline(Option<Search>), Query, description = "An address, a network as 192.0.2.0/24, or the beginning of an address as 192.0.2."),
+        ("client_ips" = inline(Option<Addresses>), Query, style = Form, explode = false, description = "Any of these addresses"),
+        ("interface_name" = inline(Option<Names>), Query, style = Form, explode = false, description = "Any of these interfaces, separated by commas"),
+        ("interface_names" = inline(Option<Names>), Query, style = Form, explode = false, description = "The same; who is in both is picked"),
         ("version" = Option<u8>, Query, minimum = 0, maximum = 7, description = "Of the packet that describes the client"),
         ("stratum" = Option<u8>, Query, minimum = 0, maximum = 255, description = "Of the packet that describes the client"),
-        ("client_clock" = Option<String>, Query, description = "honest, randomised or unknown", pattern = "^(honest|randomised|unknown)$"),
-        ("since" = Option<String>, Query, description = "Seen last then or later: RFC 3339, or seconds since 1970"),
-        ("until" = Option<String>, Query, description = "Seen last then or before"),
-        ("sort" = Option<String>, Query, description = "last_seen (the default), first_seen, session_count, unanswered, latency, processing_time, total_time, request_rate or client_ip; what is unknown comes last"),
-        ("order" = Option<String>, Query, description = "asc, or desc (the default)", pattern = "^(asc|desc)$"),
+        ("client_clock" = inline(Option<ClockName>), Query, description = "What is known of its clock"),
+        ("since" = inline(Option<Time>), Query, description = "Seen last then or later: RFC 3339, or seconds since 1970"),
+        ("until" = inline(Option<Time>), Query, description = "Seen last then or before; no earlier than `since`"),
+        ("sort" = inline(Option<SortName>), Query, description = "By what; last_seen unless told otherwise. What is not known comes last in either order"),
+        ("order" = inline(Option<OrderName>), Query, description = "desc unless told otherwise"),
     ),
     responses(
         (status = 200, description = "A page of clients; empty beyond the last", body = ClientList),
@@ -215,43 +225,7 @@ async fn list_clients(
 )]
 async fn clients(state: State, parameters: Parameters) -> Result<Json<ClientList>, ApiError> {
     parameters.only(&[PAGE, FILTERS, ORDER])?;
-    list_clients(&state, parameters.clone(), parameters.clone(), parameters).await
-}
-
-/// A search with lists of addresses and interfaces.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-struct SearchBody {
-    /// What clients are picked by.
-    #[serde(default)]
-    #[schema(value_type = Option<Filters>)]
-    filters: Option<Parameters>,
-    /// `page`, `page_size` or `cursor`.
-    #[serde(default)]
-    #[schema(value_type = Option<PaginationBody>)]
-    pagination: Option<Parameters>,
-    /// As in the list of clients.
-    #[serde(default)]
-    sort: Option<String>,
-    /// `asc` or `desc`.
-    #[serde(default)]
-    order: Option<String>,
-}
-
-/// Which part of a list is wanted.
-#[derive(ToSchema)]
-#[allow(
-    dead_code,
-    reason = "it is only described: the values are read by Parameters"
-)]
-struct PaginationBody {
-    /// From 1.
-    #[schema(minimum = 1)]
-    page: Option<u64>,
-    /// 20 unless told otherwise.
-    #[schema(minimum = 1, maximum = 1000)]
-    page_size: Option<u64>,
-    /// `next_cursor` of the page before, in place of `page`.
-    cursor: Option<String>,
+    list_clients(&state, &parameters, &parameters, &parameters).await
 }
 
 /// Clients, as in their list, with the filters in a body
@@ -269,21 +243,14 @@ struct PaginationBody {
 )]
 async fn search(
     state: State,
-    extract::Json(body): extract::Json<SearchBody>,
+    extract::Json(body): extract::Json<Parameters>,
 ) -> Result<Json<ClientList>, ApiError> {
-    let filters = body.filters.unwrap_or_default();
-    let pagination = body.pagination.unwrap_or_default();
+    body.only(&[&["filters", "pagination"], ORDER])?;
+    let filters = body.object("filters", "filters.")?;
+    let pagination = body.object("pagination", "pagination.")?;
     filters.only(&[FILTERS])?;
     pagination.only(&[PAGE])?;
-    let mut order = Map::new();
-    for (name, value) in [("sort", body.sort), ("order", body.order)] {
-        if let Some(value) = value {
-            order.insert(name.to_owned(), Value::String(value));
-        }
-    }
-    let order = serde_json::from_value(Value::Object(order))
-        .map_err(|error| ApiError::invalid_body(error.to_string()))?;
-    list_clients(&state, filters, pagination, order).await
+    list_clients(&state, &filters, &pagination, &body).await
 }
 
 fn address(text: &str) -> Result<IpAddr, ApiError> {
@@ -303,7 +270,7 @@ fn address(text: &str) -> Result<IpAddr, ApiError> {
     operation_id = "client",
     tag = "history",
     params(
-        ("ip" = String, Path, description = "Its address", example = "192.0.2.1"),
+        ("ip" = inline(Address), Path, description = "Its address"),
         ("sessions" = Option<u64>, Query, minimum = 0, maximum = 1000, description = "So many sessions at most; 100 unless told otherwise"),
     ),
     responses(
@@ -349,10 +316,10 @@ struct ServerList {
     operation_id = "list_servers",
     tag = "history",
     params(
-        ("page" = Option<u64>, Query, minimum = 1, description = "Which page, from 1"),
+        ("page" = Option<u64>, Query, minimum = 1, maximum = 1_000_000_000, description = "Which page, from 1"),
         ("page_size" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "Servers on a page; 20 unless told otherwise"),
-        ("search_ip" = Option<String>, Query, description = "An address, a network, or the beginning of an address"),
-        ("interface_name" = Option<String>, Query, description = "Any of these interfaces, separated by commas"),
+        ("search_ip" = inline(Option<Search>), Query, description = "An address, a network, or the beginning of an address"),
+        ("interface_name" = inline(Option<Names>), Query, style = Form, explode = false, description = "Any of these interfaces, separated by commas"),
     ),
     responses(
         (status = 200, description = "A page of servers; empty beyond the last", body = ServerList),
@@ -364,30 +331,20 @@ async fn servers(state: State, parameters: Parameters) -> Result<Json<ServerList
     let page = parameters.page()?;
     let ranges = parameters.addresses()?;
     let interfaces = parameters.interfaces(&state.history)?;
-    let all = ask(&state, move |history| {
-        Ok::<_, ApiError>(history.servers(None, interfaces.as_deref()))
-    })
-    .await?;
-    let picked: Vec<Server> = all
-        .into_iter()
-        .filter(|server| {
-            let address = server.server_ip.parse().map(netlink::mapped);
-            ranges.as_ref().is_none_or(|ranges| {
-                address.is_ok_and(|address| ranges.iter().any(|range| range.contains(&address)))
-            })
-        })
-        .collect();
-    let total = picked.len() as u64;
     let before = page
         .number
         .unwrap_or(1)
         .saturating_sub(1)
         .saturating_mul(page.size);
-    let data: Vec<Server> = picked
-        .into_iter()
-        .skip(usize::try_from(before).unwrap_or(usize::MAX))
-        .take(page.size as usize)
-        .collect();
+    let (start, size) = (
+        usize::try_from(before).unwrap_or(usize::MAX),
+        page.size as usize,
+    );
+    let (data, total) = ask(&state, move |history| {
+        let found = history.servers(ranges.as_deref(), interfaces.as_deref(), start, size);
+        Ok::<_, ApiError>(found)
+    })
+    .await?;
     let has_next = before.saturating_add(data.len() as u64) < total && !data.is_empty();
     Ok(Json(ServerList {
         success: true,
@@ -403,7 +360,7 @@ async fn servers(state: State, parameters: Parameters) -> Result<Json<ServerList
     path = "/api/ntp/history/servers/{ip}",
     operation_id = "server",
     tag = "history",
-    params(("ip" = String, Path, description = "Its address", example = "192.0.2.1")),
+    params(("ip" = inline(Address), Path, description = "Its address")),
     responses(
         (status = 200, description = "What its answers say, by interface", body = List<Server>),
         (status = 400, description = "It is no address"),
@@ -417,8 +374,10 @@ async fn server(
 ) -> Result<Json<List<Server>>, ApiError> {
     parameters.only(&[])?;
     let ip = address(&ip)?;
-    let found = ask(&state, move |history| {
-        Ok::<_, ApiError>(history.servers(Some(ip), None))
+    let address = netlink::mapped(ip);
+    let (found, _) = ask(&state, move |history| {
+        let ranges = [address..=address];
+        Ok::<_, ApiError>(history.servers(Some(&ranges), None, 0, usize::MAX))
     })
     .await?;
     if found.is_empty() {
@@ -436,9 +395,13 @@ async fn server(
     path = "/api/ntp/history/interfaces/statistics",
     operation_id = "interface_statistics",
     tag = "history",
-    responses((status = 200, description = "Totals and distributions, by interface", body = List<InterfaceStatistics>))
+    responses((status = 200, description = "Totals and distributions, by interface", body = List<InterfaceStatistics>), (status = 400, description = "There is a parameter"))
 )]
-async fn interface_statistics(state: State) -> Result<Json<List<InterfaceStatistics>>, ApiError> {
+async fn interface_statistics(
+    state: State,
+    parameters: Parameters,
+) -> Result<Json<List<InterfaceStatistics>>, ApiError> {
+    parameters.only(&[])?;
     ask(&state, History::interface_statistics)
         .await
         .map(List::new)
@@ -450,9 +413,13 @@ async fn interface_statistics(state: State) -> Result<Json<List<InterfaceStatist
     path = "/api/ntp/history/service/statistics",
     operation_id = "service_statistics",
     tag = "history",
-    responses((status = 200, description = "What came in, what was written, what did not find a place", body = One<ServiceStatistics>))
+    responses((status = 200, description = "What came in, what was written, what did not find a place", body = One<ServiceStatistics>), (status = 400, description = "There is a parameter"))
 )]
-async fn service_statistics(state: State) -> Result<Json<One<ServiceStatistics>>, ApiError> {
+async fn service_statistics(
+    state: State,
+    parameters: Parameters,
+) -> Result<Json<One<ServiceStatistics>>, ApiError> {
+    parameters.only(&[])?;
     ask(&state, |history| {
         Ok::<_, ApiError>(history.service_statistics())
     })
@@ -467,10 +434,10 @@ async fn service_statistics(state: State) -> Result<Json<One<ServiceStatistics>>
     operation_id = "rollups",
     tag = "history",
     params(
-        ("interface_name" = Option<String>, Query, description = "Any of these interfaces, separated by commas"),
-        ("resolution" = Option<String>, Query, description = "minute, hour (the default) or day", pattern = "^(minute|hour|day)$"),
-        ("since" = Option<String>, Query, description = "Those that began then or later: RFC 3339, or seconds since 1970"),
-        ("until" = Option<String>, Query, description = "Those that began then or before"),
+        ("interface_name" = inline(Option<Names>), Query, style = Form, explode = false, description = "Any of these interfaces, separated by commas"),
+        ("resolution" = inline(Option<ResolutionName>), Query, description = "hour unless told otherwise"),
+        ("since" = inline(Option<Time>), Query, description = "Those that began then or later: RFC 3339, or seconds since 1970"),
+        ("until" = inline(Option<Time>), Query, description = "Those that began then or before; no earlier than `since`"),
         ("limit" = Option<u64>, Query, minimum = 1, maximum = 10000, description = "The latest so many of each interface; 1000 unless told otherwise"),
     ),
     responses(
@@ -480,26 +447,18 @@ async fn service_statistics(state: State) -> Result<Json<One<ServiceStatistics>>
 )]
 async fn rollups(state: State, parameters: Parameters) -> Result<Json<List<RollupView>>, ApiError> {
     parameters.only(&[&["interface_name", "resolution", "since", "until", "limit"]])?;
-    let resolution = parameters
-        .read("resolution", "minute, hour or day", |text| {
-            Resolution::EACH
-                .into_iter()
-                .find(|resolution| resolution.seconds().is_some() && resolution.name() == text)
-        })?
-        .unwrap_or(Resolution::Hour);
-    // Checks the times too.
-    let filter = parameters.filter(&state.history)?;
-    let second = |time: i64| time.div_euclid(1_000_000_000);
-    let since = filter.since.map_or(i64::MIN, second);
-    let until = filter.until.map_or(i64::MAX, second);
+    let resolution = parameters.word("resolution", RESOLUTIONS)?;
+    let resolution = resolution.unwrap_or(Resolution::Hour);
+    let interfaces = parameters.interfaces(&state.history)?;
+    let (since, until) = parameters.between()?;
+    // One that began at a broken second did not begin before it.
+    let since = since.map_or(i64::MIN, |time| {
+        time.div_euclid(SECOND) + i64::from(time.rem_euclid(SECOND) > 0)
+    });
+    let until = until.map_or(i64::MAX, |time| time.div_euclid(SECOND));
     let limit = parameters.number("limit", 1..=10_000)?.unwrap_or(1000) as usize;
     ask(&state, move |history| {
-        history.rollups(
-            filter.interfaces.as_deref(),
-            resolution,
-            since..=until,
-            limit,
-        )
+        history.rollups(interfaces.as_deref(), resolution, since..=until, limit)
     })
     .await
     .map(List::new)
@@ -521,34 +480,15 @@ struct HealthReply {
     path = "/api/ntp/history/health",
     operation_id = "history_health",
     tag = "history",
-    responses((status = 200, description = "healthy, or degraded and why", body = HealthReply))
+    responses((status = 200, description = "healthy, or degraded and why", body = HealthReply), (status = 400, description = "There is a parameter"))
 )]
-async fn health(state: State) -> Result<Json<HealthReply>, ApiError> {
+async fn health(state: State, parameters: Parameters) -> Result<Json<HealthReply>, ApiError> {
+    parameters.only(&[])?;
     let health = ask(&state, |history| Ok::<_, ApiError>(history.health())).await?;
     Ok(Json(HealthReply {
         success: true,
         health,
     }))
-}
-
-/// What is to be removed.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[allow(
-    dead_code,
-    reason = "it is only described: the values are read by Parameters"
-)]
-struct CleanupBody {
-    /// What was seen last so many days ago or earlier.
-    #[schema(minimum = 0, maximum = 36500)]
-    older_than_days: Option<f64>,
-    /// What was seen last before this time, in place of `older_than_days`: RFC 3339, or seconds
-    /// since 1970.
-    before: Option<String>,
-    /// Only count.
-    dry_run: Option<bool>,
-    /// Give room in the file that is not used back, besides or alone.
-    compact: Option<bool>,
 }
 
 /// What was removed, or would be.
@@ -596,19 +536,8 @@ async fn cleanup(
     extract::Json(body): extract::Json<Parameters>,
 ) -> Result<Json<CleanupReply>, ApiError> {
     body.only(&[&["older_than_days", "before", "dry_run", "compact"]])?;
-    let flag = |name: &str| {
-        body.read(name, "true or false", |text| text.parse::<bool>().ok())
-            .map(Option::unwrap_or_default)
-    };
-    let (dry_run, compact) = (flag("dry_run")?, flag("compact")?);
-    let days = body.read(
-        "older_than_days",
-        "a number of days from 0 to 36500",
-        |text| {
-            let days: f64 = text.parse().ok()?;
-            (0.0..=36_500.0).contains(&days).then_some(days)
-        },
-    )?;
+    let (dry_run, compact) = (body.flag("dry_run")?, body.flag("compact")?);
+    let days = body.decimal("older_than_days", 0.0..=36_500.0)?;
     let before = match (days, body.time("before")?) {
         (Some(_), Some(_)) => {
             return Err(ApiError::invalid_body(
@@ -624,6 +553,10 @@ async fn cleanup(
         ));
     }
     let (removed, sizes) = ask(&state, move |history| {
+        if !history.is_alive() {
+            let why = "the thread that writes the history has ended".to_owned();
+            return Err(ApiError::from(QueryError::Unavailable(why)));
+        }
         let removed = match before {
             Some(before) => history.clean_up(before, dry_run)?,
             None => Removed::default(),
@@ -631,7 +564,7 @@ async fn cleanup(
         let sizes = (compact && !dry_run)
             .then(|| history.compact())
             .transpose()?;
-        Ok::<_, anyhow::Error>((removed, sizes))
+        Ok((removed, sizes))
     })
     .await?;
     let Removed {
@@ -640,16 +573,23 @@ async fn cleanup(
         sessions,
         rollups,
     } = removed;
-    let verb = if dry_run {
-        "would be removed"
-    } else {
-        "were removed"
-    };
+    let mut done = Vec::new();
+    if before.is_some() {
+        let verb = if dry_run { "would be" } else { "were" };
+        done.push(format!(
+            "{clients} clients, {servers} servers, {sessions} sessions and {rollups} rollups \
+             {verb} removed"
+        ));
+    }
+    done.push(match sizes {
+        Some((before, after)) => format!("the file had {before} bytes and has {after}"),
+        None if compact => "a dry run compacts nothing".to_owned(),
+        None => String::new(),
+    });
+    done.retain(|what| !what.is_empty());
     Ok(Json(CleanupReply {
         success: true,
-        message: format!(
-            "{clients} clients, {servers} servers, {sessions} sessions and {rollups} rollups {verb}"
-        ),
+        message: done.join("; "),
         deleted_count: clients,
         data: CleanupCounts {
             dry_run,

@@ -128,8 +128,17 @@ proptest! {
                 .map(|(key, _)| *key)
                 .collect();
             prop_assert_eq!(catalogue.count(&filter), picked.len());
-            let first = Key::new([0; 16], 0);
-            prop_assert_eq!(&catalogue.from_key(&first, &filter, usize::MAX), &picked);
+            for most in [1, 2, usize::MAX] {
+                let mut from = Some(Key::new([0; 16], 0));
+                let mut found = Vec::new();
+                while let Some(first) = from {
+                    let (part, next) = catalogue.from_key(&first, &filter, most);
+                    prop_assert!(part.len() <= most && next.is_none_or(|next| next > first));
+                    found.extend(part);
+                    from = next;
+                }
+                prop_assert_eq!(&found, &picked);
+            }
             if let Some(few) = catalogue.few(&filter, 1000) {
                 let few: Vec<Key> = few.iter().filter_map(|row| catalogue.key(*row)).collect();
                 prop_assert_eq!(&few, &picked);
