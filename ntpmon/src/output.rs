@@ -8,10 +8,10 @@ use std::{
 };
 
 use anstyle::{AnsiColor, Style};
-use ntpmon_common::{Event, NtpHeader, Span, Timestamp};
+use ntpmon_common::{Event, Span, Timestamp};
 
 use crate::ntp::{
-    ClientClock, Stamped,
+    self, ClientClock, Stamped,
     exchange::{Exchange, Timings},
 };
 
@@ -104,32 +104,6 @@ fn unix(stamp: Timestamp, seen: i64) -> Value<'static> {
     }
 }
 
-/// The reference id as text: letters for reference clocks and kisses, else an IPv4 address, which
-/// for a server that follows another over IPv6 is a hash.
-fn reference_id(header: &NtpHeader) -> Option<String> {
-    let id = header.reference_id();
-    if id == [0; 4] || header.version() == 5 {
-        return None;
-    }
-    if header.stratum() <= 1 {
-        let text = id.split(|byte| *byte == 0).next().unwrap_or_default();
-        let padded = id[text.len()..].iter().all(|byte| *byte == 0);
-        if padded && !text.is_empty() && text.iter().all(|byte| matches!(byte, 0x20..=0x7e)) {
-            return Some(String::from_utf8_lossy(text).trim_end().to_owned());
-        }
-    }
-    Some(IpAddr::from(id).to_string())
-}
-
-/// Root delay and dispersion have another unit in version 5.
-fn root_unit(header: &NtpHeader) -> f64 {
-    if header.version() == 5 {
-        f64::from(1 << 28)
-    } else {
-        f64::from(1 << 16)
-    }
-}
-
 /// Stamps in packets that were captured at no known time are put nearest to this, the year 2033:
 /// anything from 1965 to 2101 is told right.
 const ANY_TIME: i64 = 2_000_000_000 * 1_000_000_000;
@@ -149,7 +123,7 @@ fn fields(
     let ntp = &event.ntp;
     let seen = request.captured().unwrap_or(ANY_TIME);
     let is_v5 = ntp.version() == 5;
-    let reference_id = reference_id(ntp);
+    let reference_id = ntp::reference_id(ntp);
     let kiss = exchange.kiss_code();
     let kiss = kiss.as_ref().map(|code| {
         String::from_utf8_lossy(code)
@@ -172,15 +146,9 @@ fn fields(
     field("stratum", Value::Integer(ntp.stratum().into()))?;
     field("poll_interval", Value::Integer(ntp.poll().into()))?;
     field("precision", Value::Integer(ntp.precision().into()))?;
-    let unit = root_unit(ntp);
-    field(
-        "root_delay",
-        Value::Float(f64::from(ntp.root_delay()) / unit),
-    )?;
-    field(
-        "root_dispersion",
-        Value::Float(f64::from(ntp.root_dispersion()) / unit),
-    )?;
+    let (root_delay, root_dispersion) = ntp::root_seconds(ntp);
+    field("root_delay", Value::Float(root_delay))?;
+    field("root_dispersion", Value::Float(root_dispersion))?;
     field(
         "reference_id",
         Value::or_null(reference_id.as_deref(), Value::Text),
@@ -448,7 +416,7 @@ impl<W: Write> Printer<W> {
                 &server,
                 &format!("{}/{}", described.version(), described.mode() as u8),
                 &described.stratum().to_string(),
-                reference_id(described).as_deref().unwrap_or("-"),
+                ntp::reference_id(described).as_deref().unwrap_or("-"),
                 &duration(nanoseconds(timings.client_to_server_latency)),
                 &duration(nanoseconds(timings.server_processing_time)),
                 &duration(total),
@@ -511,7 +479,7 @@ fn row(widths: Widths, cells: [&str; 12]) -> String {
 }
 
 /// A capture file can name an interface anything: a terminal gets no control characters from it.
-fn printable(text: &str) -> Cow<'_, str> {
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return Cow::Borrowed(text);
     }
@@ -667,25 +635,5 @@ mod tests {
         });
         assert_eq!(kiss, "kiss RATE");
         assert_eq!(notes(&NOTHING), "no answer");
-    }
-
-    fn reference(stratum: u8, id: [u8; 4]) -> Option<String> {
-        let mut header = NtpHeader([0; 48]);
-        header.0[0] = 0x24;
-        header.0[1] = stratum;
-        header.0[12..16].copy_from_slice(&id);
-        reference_id(&header)
-    }
-
-    #[test]
-    fn a_reference_id_is_text_for_clocks_and_kisses_and_an_address_below() {
-        assert_eq!(reference(1, *b"GPS\0").as_deref(), Some("GPS"));
-        assert_eq!(reference(0, *b"RATE").as_deref(), Some("RATE"));
-        assert_eq!(reference(2, [192, 0, 2, 1]).as_deref(), Some("192.0.2.1"));
-        assert_eq!(
-            reference(1, [127, 127, 1, 1]).as_deref(),
-            Some("127.127.1.1")
-        );
-        assert_eq!(reference(0, [0; 4]), None);
     }
 }

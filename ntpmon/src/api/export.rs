@@ -271,3 +271,146 @@ async fn export(
     ];
     Ok((headers, Body::from_stream(pieces)).into_response())
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, http::Request as HttpRequest};
+    use http_body_util::BodyExt;
+    use serde_json::{Value, json};
+    use tower::ServiceExt;
+
+    use super::{
+        super::{
+            router,
+            tests::{request, send, state},
+        },
+        *,
+    };
+    use crate::history::export::tests::{many, remembering};
+
+    const EXPORT: &str = "/api/ntp/history/export";
+
+    fn asking(body: &Value) -> HttpRequest<Body> {
+        request("POST", EXPORT)
+            .header(CONTENT_TYPE, "application/json")
+            .body(Body::from(body.to_string()))
+            .unwrap()
+    }
+
+    /// A daemon that remembers so many clients.
+    fn daemon(clients: u32) -> (tempfile::TempDir, Router) {
+        let (directory, history) = remembering(&many(clients));
+        let mut state = state();
+        state.history = history;
+        (directory, router(state))
+    }
+
+    #[tokio::test]
+    async fn every_format_comes_whole_under_a_fitting_name() {
+        for clients in [0_usize, 1, 5000] {
+            let (_directory, router) = daemon(clients as u32);
+            for (format, content, kind) in [
+                (Some("json"), "application/json", "json"),
+                (None, "application/json", "json"),
+                (Some("csv"), "text/csv; charset=utf-8", "csv"),
+                (Some("ndjson"), "application/x-ndjson", "ndjson"),
+                (Some("parquet"), PARQUET, "parquet"),
+            ] {
+                let body = json!({ "format": format }).to_string();
+                let answer = send(&router, EXPORT, body).await;
+                assert_eq!(answer.status, 200, "{}", answer.text());
+                assert_eq!(answer.headers[CONTENT_TYPE], content);
+                let name = answer.headers[CONTENT_DISPOSITION].to_str().unwrap();
+                assert!(
+                    name.starts_with("attachment; filename=\"ntpmon-clients-20"),
+                    "{name}"
+                );
+                assert!(name.ends_with(&format!("Z.{kind}\"")), "{name}");
+                match kind {
+                    "json" => {
+                        let value = answer.json();
+                        assert_eq!(
+                            (&value["success"], &value["count"]),
+                            (&json!(true), &json!(clients))
+                        );
+                        assert_eq!(value["data"].as_array().unwrap().len(), clients);
+                    }
+                    "csv" => assert_eq!(answer.text().lines().count(), clients + 1),
+                    "ndjson" => assert_eq!(answer.text().lines().count(), clients),
+                    _ => {
+                        assert!(answer.body.starts_with(b"PAR1") && answer.body.ends_with(b"PAR1"));
+                    }
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_limit_holds_and_what_cannot_be_is_refused() {
+        let (_directory, router) = daemon(50);
+        let answer = send(&router, EXPORT, r#"{"format": "csv", "limit": 7}"#).await;
+        assert_eq!(answer.text().lines().count(), 8);
+        // No body is everything, as JSON.
+        assert_eq!(send(&router, EXPORT, "").await.json()["count"], 50);
+        for (body, part) in [
+            (r#"{"format": "xml"}"#, "format"),
+            (r#"{"limit": 0}"#, "limit"),
+            (r#"{"limit": -1}"#, "limit"),
+            ("[]", "the body"),
+            ("{", "not JSON"),
+        ] {
+            let message = send(&router, EXPORT, body)
+                .await
+                .failed(400, "invalid_body");
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[tokio::test]
+    async fn exports_have_places_which_those_who_go_away_leave() {
+        let (_directory, router) = daemon(5000);
+        let ndjson = json!({"format": "ndjson"});
+        let mut responses = Vec::new();
+        for _ in 0..AT_ONCE {
+            // Nobody reads: far more comes than waits for its reader.
+            responses.push(router.clone().oneshot(asking(&ndjson)).await.unwrap());
+        }
+        let refused = send(&router, EXPORT, ndjson.to_string()).await;
+        refused.failed(503, "too_busy");
+        // One is read to its end, the others are given up in the middle.
+        let mut read = responses.pop().unwrap().into_body();
+        assert!(read.frame().await.unwrap().unwrap().is_data());
+        drop(responses);
+        let rest = read.collect().await.unwrap().to_bytes();
+        assert!(rest.ends_with(b"}\n"));
+        for _ in 0..500 {
+            let response = router.clone().oneshot(asking(&ndjson)).await.unwrap();
+            if response.status() == 200 {
+                responses.push(response);
+            }
+            if responses.len() == AT_ONCE {
+                return;
+            }
+            time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!(
+            "only {} of {AT_ONCE} places are free again",
+            responses.len()
+        );
+    }
+
+    #[tokio::test]
+    async fn an_export_that_nobody_reads_any_more_ends_within_a_chunk() {
+        let (_directory, history) = remembering(&many(5000));
+        let places = Arc::new(Semaphore::new(1));
+        let place = Arc::clone(&places).try_acquire_owned().unwrap();
+        let filter = Filter::default();
+        let mut receiver = begin(history, filter, u64::MAX, Format::Ndjson, place);
+        let first = receiver.recv().await.unwrap().unwrap();
+        assert!(first.starts_with(b"{\"client_ip\":"));
+        assert_eq!(places.available_permits(), 0);
+        drop(receiver);
+        let left = time::timeout(Duration::from_secs(10), places.acquire()).await;
+        assert!(left.is_ok());
+    }
+}

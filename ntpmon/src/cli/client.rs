@@ -348,7 +348,7 @@ pub(super) mod tests {
     }
 
     impl Daemon {
-        fn serve(router: Router, tls: Option<Tls>) -> Self {
+        pub(crate) fn serve(router: Router, tls: Option<Tls>) -> Self {
             let runtime = Runtime::new().unwrap();
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let scheme = if tls.is_some() { "https" } else { "http" };

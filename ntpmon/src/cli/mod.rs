@@ -4,6 +4,7 @@ mod cleanup;
 mod client;
 mod completions;
 mod config;
+mod history;
 mod interfaces;
 mod man;
 mod replay;
@@ -47,6 +48,11 @@ enum Command {
     Watch(watch::Watch),
     Replay(replay::Replay),
     Interfaces(interfaces::Interfaces),
+    Clients(history::clients::Clients),
+    Client(history::one_client::OneClient),
+    Servers(history::servers::Servers),
+    Statistics(history::statistics::Statistics),
+    Export(history::export::Export),
     Cleanup(cleanup::Cleanup),
     Config(config::Configuration),
     Token(token::TokenCommand),
@@ -78,6 +84,11 @@ pub fn run() -> Result<()> {
         Command::Watch(watch) => watch.run(),
         Command::Replay(replay) => replay.run(),
         Command::Interfaces(interfaces) => interfaces.run(),
+        Command::Clients(clients) => clients.run(),
+        Command::Client(client) => client.run(),
+        Command::Servers(servers) => servers.run(),
+        Command::Statistics(statistics) => statistics.run(),
+        Command::Export(export) => export.run(),
         Command::Cleanup(cleanup) => cleanup.run(),
         Command::Config(configuration) => configuration.run(),
         Command::Token(token) => token.run(),

@@ -216,3 +216,42 @@ pub(super) fn similar<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> O
         .max_by(|one, other| one.0.total_cmp(&other.0))
         .map(|(_, it)| it)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_has_every_key_in_order_with_what_is_right_for_it() {
+        let rows = include_str!("../../../docs/configuration.md")
+            .lines()
+            .filter(|line| line.starts_with("| `"));
+        let told: Vec<[&str; 3]> = rows
+            .map(|row| {
+                let cells: Vec<_> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+                assert_eq!(cells.len(), 5, "{row}");
+                assert!(!cells[4].is_empty(), "{row}");
+                [cells[0].trim_matches('`'), cells[1], cells[2]]
+            })
+            .collect();
+        let known: Vec<_> = KEYS.iter().map(|key| (key.path, key.expected)).collect();
+        let documented: Vec<_> = told
+            .iter()
+            .map(|[path, _, right]| (*path, *right))
+            .collect();
+        assert_eq!(documented, known);
+        // A default that is told is the default.
+        let defaults = toml::Value::try_from(crate::config::Config::default()).unwrap();
+        for [path, default, _] in told {
+            let value = path
+                .split('.')
+                .try_fold(&defaults, |table, name| table.get(name));
+            let value = value.map(ToString::to_string);
+            let default = match default {
+                "not set" => None,
+                default => Some(default.trim_matches('`').to_owned()),
+            };
+            assert_eq!(default, value, "{path}");
+        }
+    }
+}

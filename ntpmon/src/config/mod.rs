@@ -20,10 +20,7 @@ pub use self::{
     load::{Fault, Faults, Flag, Loaded, Source, Sources},
     types::{Keep, Mode},
 };
-use crate::{
-    history::{self, session},
-    logging,
-};
+use crate::{history, logging};
 
 /// Where the file is looked for unless another is named.
 pub const DEFAULT_FILE: &str = "/etc/ntpmon/ntpmon.toml";
@@ -180,11 +177,7 @@ impl History {
             max_clients: *max_clients,
             max_servers: *max_servers,
             cache_bytes: cache_mib << 20,
-            keep: match sessions.keep {
-                Keep::All => session::Keep::All,
-                Keep::OneIn(share) => session::Keep::OneIn(share.get()),
-                Keep::Off => session::Keep::Off,
-            },
+            keep: sessions.keep,
             sessions_per_second: sessions.per_second as usize,
             sessions_age: Some(sessions.max_age),
             sessions_bytes: sessions.max_size_mib << 20,

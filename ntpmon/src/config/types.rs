@@ -1,9 +1,11 @@
 //! Values as the file writes them: seconds and days as numbers, and the few words that some keys
 //! take.
 
-use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+pub use crate::history::session::Keep;
 
 /// Where incoming packets are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,17 +15,6 @@ pub enum Mode {
     Tc,
     /// XDP, before the kernel's own network code, where that is possible.
     Xdp,
-}
-
-/// Which clients' exchanges are remembered one by one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
-    /// Of all.
-    All,
-    /// Of one in so many, chosen by the address's hash: always the same.
-    OneIn(NonZeroU32),
-    /// Of none.
-    Off,
 }
 
 impl fmt::Display for Keep {

@@ -5,7 +5,7 @@
 
 mod parquet;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     io::{self, Write},
@@ -14,6 +14,7 @@ use std::{
 };
 
 use jiff::fmt::temporal::DateTimePrinter;
+use serde_json::Value;
 
 use super::{
     History,
@@ -21,7 +22,7 @@ use super::{
     client::ClientRecord,
     key::Key,
     query::QueryError,
-    view::{Packet, Spread, seconds, time},
+    view::{Client, Packet, Spread, seconds, time},
 };
 use crate::ntp;
 
@@ -343,6 +344,37 @@ fn write_quoted(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
+/// The first line of CSV.
+#[must_use]
+pub fn csv_names() -> String {
+    COLUMNS.map(|column| column.name).join(",") + "\n"
+}
+
+/// A client that is there as its view, as a line of CSV.
+///
+/// # Errors
+/// When it is no object of fields, which it always is.
+pub fn write_csv(out: &mut Vec<u8>, client: &Client) -> io::Result<()> {
+    let fields = serde_json::to_value(client)?;
+    let mut first = true;
+    for column in COLUMNS {
+        if !std::mem::take(&mut first) {
+            out.push(b',');
+        }
+        match &fields[column.name] {
+            Value::Null => {}
+            Value::String(text) => write_quoted(out, text),
+            Value::Array(versions) => {
+                let texts: Vec<_> = versions.iter().map(Value::to_string).collect();
+                out.extend(texts.join(" ").as_bytes());
+            }
+            value => serde_json::to_writer(&mut *out, value)?,
+        }
+    }
+    out.push(b'\n');
+    Ok(())
+}
+
 impl History {
     /// Writes the picked clients, at most so many, in the order of their addresses. Returns how
     /// many there were. What is written is whole only when this succeeds.
@@ -358,10 +390,7 @@ impl History {
     ) -> Result<u64, ExportError> {
         match format {
             Format::Json => self.export_json(filter, limit, out),
-            Format::Csv => {
-                let names = COLUMNS.map(|column| column.name).join(",");
-                self.export_lines(filter, limit, out, names + "\n", write_line)
-            }
+            Format::Csv => self.export_lines(filter, limit, out, csv_names(), write_line),
             Format::Ndjson => self.export_lines(filter, limit, out, String::new(), |out, row| {
                 write_object(out, row)?;
                 out.push(b'\n');

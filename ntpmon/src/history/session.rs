@@ -1,6 +1,8 @@
 //! One exchange as it is kept for a while. The sessions of a client are chained: each names the
 //! one before it, the client's record the last, so that no index has to be written.
 
+use std::num::NonZeroU32;
+
 use ntpmon_common::NtpHeader;
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
@@ -22,8 +24,8 @@ pub enum Keep {
     /// Each.
     #[default]
     All,
-    /// Those of one client in so many.
-    OneIn(u32),
+    /// Those of one client in so many, chosen by its address: always the same.
+    OneIn(NonZeroU32),
     /// None.
     Off,
 }
@@ -45,7 +47,7 @@ impl Keep {
                         .wrapping_mul(0x9e37_79b9_7f4a_7c15)
                         .rotate_left(29)
                 });
-                (hash >> 32).is_multiple_of(u64::from(share.max(1)))
+                (hash >> 32).is_multiple_of(u64::from(share.get()))
             }
         }
     }
@@ -253,7 +255,8 @@ mod tests {
             address[12..].copy_from_slice(&number.to_be_bytes());
             address
         };
-        let kept = |share| {
+        let kept = |share: u32| {
+            let share = NonZeroU32::new(share).unwrap();
             (0..10_000)
                 .filter(|number| Keep::OneIn(share).keeps(&client(*number)))
                 .count()

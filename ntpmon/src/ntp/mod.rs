@@ -82,3 +82,28 @@ pub fn root_seconds(header: &NtpHeader) -> (f64, f64) {
         f64::from(header.root_dispersion()) / unit,
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reference(stratum: u8, id: [u8; 4]) -> Option<String> {
+        let mut header = NtpHeader([0; 48]);
+        header.0[0] = 0x24;
+        header.0[1] = stratum;
+        header.0[12..16].copy_from_slice(&id);
+        reference_id(&header)
+    }
+
+    #[test]
+    fn a_reference_id_is_text_for_clocks_and_kisses_and_an_address_below() {
+        assert_eq!(reference(1, *b"GPS\0").as_deref(), Some("GPS"));
+        assert_eq!(reference(0, *b"RATE").as_deref(), Some("RATE"));
+        assert_eq!(reference(2, [192, 0, 2, 1]).as_deref(), Some("192.0.2.1"));
+        assert_eq!(
+            reference(1, [127, 127, 1, 1]).as_deref(),
+            Some("127.127.1.1")
+        );
+        assert_eq!(reference(0, [0; 4]), None);
+    }
+}

@@ -7,7 +7,6 @@ use ::parquet::{
     record::Field,
 };
 use proptest::prelude::*;
-use serde_json::Value;
 use tempfile::TempDir;
 
 use super::*;
@@ -16,7 +15,6 @@ use crate::{
         Settings,
         made::{Ask, BEGIN, SECOND, address, ask, asks},
         session::Keep,
-        view::Client,
     },
     ntp::pair::Totals,
     pipeline::Sink,
@@ -41,7 +39,7 @@ pub(crate) fn remembering(asks: &[Ask]) -> (TempDir, History) {
     (directory, history)
 }
 
-fn many(count: u32) -> Vec<Ask> {
+pub(crate) fn many(count: u32) -> Vec<Ask> {
     (0..count)
         .map(|client| {
             let one = ask(client, BEGIN + i64::from(client) * SECOND / 7);
@@ -100,6 +98,11 @@ proptest! {
 /// CSV has the view's values, nothing in place of null.
 fn assert_csv(history: &History) {
     let bytes = exported(history, Format::Csv, u64::MAX);
+    let mut of_views = csv_names().into_bytes();
+    for view in views(history) {
+        write_csv(&mut of_views, &view).unwrap();
+    }
+    assert!(of_views == bytes);
     let mut reader = csv::Reader::from_reader(&*bytes);
     let names: Vec<String> = reader
         .headers()
