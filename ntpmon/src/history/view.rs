@@ -633,7 +633,7 @@ pub struct ServiceStatistics {
     pub total_received: u64,
     /// Exchanges that are in the database.
     pub total_processed: u64,
-    /// Exchanges that wait for the next flush.
+    /// Exchanges that wait for the next flush, or are being written.
     pub queue_size: u64,
     /// Flushes that failed.
     pub processing_errors: u64,
