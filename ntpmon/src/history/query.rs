@@ -18,6 +18,7 @@ use super::{
     key::{InterfaceId, Key},
     lock, read,
     rollup::{Count, Resolution, Rollup},
+    search,
     store::Reader,
     view::{
         Activity, Client, ClientDetail, HistoryHealth, HourOfClient, InterfaceStatistics,
@@ -503,18 +504,45 @@ impl History {
         }))
     }
 
-    /// All servers, or those of an address: those that answer first, then by address.
+    /// A page of the servers in any of the ranges of addresses and on any of the interfaces, by
+    /// address, and how many there are in all. Only those on the page are put into words.
     #[must_use]
-    pub fn servers(&self, ip: Option<IpAddr>, interfaces: Option<&[InterfaceId]>) -> Vec<Server> {
+    pub fn servers(
+        &self,
+        addresses: Option<&[search::Range]>,
+        interfaces: Option<&[InterfaceId]>,
+        page: u64,
+        size: usize,
+    ) -> (Vec<Server>, u64) {
         let names = read(&self.0.interfaces);
         let servers = read(&self.0.servers);
-        let range = match ip.map(netlink::mapped) {
-            Some(address) => Key::new(address, 0)..=Key::new(address, InterfaceId::MAX),
-            None => Key::new([0; 16], 0)..=Key::new([0xff; 16], InterfaceId::MAX),
+        let is_picked = |key: &Key| {
+            interfaces.is_none_or(|them| them.contains(&key.interface()))
+                && addresses
+                    .is_none_or(|ranges| ranges.iter().any(|it| it.contains(&key.address)))
         };
+        let first = position(page, size);
+        let mut total = 0;
+        let mut found = Vec::new();
+        for (key, record) in servers.iter().filter(|(key, _)| is_picked(key)) {
+            if total >= first && found.len() < size {
+                let name = names.get(usize::from(key.interface()));
+                let name = name.map(String::as_str).unwrap_or_default();
+                found.push(Server::new(key, name, record));
+            }
+            total += 1;
+        }
+        (found, total as u64)
+    }
+
+    /// A server on each interface where it was asked.
+    #[must_use]
+    pub fn server(&self, ip: IpAddr) -> Vec<Server> {
+        let names = read(&self.0.interfaces);
+        let servers = read(&self.0.servers);
+        let address = netlink::mapped(ip);
         servers
-            .range(range)
-            .filter(|(key, _)| interfaces.is_none_or(|them| them.contains(&key.interface())))
+            .range(Key::new(address, 0)..=Key::new(address, InterfaceId::MAX))
             .filter_map(|(key, record)| {
                 let name = names.get(usize::from(key.interface()))?;
                 Some(Server::new(key, name, record))

@@ -28,7 +28,6 @@ use crate::{
             ServiceStatistics,
         },
     },
-    netlink,
     ntp::clock,
 };
 
@@ -364,31 +363,13 @@ async fn servers(state: State, parameters: Parameters) -> Result<Json<ServerList
     let page = parameters.page()?;
     let ranges = parameters.addresses()?;
     let interfaces = parameters.interfaces(&state.history)?;
-    let all = ask(&state, move |history| {
-        Ok::<_, ApiError>(history.servers(None, interfaces.as_deref()))
+    let (number, size) = (page.number.unwrap_or(1), page.size as usize);
+    let (data, total) = ask(&state, move |history| {
+        let found = history.servers(ranges.as_deref(), interfaces.as_deref(), number, size);
+        Ok::<_, ApiError>(found)
     })
     .await?;
-    let picked: Vec<Server> = all
-        .into_iter()
-        .filter(|server| {
-            let address = server.server_ip.parse().map(netlink::mapped);
-            ranges.as_ref().is_none_or(|ranges| {
-                address.is_ok_and(|address| ranges.iter().any(|range| range.contains(&address)))
-            })
-        })
-        .collect();
-    let total = picked.len() as u64;
-    let before = page
-        .number
-        .unwrap_or(1)
-        .saturating_sub(1)
-        .saturating_mul(page.size);
-    let data: Vec<Server> = picked
-        .into_iter()
-        .skip(usize::try_from(before).unwrap_or(usize::MAX))
-        .take(page.size as usize)
-        .collect();
-    let has_next = before.saturating_add(data.len() as u64) < total && !data.is_empty();
+    let has_next = number.saturating_mul(page.size) < total;
     Ok(Json(ServerList {
         success: true,
         count: data.len(),
@@ -418,7 +399,7 @@ async fn server(
     parameters.only(&[])?;
     let ip = address(&ip)?;
     let found = ask(&state, move |history| {
-        Ok::<_, ApiError>(history.servers(Some(ip), None))
+        Ok::<_, ApiError>(history.server(ip))
     })
     .await?;
     if found.is_empty() {
