@@ -387,15 +387,26 @@ impl Catalogue {
         Some(found)
     }
 
-    /// The clients from a key on that are picked, at most so many, in the order of their keys.
+    /// The clients from a key on that are picked, at most so many, in the order of their keys, and
+    /// the key to go on from; nothing at the end. No more than `looks` clients are looked at.
     #[must_use]
-    pub fn from_key(&self, from: &Key, filter: &Filter, most: usize) -> Vec<Key> {
-        self.index
-            .range(*from..)
-            .filter(|(_, row)| self.is_picked(**row, filter))
-            .map(|(key, _)| *key)
-            .take(most)
-            .collect()
+    pub fn from_key(
+        &self,
+        from: &Key,
+        filter: &Filter,
+        most: usize,
+        looks: usize,
+    ) -> (Vec<Key>, Option<Key>) {
+        let mut found = Vec::new();
+        for (looked_at, (key, row)) in self.index.range(*from..).enumerate() {
+            if looked_at == looks || found.len() == most {
+                return (found, Some(*key));
+            }
+            if self.is_picked(*row, filter) {
+                found.push(*key);
+            }
+        }
+        (found, None)
     }
 
     /// The picked clients after a key, or before it where the greatest come first, at most so many;

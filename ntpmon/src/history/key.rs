@@ -53,18 +53,6 @@ impl Key {
         self.interface.get()
     }
 
-    /// The one that follows; nothing after the last.
-    #[must_use]
-    pub fn next(&self) -> Option<Self> {
-        match self.interface().checked_add(1) {
-            Some(interface) => Some(Self::new(self.address, interface)),
-            None => {
-                let address = u128::from_be_bytes(self.address).checked_add(1)?;
-                Some(Self::new(address.to_be_bytes(), 0))
-            }
-        }
-    }
-
     /// The address as people write it.
     #[must_use]
     pub fn ip(&self) -> IpAddr {

@@ -422,21 +422,18 @@ impl History {
         mut take: impl FnMut(Vec<Client>) -> bool,
     ) -> Result<(), QueryError> {
         const CHUNK: usize = 2000;
-        let mut from = Key::new([0; 16], 0);
+        // Under one lock, which the writer waits for, however few are picked: a millisecond or two.
+        const LOOKS: usize = 20_000;
+        let mut from = Some(Key::new([0; 16], 0));
         let mut left = limit;
-        while left > 0 {
+        while left > 0
+            && let Some(key) = from
+        {
             let most = CHUNK.min(usize::try_from(left).unwrap_or(usize::MAX));
-            let keys = read(&self.0.catalogue).from_key(&from, filter, most);
-            let Some(last) = keys.last() else {
-                break;
-            };
-            let Some(next) = last.next() else {
-                take(self.clients_of(&keys)?);
-                break;
-            };
+            let (keys, next) = read(&self.0.catalogue).from_key(&key, filter, most, LOOKS);
             from = next;
             left -= keys.len() as u64;
-            if !take(self.clients_of(&keys)?) {
+            if !keys.is_empty() && !take(self.clients_of(&keys)?) {
                 break;
             }
         }

@@ -128,8 +128,17 @@ proptest! {
                 .map(|(key, _)| *key)
                 .collect();
             prop_assert_eq!(catalogue.count(&filter), picked.len());
-            let first = Key::new([0; 16], 0);
-            prop_assert_eq!(&catalogue.from_key(&first, &filter, usize::MAX), &picked);
+            for (most, looks) in [(usize::MAX, usize::MAX), (2, 3), (1, 1)] {
+                let mut found = Vec::new();
+                let mut from = Some(Key::new([0; 16], 0));
+                while let Some(key) = from {
+                    let (keys, next) = catalogue.from_key(&key, &filter, most, looks);
+                    prop_assert!(keys.len() <= most);
+                    found.extend(keys);
+                    from = next;
+                }
+                prop_assert_eq!(&found, &picked);
+            }
             if let Some(few) = catalogue.few(&filter, 1000) {
                 let few: Vec<Key> = few.iter().filter_map(|row| catalogue.key(*row)).collect();
                 prop_assert_eq!(&few, &picked);
