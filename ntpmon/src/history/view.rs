@@ -347,7 +347,8 @@ impl Session {
     }
 }
 
-/// What a client did in an hour, as far as its sessions are kept.
+/// What a client did in an hour, as far as its last 1000 sessions on each interface are kept: the
+/// first of the hours may have had more.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct HourOfClient {
     /// When the hour began.
