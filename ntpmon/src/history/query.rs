@@ -515,8 +515,7 @@ impl History {
         let servers = read(&self.0.servers);
         let is_picked = |key: &Key| {
             interfaces.is_none_or(|them| them.contains(&key.interface()))
-                && addresses
-                    .is_none_or(|ranges| ranges.iter().any(|it| it.contains(&key.address)))
+                && addresses.is_none_or(|ranges| ranges.iter().any(|it| it.contains(&key.address)))
         };
         let first = position(page, size);
         let mut total = 0;

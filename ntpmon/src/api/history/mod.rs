@@ -398,10 +398,7 @@ async fn server(
 ) -> Result<Json<List<Server>>, ApiError> {
     parameters.only(&[])?;
     let ip = address(&ip)?;
-    let found = ask(&state, move |history| {
-        Ok::<_, ApiError>(history.server(ip))
-    })
-    .await?;
+    let found = ask(&state, move |history| Ok::<_, ApiError>(history.server(ip))).await?;
     if found.is_empty() {
         return Err(ApiError::not_found(
             "server_not_found",
