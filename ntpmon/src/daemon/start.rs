@@ -39,6 +39,12 @@ pub(super) async fn start(
     tokens: &Tokens,
 ) -> Result<Parts> {
     let started = jiff::Timestamp::now();
+    // What may be wrong with the configuration comes before anything is attached.
+    let settings = Arc::new(api_settings(config)?);
+    let tls = match config.api.tls.pair() {
+        Some((certificate, key)) => Some(Tls::load(certificate, key)?),
+        None => None,
+    };
     let history = {
         let (data, settings) = (data.to_owned(), config.history.settings());
         spawn_blocking(move || History::open(&data, settings))
@@ -71,14 +77,10 @@ pub(super) async fn start(
         control: control.clone(),
         history: history.clone(),
         tokens: shared.clone(),
-        settings: Arc::new(api_settings(config)?),
+        settings,
         components: components(&history),
         process: Process::new(),
         started,
-    };
-    let tls = match config.api.tls.pair() {
-        Some((certificate, key)) => Some(Tls::load(certificate, key)?),
-        None => None,
     };
     let listener = listener.try_clone().context("taking the API's socket")?;
     let (stop_serving, mut stopping) = watch::channel(false);
