@@ -55,7 +55,7 @@ pub use self::{
 };
 use crate::{
     history::History,
-    monitor::{Options, control::Control},
+    monitor::control::Control,
     tokens::Tokens,
 };
 
@@ -72,8 +72,6 @@ pub struct Settings {
     pub cors_origins: Vec<Origin>,
     /// Whether responses are compressed for clients that can take it.
     pub compression: bool,
-    /// How an interface is watched of which a request says only part.
-    pub defaults: Options,
     /// The daemon's log, when it is a file.
     pub log_file: Option<PathBuf>,
 }
@@ -86,7 +84,6 @@ impl Default for Settings {
             max_concurrent_requests: 512,
             cors_origins: Vec::new(),
             compression: true,
-            defaults: Options::default(),
             log_file: None,
         }
     }

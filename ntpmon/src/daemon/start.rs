@@ -238,7 +238,6 @@ fn api_settings(config: &Config) -> Result<api::Settings> {
         max_concurrent_requests: api.max_concurrent_requests,
         cors_origins: origins.collect::<Result<_>>()?,
         compression: api.compression,
-        defaults: options(&config.capture),
         log_file: config.log.file.clone(),
     })
 }
