@@ -250,8 +250,6 @@ impl Daemon {
     fn read_again(&self) -> Result<(Loaded, Tokens)> {
         let loaded = Config::load(&self.sources)?;
         let tokens = Tokens::load(&loaded.config.tokens_file())?;
-        // The socket is the one that there is.
-        tokens.check_listen(self.address()?)?;
         Ok((loaded, tokens))
     }
 
@@ -262,6 +260,13 @@ impl Daemon {
             tracing::error!("reloading: {error:#}");
         }
         tell_tokens(&tokens);
+        // A token that was taken back must not go on counting because it was the last.
+        if let Err(error) = self
+            .address()
+            .and_then(|address| tokens.check_listen(address))
+        {
+            tracing::error!("reloading: {error:#}; until then other hosts are refused");
+        }
         parts.reload(&Reloaded {
             config: &loaded.config,
             tokens: &tokens,
