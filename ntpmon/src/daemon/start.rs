@@ -230,7 +230,7 @@ fn api_settings(config: &Config) -> Result<api::Settings> {
     let origins = api.cors_origins.iter().map(|origin| {
         origin
             .parse()
-            .map_err(|error| anyhow!("api.cors_origins: '{origin}': {error}"))
+            .map_err(|error| anyhow!("api.cors_origins: {error}"))
     });
     Ok(api::Settings {
         max_body: api.max_body_kib.saturating_mul(1024),
