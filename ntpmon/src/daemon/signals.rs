@@ -103,3 +103,26 @@ impl Signals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reload_that_is_asked_for_during_the_start_comes_after_it() {
+        let mut signals = Signals::new().unwrap();
+        kill_process(getpid(), Signal::HUP).unwrap();
+        let start = Duration::from_millis(300);
+        let ended = tokio::time::timeout(start, signals.next_end()).await;
+        assert!(ended.is_err(), "{ended:?}");
+        let soon = Duration::from_secs(10);
+        let next = tokio::time::timeout(soon, signals.next()).await;
+        assert_eq!(next.unwrap(), Received::Reload);
+        // Once.
+        assert!(tokio::time::timeout(start, signals.next()).await.is_err());
+    }
+}
