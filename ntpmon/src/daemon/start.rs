@@ -22,7 +22,7 @@ use crate::{
 /// Under this name the history keeps which interfaces are watched.
 const WATCHED: &str = "watched";
 
-/// The API keeps so many connections at once.
+/// The API keeps so many connections at once, or as many as requests are worked on at once.
 const CONNECTIONS: usize = 1024;
 
 /// Together they are less than what a process is given to end.
@@ -86,7 +86,7 @@ pub(super) async fn start(
         listener,
         api::router(state),
         tls.clone(),
-        CONNECTIONS,
+        connections(config),
         async move {
             // Either it was told, or nobody is left to tell it.
             let _ = stopping.wait_for(|stop| *stop).await;
@@ -116,6 +116,11 @@ pub(super) async fn start(
     });
     parts.add(remembered(history));
     Ok(parts)
+}
+
+/// How many connections the API keeps at once.
+pub(super) fn connections(config: &Config) -> usize {
+    CONNECTIONS.max(config.api.max_concurrent_requests)
 }
 
 fn captures(control: Control) -> Part {
