@@ -53,11 +53,7 @@ pub use self::{
     process::Process,
     serve::{Tls, serve},
 };
-use crate::{
-    history::History,
-    monitor::control::Control,
-    tokens::Tokens,
-};
+use crate::{history::History, monitor::control::Control, tokens::Tokens};
 
 /// How the API is served.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -22,7 +22,7 @@ use super::{
     *,
 };
 use crate::{
-    monitor::control::Setup,
+    monitor::{Options, control::Setup},
     tokens::{Change, Created, Scope},
 };
 
@@ -947,10 +947,10 @@ async fn what_an_interface_is_to_be_watched_with_is_checked_field_by_field() {
 async fn what_a_body_leaves_out_is_as_the_configuration_says_after_a_reload_too() {
     let state = state();
     let control = state.control.clone();
-    let router = super::router(state);
-    let reloaded = crate::monitor::Options {
+    let router = router(state);
+    let reloaded = Options {
         timeout: Duration::from_secs(7),
-        ..crate::monitor::Options::default()
+        ..Options::default()
     };
     let named = vec![ABSENT.to_owned()];
     control.configure(named, reloaded).await.unwrap();

@@ -234,7 +234,9 @@ mod tests {
                     file: Some(path.clone()),
                 },
             };
-            Check { settings }.run().map_err(|error| format!("{error:#}"))
+            Check { settings }
+                .run()
+                .map_err(|error| format!("{error:#}"))
         };
         check("").unwrap();
         let pem = pem.display();
