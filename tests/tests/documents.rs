@@ -592,8 +592,8 @@ fn the_python_client_runs_as_it_stands() {
         .unwrap();
     assert!(output.status.success(), "{output:?}");
     let answers: Vec<(String, Value)> = serde_json::from_slice(&output.stdout).unwrap();
-    let checks: [(&str, fn(&Value)); 4] = [
-        ("Start", is_started),
+    let checks = [
+        ("Start", is_started as fn(&Value)),
         ("Status", is_status_of_running),
         ("All Status", is_list_of_statuses),
         ("Stop", is_stopped),

@@ -18,6 +18,7 @@ use std::{
 
 use ntpmon::{
     api::{self, Components, Process, SharedTokens},
+    history::{self, History},
     monitor::control::{Control, Setup},
     ntp::{exchange::Exchange, pair::Totals},
     pipeline::Sink,
@@ -30,6 +31,7 @@ use ntpmon_tests::{
     watch::binary,
 };
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 const DEVICE: &str = Pair::DEVICE;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -47,6 +49,8 @@ struct Daemon<'a> {
     host: &'a Namespace,
     control: Control,
     runtime: tokio::runtime::Runtime,
+    /// An empty one: nothing is fed to it.
+    _history: TempDir,
 }
 
 impl<'a> Daemon<'a> {
@@ -70,8 +74,11 @@ impl<'a> Daemon<'a> {
             .enable_all()
             .build()
             .unwrap();
+        let data = folder().unwrap();
+        let history = History::open(data.path(), history::Settings::default()).unwrap();
         let state = api::State {
             control: control.clone(),
+            history,
             tokens: SharedTokens::new(Tokens::default()),
             settings: Arc::default(),
             components: Components::default(),
@@ -90,6 +97,7 @@ impl<'a> Daemon<'a> {
             host,
             control,
             runtime,
+            _history: data,
         }
     }
 

@@ -285,10 +285,17 @@ fn other_hosts_are_served_only_with_tokens_also_after_a_reload() {
     let mut daemon = home.start(&mut command).unwrap();
     fs::remove_file(home.data().join("tokens.toml")).unwrap();
     daemon.signal(libc::SIGHUP).unwrap();
+    // The token that is gone counts no more, and without any only this host is served.
     daemon
-        .wait_for_message("the configuration stays as it was", 1)
+        .wait_for_message("until then other hosts are refused", 1)
         .unwrap();
-    assert!(daemon.stderr().contains("is open to other hosts"));
+    daemon.wait_for_note("READY=1", 2).unwrap();
+    let told = daemon.stderr();
+    assert!(told.contains("is open to other hosts"), "{told}");
+    assert!(
+        told.contains("there are no tokens: only this host may ask"),
+        "{told}"
+    );
 }
 
 #[test]

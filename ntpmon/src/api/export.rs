@@ -63,7 +63,7 @@ pub(super) fn reading() -> OpenApiRouter<State> {
 #[derive(Clone, Debug)]
 struct Places(Arc<Semaphore>);
 
-/// Every format by its name.
+/// How clients can be written.
 const FORMATS: &[(&str, Format)] = &[
     (Format::Json.name(), Format::Json),
     (Format::Csv.name(), Format::Csv),
@@ -71,30 +71,33 @@ const FORMATS: &[(&str, Format)] = &[
     (Format::Parquet.name(), Format::Parquet),
 ];
 
-/// What is exported; read by [`Parameters`]. What is left out is not asked for.
+/// More cannot be told exactly by a number in JSON.
+const MOST: u64 = (1 << 53) - 1;
+
+/// What is exported.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(
+#[allow(
     dead_code,
-    reason = "it is only described: the values are read by Parameters"
+    unused_qualifications,
+    reason = "it is only described, by a macro: the values are read by Parameters"
 )]
 struct ExportBody {
-    /// How it is written; json unless told otherwise.
-    #[schema(inline)]
-    format: Option<FormatName>,
-    /// At most so many clients; all, unless told otherwise.
-    #[schema(minimum = 1)]
+    /// How it is written; JSON where nothing is said.
+    format: Option<FileFormat>,
+    /// At most so many clients; all, where nothing is said.
+    #[schema(minimum = 1, maximum = 9_007_199_254_740_991_u64)]
     limit: Option<u64>,
-    /// What clients are picked by.
+    /// Which clients; all, where nothing is said.
     filters: Option<Filters>,
 }
 
-/// json: an object with all clients in it; csv: the names in the first line, a client a line;
-/// ndjson: an object a line; parquet: a table of Apache Parquet.
+/// How clients are written.
 #[derive(ToSchema)]
 #[schema(rename_all = "lowercase")]
-#[expect(dead_code, reason = "it is only described")]
-enum FormatName {
+#[allow(dead_code, reason = "it is only described")]
+enum FileFormat {
+    /// One object: `{"success": true, "data": [a client, …], "count": how many}`.
     Json,
     Csv,
     Ndjson,
@@ -133,7 +136,7 @@ impl Pieces {
             return Ok(());
         }
         let waited = time::timeout(PATIENCE, self.sender.reserve());
-        match self.runtime.block_on(async { waited.await }) {
+        match self.runtime.block_on(waited) {
             Ok(Ok(place)) => {
                 place.send(Ok(std::mem::take(&mut self.collected).into()));
                 Ok(())
@@ -229,11 +232,11 @@ async fn export(
     OptionalJson(body): OptionalJson<Parameters>,
 ) -> Result<Response, ApiError> {
     body.only(&[&["format", "limit", "filters"]])?;
+    let format = body.word("format", FORMATS)?.unwrap_or_default();
+    let limit = body.number("limit", 1..=MOST)?.unwrap_or(u64::MAX);
     let filters = body.object("filters", "filters.")?;
     filters.only(&[FILTERS])?;
     let filter = filters.filter(&state.history)?;
-    let format = body.word("format", FORMATS)?.unwrap_or_default();
-    let limit = body.number("limit", 1..=u64::MAX)?.unwrap_or(u64::MAX);
     let place = places.try_acquire_owned().map_err(|_| {
         ApiError::unavailable(
             "too_busy",

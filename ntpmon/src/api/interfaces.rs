@@ -424,7 +424,7 @@ async fn start(
     OptionalJson(body): OptionalJson<StartBody>,
 ) -> Result<axum::Json<InterfaceReply>, ApiError> {
     let name = checked(name)?;
-    let options = body.options(&state.settings.defaults)?;
+    let options = body.options(&state.control.defaults().await?)?;
     let status = state.control.start(&name, options).await?;
     Ok(started(&state, status))
 }
@@ -456,8 +456,8 @@ async fn stop(
 
 /// Begin monitoring an interface anew
 ///
-/// With new counters, and the options of before where the body says nothing. Starts one that is
-/// not monitored.
+/// With new counters. An empty body means the options of before; what a body leaves out is as the
+/// configuration says. Starts one that is not monitored.
 #[utoipa::path(
     post,
     path = "/api/ntp/interfaces/{name}/restart",
@@ -479,7 +479,7 @@ async fn restart(
     OptionalJson(body): OptionalJson<StartBody>,
 ) -> Result<axum::Json<InterfaceReply>, ApiError> {
     let name = checked(name)?;
-    let options = body.options(&state.settings.defaults)?;
+    let options = body.options(&state.control.defaults().await?)?;
     let status = state.control.restart(&name, options).await?;
     Ok(started(&state, status))
 }

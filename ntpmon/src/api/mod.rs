@@ -54,11 +54,7 @@ pub use self::{
     process::Process,
     serve::{Tls, serve},
 };
-use crate::{
-    history::History,
-    monitor::{Options, control::Control},
-    tokens::Tokens,
-};
+use crate::{history::History, monitor::control::Control, tokens::Tokens};
 
 /// How the API is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,8 +69,6 @@ pub struct Settings {
     pub cors_origins: Vec<Origin>,
     /// Whether responses are compressed for clients that can take it.
     pub compression: bool,
-    /// How an interface is watched of which a request says only part.
-    pub defaults: Options,
     /// The daemon's log, when it is a file.
     pub log_file: Option<PathBuf>,
 }
@@ -87,7 +81,6 @@ impl Default for Settings {
             max_concurrent_requests: 512,
             cors_origins: Vec::new(),
             compression: true,
-            defaults: Options::default(),
             log_file: None,
         }
     }

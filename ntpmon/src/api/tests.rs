@@ -22,7 +22,7 @@ use super::{
     *,
 };
 use crate::{
-    monitor::control::Setup,
+    monitor::{Options, control::Setup},
     tokens::{Change, Created, Scope},
 };
 
@@ -941,6 +941,27 @@ async fn what_an_interface_is_to_be_watched_with_is_checked_field_by_field() {
     assert_eq!(data["ports"], json!([123, 4123]));
     assert_eq!(data["timeout"], 2.0);
     assert_eq!(data["status"], "failed");
+}
+
+#[tokio::test]
+async fn what_a_body_leaves_out_is_as_the_configuration_says_after_a_reload_too() {
+    let state = state();
+    let control = state.control.clone();
+    let router = router(state);
+    let reloaded = Options {
+        timeout: Duration::from_secs(7),
+        ..Options::default()
+    };
+    let named = vec![ABSENT.to_owned()];
+    control.configure(named, reloaded).await.unwrap();
+    for action in ["start", "restart"] {
+        let path = format!("/api/ntp/interfaces/{ABSENT}/{action}");
+        let answer = send(&router, &path, "{\"port\": 4123}").await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let data = &answer.json()["data"];
+        assert_eq!(data["ports"], json!([4123]), "{action}");
+        assert_eq!(data["timeout"], 7.0, "{action}");
+    }
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use serde_json::{Map, json};
 use toml::Value;
 
 use crate::{
+    api::{Origin, Tls},
     config::{Config, DEFAULT_FILE, Flag, KEYS, Loaded, Sources},
     tokens::Tokens,
 };
@@ -136,6 +137,12 @@ impl Check {
                 File::open(path)
                     .with_context(|| format!("api.tls.{name} = \"{}\"", path.display()))?;
             }
+            Tls::load(certificate, key).context("api.tls")?;
+        }
+        for origin in &config.api.cors_origins {
+            origin
+                .parse::<Origin>()
+                .map_err(|error| anyhow!("api.cors_origins: {error}"))?;
         }
         let text = match &loaded.file {
             Some(path) => format!("{} is right\n", path.display()),
@@ -210,6 +217,44 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn a_check_finds_what_would_keep_the_daemon_from_starting() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ntpmon.toml");
+        let pem = folder.path().join("certificate.pem");
+        fs::write(&pem, "no certificate").unwrap();
+        let check = |text: &str| {
+            fs::write(&path, text).unwrap();
+            let settings = Settings {
+                interfaces: Vec::new(),
+                listen: None,
+                data_dir: Some(folder.path().join("data")),
+                file: ConfigFile {
+                    file: Some(path.clone()),
+                },
+            };
+            Check { settings }
+                .run()
+                .map_err(|error| format!("{error:#}"))
+        };
+        check("").unwrap();
+        let pem = pem.display();
+        let error = check(&format!(
+            "[api.tls]\ncertificate = '{pem}'\nkey = '{pem}'\n"
+        ));
+        let error = error.unwrap_err();
+        assert!(
+            error.contains("api.tls") && error.contains("holds no certificate"),
+            "{error}"
+        );
+        // Of the right letters, and no origin all the same.
+        let error = check("[api]\ncors_origins = ['http://[:']\n").unwrap_err();
+        assert!(
+            error.contains("api.cors_origins") && error.contains("http://[:"),
+            "{error}"
+        );
+    }
 
     #[test]
     fn what_is_shown_is_a_file_that_sets_the_same() {

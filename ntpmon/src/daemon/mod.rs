@@ -17,6 +17,7 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use rustix::{
     fs::{Access, Mode},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
     thread::CapabilitySet,
 };
 use tokio::{
@@ -64,6 +65,7 @@ pub fn run(sources: Sources) -> Result<()> {
     let tokens = Tokens::load(&config.tokens_file())?;
     tokens.check_listen(config.api.listen)?;
     let data = DataDirectory::open(&config.data_dir)?;
+    allow_descriptors(start::connections(config));
     // A port below 1024 takes a capability that is dropped next.
     let listener = listen(config.api.listen)?;
     // Each thread has capabilities of its own: now there is one.
@@ -99,6 +101,32 @@ fn listen(address: SocketAddr) -> Result<TcpListener> {
         };
         anyhow!("listening on {address} (api.listen): {error}{hint}")
     })
+}
+
+/// Descriptors for everything but connections: rings, links, files, netlink.
+const OTHER_DESCRIPTORS: u64 = 1024;
+
+/// Sees to it that connections cannot take the descriptors that captures and files need: most
+/// processes are allowed 1024 at first, and may ask for more.
+fn allow_descriptors(connections: usize) {
+    let wanted = OTHER_DESCRIPTORS.saturating_add(connections as u64);
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let possible = maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    let limit = Rlimit {
+        current: Some(possible),
+        maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!("allowing {possible} open files: {error}");
+    } else if possible < wanted {
+        tracing::warn!(
+            "only {possible} files may be open, {wanted} may be needed: raise the hard limit \
+             (ulimit -Hn, or LimitNOFILE= of the service)"
+        );
+    }
 }
 
 /// What it takes besides, where root was told to use what is not root's.
@@ -250,8 +278,6 @@ impl Daemon {
     fn read_again(&self) -> Result<(Loaded, Tokens)> {
         let loaded = Config::load(&self.sources)?;
         let tokens = Tokens::load(&loaded.config.tokens_file())?;
-        // The socket is the one that there is.
-        tokens.check_listen(self.address()?)?;
         Ok((loaded, tokens))
     }
 
@@ -262,6 +288,13 @@ impl Daemon {
             tracing::error!("reloading: {error:#}");
         }
         tell_tokens(&tokens);
+        // A token that was taken back must not go on counting because it was the last.
+        if let Err(error) = self
+            .address()
+            .and_then(|address| tokens.check_listen(address))
+        {
+            tracing::error!("reloading: {error:#}; until then other hosts are refused");
+        }
         parts.reload(&Reloaded {
             config: &loaded.config,
             tokens: &tokens,

@@ -4,7 +4,7 @@
 use std::{future::Future, pin::Pin, time::Duration};
 
 use anyhow::{Context, Result};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::{config::Config, tokens::Tokens};
 
@@ -23,7 +23,7 @@ pub struct Part {
     pub reload: Option<Reload>,
     /// Stops it. Must leave the thread to others while it waits.
     pub stop: Box<dyn FnOnce() -> Stopping + Send>,
-    /// How long that may take.
+    /// How long that may take, besides what those before it left of theirs.
     pub limit: Duration,
 }
 
@@ -83,21 +83,24 @@ impl Parts {
     }
 
     /// Stops one after the other. One that fails, or takes longer than it may, keeps none of the
-    /// others from being stopped.
+    /// others from being stopped; what it leaves of its time is theirs.
     ///
     /// # Errors
     /// What the first that failed said; the others are told in the log.
     pub async fn stop(self) -> Result<()> {
         let mut failed = Ok(());
+        let mut end = Instant::now();
         for part in self.0 {
-            let stopped = match timeout(part.limit, (part.stop)()).await {
+            let began = Instant::now();
+            end += part.limit;
+            let stopped = match timeout_at(end, (part.stop)()).await {
                 Ok(stopped) => stopped.with_context(|| format!("stopping {}", part.name)),
                 Err(_) => {
                     // The process ends anyway, and takes with it what hangs.
                     tracing::error!(
-                        "{} did not stop within {} s: going on without",
+                        "{} did not stop within {:.1} s: going on without",
                         part.name,
-                        part.limit.as_secs_f64()
+                        began.elapsed().as_secs_f64()
                     );
                     Ok(())
                 }
@@ -164,6 +167,22 @@ mod tests {
         assert_eq!(error, "stopping captures: broken");
         assert_eq!(*stopped.lock().unwrap(), ["captures", "api", "history"]);
         assert!(began.elapsed() < Duration::from_secs(30));
+    }
+
+    #[tokio::test]
+    async fn a_part_has_what_those_before_it_left_of_their_time() {
+        let stopped = Stopped::default();
+        let mut parts = Parts::default();
+        let limit = Duration::from_secs(30);
+        parts.add(Part {
+            limit,
+            ..part("api", &stopped, Duration::ZERO, Ok(()))
+        });
+        // Longer than its own limit.
+        let wait = Duration::from_millis(300);
+        parts.add(part("history", &stopped, wait, Ok(())));
+        parts.stop().await.unwrap();
+        assert_eq!(*stopped.lock().unwrap(), ["api", "history"]);
     }
 
     #[tokio::test]

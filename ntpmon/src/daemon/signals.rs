@@ -54,6 +54,8 @@ pub(super) struct Signals {
     hangup: unix::Signal,
     /// Whether it was started by hand.
     on_terminal: bool,
+    /// A reload was asked for while only an end was waited for.
+    reload_waits: bool,
 }
 
 impl Signals {
@@ -64,10 +66,18 @@ impl Signals {
             terminate: catch(SignalKind::terminate())?,
             hangup: catch(SignalKind::hangup())?,
             on_terminal: stdin().is_terminal(),
+            reload_waits: false,
         })
     }
 
     pub(super) async fn next(&mut self) -> Received {
+        if std::mem::take(&mut self.reload_waits) {
+            return Received::Reload;
+        }
+        self.caught().await
+    }
+
+    async fn caught(&mut self) -> Received {
         tokio::select! {
             _ = self.interrupt.recv() => Received::End(Ending::Interrupt),
             _ = self.terminate.recv() => Received::End(Ending::Terminate),
@@ -83,12 +93,36 @@ impl Signals {
         }
     }
 
-    /// The next that ends.
+    /// The next that ends. A reload that is asked for meanwhile is what [`Self::next`] gives first.
     pub(super) async fn next_end(&mut self) -> Ending {
         loop {
-            if let Received::End(ending) = self.next().await {
-                return ending;
+            match self.caught().await {
+                Received::End(ending) => return ending,
+                Received::Reload => self.reload_waits = true,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reload_that_is_asked_for_during_the_start_comes_after_it() {
+        let mut signals = Signals::new().unwrap();
+        kill_process(getpid(), Signal::HUP).unwrap();
+        let start = Duration::from_millis(300);
+        let ended = tokio::time::timeout(start, signals.next_end()).await;
+        assert!(ended.is_err(), "{ended:?}");
+        let soon = Duration::from_secs(10);
+        let next = tokio::time::timeout(soon, signals.next()).await;
+        assert_eq!(next.unwrap(), Received::Reload);
+        // Once.
+        assert!(tokio::time::timeout(start, signals.next()).await.is_err());
     }
 }

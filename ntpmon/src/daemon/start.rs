@@ -22,7 +22,7 @@ use crate::{
 /// Under this name the history keeps which interfaces are watched.
 const WATCHED: &str = "watched";
 
-/// The API keeps so many connections at once.
+/// The API keeps so many connections at once, or as many as requests are worked on at once.
 const CONNECTIONS: usize = 1024;
 
 /// Together they are less than what a process is given to end.
@@ -39,6 +39,12 @@ pub(super) async fn start(
     tokens: &Tokens,
 ) -> Result<Parts> {
     let started = jiff::Timestamp::now();
+    // What may be wrong with the configuration comes before anything is attached.
+    let settings = Arc::new(api_settings(config)?);
+    let tls = match config.api.tls.pair() {
+        Some((certificate, key)) => Some(Tls::load(certificate, key)?),
+        None => None,
+    };
     let history = {
         let (data, settings) = (data.to_owned(), config.history.settings());
         spawn_blocking(move || History::open(&data, settings))
@@ -71,14 +77,10 @@ pub(super) async fn start(
         control: control.clone(),
         history: history.clone(),
         tokens: shared.clone(),
-        settings: Arc::new(api_settings(config)?),
+        settings,
         components: components(&history),
         process: Process::new(),
         started,
-    };
-    let tls = match config.api.tls.pair() {
-        Some((certificate, key)) => Some(Tls::load(certificate, key)?),
-        None => None,
     };
     let listener = listener.try_clone().context("taking the API's socket")?;
     let (stop_serving, mut stopping) = watch::channel(false);
@@ -86,7 +88,7 @@ pub(super) async fn start(
         listener,
         api::router(state),
         tls.clone(),
-        CONNECTIONS,
+        connections(config),
         async move {
             // Either it was told, or nobody is left to tell it.
             let _ = stopping.wait_for(|stop| *stop).await;
@@ -116,6 +118,11 @@ pub(super) async fn start(
     });
     parts.add(remembered(history));
     Ok(parts)
+}
+
+/// How many connections the API keeps at once.
+pub(super) fn connections(config: &Config) -> usize {
+    CONNECTIONS.max(config.api.max_concurrent_requests)
 }
 
 fn captures(control: Control) -> Part {
@@ -230,7 +237,7 @@ fn api_settings(config: &Config) -> Result<api::Settings> {
     let origins = api.cors_origins.iter().map(|origin| {
         origin
             .parse()
-            .map_err(|error| anyhow!("api.cors_origins: '{origin}': {error}"))
+            .map_err(|error| anyhow!("api.cors_origins: {error}"))
     });
     Ok(api::Settings {
         max_body: api.max_body_kib.saturating_mul(1024),
@@ -238,7 +245,6 @@ fn api_settings(config: &Config) -> Result<api::Settings> {
         max_concurrent_requests: api.max_concurrent_requests,
         cors_origins: origins.collect::<Result<_>>()?,
         compression: api.compression,
-        defaults: options(&config.capture),
         log_file: config.log.file.clone(),
     })
 }

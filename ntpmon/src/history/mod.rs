@@ -193,7 +193,11 @@ struct Pending {
 /// What is counted since the daemon started.
 #[derive(Debug, Default)]
 pub(crate) struct Statistics {
+    /// Exchanges. This and the next change under the lock of the feeds, so that whoever holds it
+    /// finds each exchange in one place.
     written: AtomicU64,
+    /// Exchanges that were taken from the feeds and are being written.
+    in_flight: AtomicU64,
     failures: AtomicU64,
     inserted: AtomicU64,
     updated: AtomicU64,
@@ -204,10 +208,10 @@ pub(crate) struct Statistics {
     sessions_left_out: AtomicU64,
     flushes: AtomicU64,
     checkpoints: AtomicU64,
-    /// In nanoseconds.
+    /// In nanoseconds, from when the deltas were taken to when they were written.
     last_flush: AtomicU64,
     longest_flush: AtomicU64,
-    /// From when the deltas were taken to when they were written.
+    /// When the last one ended, in nanoseconds since 1970.
     last_flush_unix: AtomicU64,
     last_clients: AtomicU64,
     unnamed_servers: AtomicU64,
@@ -412,13 +416,20 @@ impl Shared {
         if let Some(number) = interfaces.iter().position(|known| known == name) {
             return number as InterfaceId;
         }
-        // No host has so many: they share the last.
-        if interfaces.len() > usize::from(InterfaceId::MAX) {
-            return InterfaceId::MAX;
+        // No host has so many: they share the last. How many there are is a number too.
+        if interfaces.len() >= usize::from(InterfaceId::MAX) {
+            return InterfaceId::MAX - 1;
         }
         interfaces.push(name.to_owned());
         write(&self.ledgers).resize(interfaces.len(), Ledger::default());
         (interfaces.len() - 1) as InterfaceId
+    }
+
+    /// What was being written is.
+    fn count_written(&self) {
+        let _feeds = lock(&self.feeds);
+        let written = self.statistics.in_flight.swap(0, Ordering::Relaxed);
+        add(&self.statistics.written, written);
     }
 
     /// Takes what a file holds in place of what was in memory.

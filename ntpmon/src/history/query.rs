@@ -647,10 +647,14 @@ impl History {
             0 => None,
             nanoseconds => Some(nanoseconds as f64 / 1e9),
         };
-        let waiting: u64 = lock(&self.0.feeds)
-            .iter()
-            .map(|feed| lock(feed).exchanges)
-            .sum();
+        let (written, waiting) = {
+            let feeds = lock(&self.0.feeds);
+            let waiting: u64 = feeds.iter().map(|feed| lock(feed).exchanges).sum();
+            (
+                get(&statistics.written),
+                waiting + get(&statistics.in_flight),
+            )
+        };
         let (other, forgotten) = {
             let ledgers = read(&self.0.ledgers);
             (
@@ -671,8 +675,8 @@ impl History {
             ("sessions_without_server", get(&statistics.unnamed_servers)),
         ];
         ServiceStatistics {
-            total_received: get(&statistics.written) + waiting,
-            total_processed: get(&statistics.written),
+            total_received: written + waiting,
+            total_processed: written,
             queue_size: waiting,
             processing_errors: get(&statistics.failures),
             total_inserted: get(&statistics.inserted),

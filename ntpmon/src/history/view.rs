@@ -348,7 +348,8 @@ impl Session {
     }
 }
 
-/// What a client did in an hour, as far as its sessions are kept.
+/// What a client did in an hour, as far as its last 1000 sessions on each interface are kept: the
+/// first of the hours may have had more.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct HourOfClient {
     /// When the hour began.
@@ -634,7 +635,7 @@ pub struct ServiceStatistics {
     pub total_received: u64,
     /// Exchanges that are in the database.
     pub total_processed: u64,
-    /// Exchanges that wait for the next flush.
+    /// Exchanges that wait for the next flush, or are being written.
     pub queue_size: u64,
     /// Flushes that failed.
     pub processing_errors: u64,

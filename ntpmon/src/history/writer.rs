@@ -330,6 +330,7 @@ impl Writer {
             // Made before the lock is taken; a little more than it was, so that it need not grow.
             let empty = Delta::new(interface, room + room / 8);
             let delta = std::mem::replace(&mut *lock(feed), empty);
+            add(&self.shared.statistics.in_flight, delta.exchanges);
             taken.push((Arc::clone(feed), delta));
             !has_ended
         });
@@ -339,13 +340,14 @@ impl Writer {
     /// Gives back what could not be written.
     fn put_back(&self, taken: Taken) {
         let limits = *read(&self.shared.limits);
+        let mut feeds = lock(&self.shared.feeds);
+        self.shared.statistics.in_flight.store(0, Ordering::Relaxed);
         for (feed, delta) in taken {
             {
                 let mut newer = lock(&feed);
                 let newer_delta = std::mem::replace(&mut *newer, delta);
                 newer.absorb(newer_delta, &limits);
             }
-            let mut feeds = lock(&self.shared.feeds);
             if !feeds.iter().any(|known| Arc::ptr_eq(known, &feed)) {
                 feeds.push(feed);
             }
@@ -411,10 +413,12 @@ impl Writer {
         let expected = self.numbers.flushes + 1;
         self.numbers = self.shared.remember(&store, memory);
         self.store = Some(store);
-        if let Some(taken) = self.doubtful.take()
-            && self.numbers.flushes != expected
-        {
-            self.put_back(taken);
+        if let Some(taken) = self.doubtful.take() {
+            if self.numbers.flushes == expected {
+                self.shared.count_written();
+            } else {
+                self.put_back(taken);
+            }
         }
         Ok(())
     }
@@ -776,11 +780,8 @@ impl Writer {
                 *known = ledger;
             }
         }
+        shared.count_written();
         let statistics = &shared.statistics;
-        add(
-            &statistics.written,
-            deltas.iter().map(|delta| delta.exchanges).sum(),
-        );
         add(&statistics.inserted, plan.inserted);
         add(&statistics.updated, plan.updated);
         add(&statistics.refused, plan.refused);
@@ -1192,6 +1193,7 @@ mod tests {
     fn what_a_flush_held_that_seemed_to_fail_is_written_once_whether_it_had_failed_or_not() {
         let directory = TempDir::new().unwrap();
         let (mut writer, mut feed) = alone(&directory);
+        let history = History(Arc::clone(&writer.shared));
         for (round, was_written) in [true, false, true, true, false].into_iter().enumerate() {
             feed.exchange(&ask(7, BEGIN).exchange());
             let mut taken = writer.take();
@@ -1205,8 +1207,33 @@ mod tests {
             // What came since is there too, whatever happened.
             feed.exchange(&ask(8, BEGIN).exchange());
             writer.flush(false, &[]).unwrap();
-            assert_eq!(exchanges(&writer), 2 * (round as u64 + 1));
+            let fed = 2 * (round as u64 + 1);
+            assert_eq!(exchanges(&writer), fed);
+            let statistics = history.service_statistics();
+            let counts = (statistics.total_received, statistics.total_processed);
+            assert_eq!(counts, (fed, fed));
         }
+    }
+
+    #[test]
+    fn what_is_being_written_was_received_and_waits() {
+        let directory = TempDir::new().unwrap();
+        let (mut writer, mut feed) = alone(&directory);
+        let history = History(Arc::clone(&writer.shared));
+        let counts = || {
+            let statistics = history.service_statistics();
+            (statistics.total_received, statistics.queue_size)
+        };
+        feed.exchange(&ask(7, BEGIN).exchange());
+        assert_eq!(counts(), (1, 1));
+        let taken = writer.take();
+        feed.exchange(&ask(7, BEGIN).exchange());
+        assert_eq!(counts(), (2, 2));
+        writer.put_back(taken);
+        assert_eq!(counts(), (2, 2));
+        let mut taken = writer.take();
+        writer.write(&mut taken, false, &[]).unwrap();
+        assert_eq!(counts(), (2, 0));
     }
 
     #[test]

@@ -37,7 +37,8 @@ pub struct Directory {
     path: PathBuf,
 }
 
-/// Files in the directory are for their owner, and for whoever shares its group to read.
+/// Files in the directory are for their owner, and for whoever shares its group to read, as far as
+/// the umask lets: the daemon's leaves them to their owner.
 const DIRECTORY_MODE: u32 = 0o750;
 const FILE_MODE: Mode = Mode::from_raw_mode(0o640);
 

@@ -50,9 +50,17 @@ fn is_within(found: Option<i64>, values: impl Iterator<Item = Option<i64>>) -> b
         return values.is_empty();
     };
     let (least, greatest) = (values.iter().min(), values.iter().max());
-    // To the width of a bucket.
-    least.is_some_and(|least| found >= *least)
+    // The least is kept to seven digits, the others to the width of a bucket.
+    least.is_some_and(|least| found >= least - least.abs() / 10_000_000 - 1)
         && greatest.is_some_and(|greatest| found <= greatest + greatest.abs() / 16 + 1)
+}
+
+#[test]
+fn what_is_within_is_told_from_what_is_not() {
+    let values = || [Some(25_093_275), None, Some(30_000_000)].into_iter();
+    assert!(is_within(Some(25_093_274), values()) && is_within(Some(31_000_000), values()));
+    assert!(!is_within(Some(25_093_200), values()) && !is_within(Some(33_000_000), values()));
+    assert!(is_within(None, [None].into_iter()) && !is_within(None, values()));
 }
 
 proptest! {

@@ -349,7 +349,8 @@ fn write(directory: &std::path::Path, clients: u32) -> Result<Written> {
     let begun = Instant::now();
     for start in (0..clients).step_by(2000) {
         feeder.exchanges(start..(start + 2000).min(clients));
-        while history.service_statistics().queue_size > 200_000 {
+        // More than makes the writer hurry: it would wait for its interval.
+        while history.service_statistics().queue_size > 400_000 {
             thread::sleep(Duration::from_millis(1));
         }
     }
