@@ -472,7 +472,7 @@ fn requests_that_are_no_requests_of_ours_are_refused() {
     let many: Vec<_> = (0..150).map(|number| format!("X-{number}: x")).collect();
     let many: Vec<_> = many.iter().flat_map(|it| ["--header", it]).collect();
     let file = stage.home.path("header");
-    let large: String = (0..8)
+    let large: String = (0..15)
         .map(|number| format!("X-{number}: {}\n", "x".repeat(60_000)))
         .collect();
     std::fs::write(&file, large).unwrap();

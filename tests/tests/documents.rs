@@ -571,6 +571,15 @@ fn an_export_is_a_file_in_each_format() {
         assert!(csv[0].iter().any(|it| it == name), "{name}: {:?}", csv[0]);
         assert!(lines[0].contains_key(name), "{name}: {:?}", lines[0]);
     }
+    // Compressed for who can take it, it is the same.
+    for encoding in ["gzip", "zstd"] {
+        let compressed = stage.shell(&format!(
+            "curl -X POST http://localhost:8000/api/ntp/history/export \
+             -H 'Accept-Encoding: {encoding}'"
+        ));
+        assert_eq!(compressed.status, 200);
+        assert!(!compressed.body.is_empty() && !compressed.body.starts_with(b"{"));
+    }
     let parquet = export("parquet").body;
     assert!(parquet.starts_with(b"PAR1") && parquet.ends_with(b"PAR1"));
 }

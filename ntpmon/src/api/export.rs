@@ -17,7 +17,7 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use tokio::{
     runtime::Handle,
     sync::{
@@ -253,6 +253,8 @@ async fn export(
         };
         Some((piece, (None, receiver)))
     });
+    // What compresses asks once more after the end.
+    let pieces = pieces.fuse();
     let name = format!(
         "attachment; filename=\"ntpmon-clients-{}.{}\"",
         jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ"),

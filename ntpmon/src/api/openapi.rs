@@ -150,6 +150,17 @@ fn complete(operation: &mut Operation, scope: Scope) {
                 .insert("application/json".to_owned(), RefOr::T(body));
         }
     }
+    // Said before the request reaches us, so without an envelope.
+    for (status, description) in [
+        ("414", "The path with its query is longer than is taken"),
+        ("431", "The headers are more or longer than are taken"),
+    ] {
+        let response = ResponseBuilder::new().description(description).build();
+        operation
+            .responses
+            .responses
+            .insert(status.to_owned(), RefOr::T(response));
+    }
 }
 
 /// The document, the page, and the way to it from the root.
