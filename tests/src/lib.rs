@@ -24,6 +24,7 @@ pub mod pcap;
 pub mod process;
 pub mod programs;
 pub mod python;
+mod qemu;
 pub mod seen;
 pub mod tcpdump;
 pub mod vm;

@@ -17,6 +17,8 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 
+use crate::qemu;
+
 /// The package that depends on Debian's current kernel for virtual machines. In Debian 12 that is
 /// Linux 6.1.
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
@@ -92,7 +94,7 @@ impl Vm {
         let qemu_errors = scratch.0.join("qemu");
 
         // No acceleration, ever: with KVM inside some virtual machines the guest hangs at boot.
-        let child = Command::new("qemu-system-x86_64")
+        let child = qemu::command(&self.directory)?
             .args(["-accel", "tcg", "-m", "512", "-smp", "2"])
             .args(["-nodefaults", "-display", "none", "-no-reboot"])
             .arg("-kernel")
@@ -109,7 +111,7 @@ impl Vm {
             .stdout(Stdio::null())
             .stderr(File::create(&qemu_errors)?)
             .spawn()
-            .context("starting qemu-system-x86_64 (Debian's package qemu-system-x86)")?;
+            .context("starting qemu")?;
         let ended = Machine(child).wait(deadline)?;
 
         let console = read_text(&console).replace('\r', "");
