@@ -136,12 +136,10 @@ fn a_full_disk_is_told_and_when_there_is_room_again_nothing_is_lost_or_doubled()
     for room in [0, 20_000, 200_000] {
         let ballast = disk.fill(room);
         let mut failures = 0;
-        let mut second = 10;
         // Far more than it may hold by name.
-        for round in 0..40_u32 {
+        for (second, round) in (10..).zip(0..40_u32) {
             give(&mut feed, round * 1500..round * 1500 + 3000, second);
             fed += 3000;
-            second += 1;
             if round.is_multiple_of(2) && history.flush().is_err() {
                 failures += 1;
             }
