@@ -1,6 +1,7 @@
 //! `POST /api/ntp/history/export`: the clients as a file, written while they are read. A thread
 //! reads and writes pieces into a channel of a few; the response takes them out. Who reads slowly
-//! makes the thread wait, who goes away ends it.
+//! makes the thread wait, who goes away ends it. Only when the thread says that it has written all
+//! does the response end as one that is whole.
 
 use std::{
     io::{self, Write},
@@ -24,7 +25,8 @@ use tokio::{
         OwnedSemaphorePermit, Semaphore,
         mpsc::{self, Receiver, Sender},
     },
-    task, time,
+    task::{self, JoinHandle},
+    time,
 };
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -99,8 +101,11 @@ struct ExportBody {
 enum FileFormat {
     /// One object: `{"success": true, "data": [a client, …], "count": how many}`.
     Json,
+    /// The names in the first line, a client a line.
     Csv,
+    /// A client a line, each an object.
     Ndjson,
+    /// A table of Apache Parquet.
     Parquet,
 }
 
@@ -113,17 +118,15 @@ const fn content_type(format: Format) -> &'static str {
     }
 }
 
-type Piece = Result<Bytes, ExportError>;
-
 /// Takes what is written, and passes it on in pieces.
 struct Pieces {
-    sender: Sender<Piece>,
+    sender: Sender<Bytes>,
     runtime: Handle,
     collected: Vec<u8>,
 }
 
 impl Pieces {
-    fn new(sender: Sender<Piece>, runtime: Handle) -> Self {
+    fn new(sender: Sender<Bytes>, runtime: Handle) -> Self {
         Self {
             sender,
             runtime,
@@ -138,7 +141,7 @@ impl Pieces {
         let waited = time::timeout(PATIENCE, self.sender.reserve());
         match self.runtime.block_on(waited) {
             Ok(Ok(place)) => {
-                place.send(Ok(std::mem::take(&mut self.collected).into()));
+                place.send(std::mem::take(&mut self.collected).into());
                 Ok(())
             }
             Ok(Err(_)) => Err(io::ErrorKind::BrokenPipe.into()),
@@ -167,34 +170,52 @@ impl Write for Pieces {
     }
 }
 
-/// Begins an export; its pieces come out of the channel. Has to be called on the runtime.
-fn begin(
-    history: History,
-    filter: Filter,
-    limit: u64,
-    format: Format,
-    place: OwnedSemaphorePermit,
-) -> Receiver<Piece> {
-    let (sender, receiver) = mpsc::channel(WAITING);
-    let runtime = Handle::current();
-    task::spawn_blocking(move || {
-        let _place = place;
-        let mut pieces = Pieces::new(sender, runtime);
-        let written = history
-            .export(&filter, limit, format, &mut pieces)
-            .and_then(|_| Ok(pieces.pass_on()?));
-        if let Err(error) = written {
-            match &error {
-                ExportError::Write(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+/// An export that is being written.
+struct Export {
+    pieces: Receiver<Bytes>,
+    /// Its thread: the end of the pieces is that of the file only when it has not failed.
+    writing: JoinHandle<Result<(), ExportError>>,
+}
+
+impl Export {
+    /// Has to be called on the runtime.
+    fn begin(
+        history: History,
+        filter: Filter,
+        limit: u64,
+        format: Format,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        let (sender, pieces) = mpsc::channel(WAITING);
+        let runtime = Handle::current();
+        let writing = task::spawn_blocking(move || {
+            let _place = place;
+            let mut pieces = Pieces::new(sender, runtime);
+            let written = history
+                .export(&filter, limit, format, &mut pieces)
+                .and_then(|_| Ok(pieces.pass_on()?));
+            match &written {
+                Err(ExportError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
                     tracing::debug!("an export was given up by who asked for it");
                 }
-                error => tracing::warn!("an export ended before its end: {error}"),
+                Err(error) => tracing::warn!("an export ended before its end: {error}"),
+                Ok(()) => {}
             }
-            // Whoever does not read gets the end without this: the connection is cut short.
-            let _ = pieces.sender.try_send(Err(error));
+            written
+        });
+        Self { pieces, writing }
+    }
+
+    /// The next piece; nothing when all was written.
+    async fn next(&mut self) -> Result<Option<Bytes>, ExportError> {
+        if let Some(piece) = self.pieces.recv().await {
+            return Ok(Some(piece));
         }
-    });
-    receiver
+        match (&mut self.writing).await {
+            Ok(written) => written.map(|()| None),
+            Err(panic) => Err(io::Error::other(panic).into()),
+        }
+    }
 }
 
 impl From<ExportError> for ApiError {
@@ -243,15 +264,20 @@ async fn export(
             format!("{AT_ONCE} exports are being written, which is the limit; try again later"),
         )
     })?;
-    let mut receiver = begin(state.history, filter, limit, format, place);
+    let mut export = Export::begin(state.history, filter, limit, format, place);
     // What fails at once still has a status of its own.
-    let first = receiver.recv().await.transpose()?;
-    let pieces = stream::unfold((first, receiver), |(first, mut receiver)| async {
+    let first = export.next().await?;
+    let export = first.is_some().then_some(export);
+    let pieces = stream::unfold((first, export), |(first, export)| async {
+        let mut export = export?;
         let piece = match first {
-            Some(first) => Ok(first),
-            None => receiver.recv().await?,
+            Some(first) => Ok(Some(first)),
+            None => export.next().await,
         };
-        Some((piece, (None, receiver)))
+        match piece {
+            Ok(piece) => Some((Ok(piece?), (None, Some(export)))),
+            Err(error) => Some((Err(error), (None, None))),
+        }
     });
     // What compresses asks once more after the end.
     let pieces = pieces.fuse();
@@ -272,7 +298,10 @@ async fn export(
 
 #[cfg(test)]
 mod tests {
-    use axum::{Router, http::Request as HttpRequest};
+    use axum::{
+        Router,
+        http::{Request as HttpRequest, header::ACCEPT_ENCODING},
+    };
     use http_body_util::BodyExt;
     use serde_json::{Value, json};
     use tower::ServiceExt;
@@ -284,7 +313,10 @@ mod tests {
         },
         *,
     };
-    use crate::history::export::tests::{many, remembering};
+    use crate::history::{
+        export::tests::{many, remembering},
+        made::close,
+    };
 
     const EXPORT: &str = "/api/ntp/history/export";
 
@@ -409,16 +441,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_export_that_fails_on_the_way_does_not_look_whole() {
+        let (_directory, history) = remembering(&many(5000));
+        let mut state = state();
+        state.history = history.clone();
+        let router = router(state);
+        let mut responses = Vec::new();
+        for compressed in ["identity", "zstd"] {
+            let mut asking = asking(&json!({"format": "ndjson"}));
+            let coding = HeaderValue::from_static(compressed);
+            asking.headers_mut().insert(ACCEPT_ENCODING, coding);
+            let mut body = router.clone().oneshot(asking).await.unwrap().into_body();
+            assert!(body.frame().await.unwrap().unwrap().is_data());
+            responses.push(body);
+        }
+        // By now as many pieces wait as there is room for, so that a failure finds none.
+        close(&history);
+        for body in responses {
+            assert!(body.collect().await.is_err());
+        }
+    }
+
+    #[tokio::test]
     async fn an_export_that_nobody_reads_any_more_ends_within_a_chunk() {
         let (_directory, history) = remembering(&many(5000));
         let places = Arc::new(Semaphore::new(1));
         let place = Arc::clone(&places).try_acquire_owned().unwrap();
         let filter = Filter::default();
-        let mut receiver = begin(history, filter, u64::MAX, Format::Ndjson, place);
-        let first = receiver.recv().await.unwrap().unwrap();
+        let mut export = Export::begin(history, filter, u64::MAX, Format::Ndjson, place);
+        let first = export.next().await.unwrap().unwrap();
         assert!(first.starts_with(b"{\"client_ip\":"));
         assert_eq!(places.available_permits(), 0);
-        drop(receiver);
+        drop(export);
         let left = time::timeout(Duration::from_secs(10), places.acquire()).await;
         assert!(left.is_ok());
     }

@@ -735,7 +735,10 @@ async fn the_document_says_all_there_is_to_know_of_every_route() {
             }
             for (status, response) in responses {
                 let schema = &response["content"]["application/json"]["schema"];
-                if status.starts_with(['4', '5']) {
+                if ["414", "431"].contains(&status.as_str()) {
+                    // Said by hyper, which sends no body.
+                    assert!(response["content"].is_null(), "{what} {status}");
+                } else if status.starts_with(['4', '5']) {
                     assert_eq!(
                         schema["$ref"], "#/components/schemas/ErrorBody",
                         "{what} {status}"

@@ -28,7 +28,7 @@ pub(in crate::cli) struct Clients {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     page: u64,
     /// How many clients a page has, at most 1000
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    #[arg(long, visible_alias = "limit", value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=1000))]
     page_size: u64,
     /// How the page is printed
     #[arg(long, value_enum, default_value_t = Format::Table)]
@@ -269,6 +269,7 @@ pub(super) mod tests {
                 "stratum": 16, "client_clock": "randomised", "since": "2026-11-21T08:00:00Z",
             })
         );
+        assert_eq!(parsed(&["--limit", "7"]).page_size, 7);
         for wrong in [
             ["--page", "0"],
             ["--page-size", "1001"],
