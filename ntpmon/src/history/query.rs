@@ -116,6 +116,8 @@ const OLDEST: Duration = Duration::from_secs(5);
 const RENEWED: (Duration, u32) = (Duration::from_secs(1), 10);
 /// One that was not asked for is forgotten.
 const UNUSED: Duration = Duration::from_secs(60);
+/// How long an answer waits for a compaction.
+const COMPACTION: Duration = Duration::from_secs(5);
 /// Filters whose counts are remembered.
 const COUNTS: usize = 64;
 /// Ranges of addresses in a filter that is remembered.
@@ -214,6 +216,20 @@ impl Shared {
         count
     }
 
+    /// Waits while the file is compacted: who asks meanwhile is answered late rather than not.
+    /// Called before any lock is taken.
+    fn settle(&self) {
+        let end = Instant::now() + COMPACTION;
+        while read(&self.readable).is_none() && Instant::now() < end {
+            let state = lock(&self.state);
+            if state.failure.is_some() || state.ended {
+                return;
+            }
+            drop(state);
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     fn reader(&self) -> Result<Reader, QueryError> {
         let Some(readable) = read(&self.readable).clone() else {
             let state = lock(&self.state);
@@ -227,6 +243,7 @@ impl Shared {
 
     /// Clients as they are, wherever their changes stand.
     fn records(&self, keys: &[Key]) -> Result<Vec<Option<ClientRecord>>, QueryError> {
+        self.settle();
         // Held until the file's state is fixed: the writer empties the journal's part of memory
         // only after it has put it into the blocks, so what is seen here stands there or here, and
         // the generation tells which.
@@ -577,6 +594,7 @@ impl History {
     /// # Errors
     /// See [`QueryError`].
     pub fn interface_statistics(&self) -> Result<Vec<InterfaceStatistics>, QueryError> {
+        self.0.settle();
         let reader = self.0.reader()?;
         let names = read(&self.0.interfaces).clone();
         let ledgers = read(&self.0.ledgers).clone();
@@ -619,6 +637,7 @@ impl History {
         between: std::ops::RangeInclusive<i64>,
         limit: usize,
     ) -> Result<Vec<RollupView>, QueryError> {
+        self.0.settle();
         let reader = self.0.reader()?;
         let names = read(&self.0.interfaces).clone();
         let mut found = Vec::new();

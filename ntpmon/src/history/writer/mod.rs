@@ -292,7 +292,11 @@ impl Writer {
         let written = catch_unwind(AssertUnwindSafe(|| self.write(&mut taken, merge, victims)))
             .unwrap_or_else(|_| Err(broken()));
         match written {
-            Ok(()) => {
+            Ok(false) => {
+                self.recovered();
+                Ok(())
+            }
+            Ok(true) => {
                 self.recovered();
                 let statistics = &self.shared.statistics;
                 let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
@@ -423,7 +427,8 @@ impl Writer {
         Ok(())
     }
 
-    fn write(&mut self, taken: &mut Taken, merge: bool, victims: &[Key]) -> Result<()> {
+    /// Says whether there was anything to write.
+    fn write(&mut self, taken: &mut Taken, merge: bool, victims: &[Key]) -> Result<bool> {
         let interfaces: Vec<String> = read(&self.shared.interfaces).clone();
         let documents = self.changed_documents();
         let is_empty = taken.iter().all(|(_, delta)| delta.is_empty());
@@ -436,7 +441,7 @@ impl Writer {
         let merge_is_due = pending > 0
             && (merge || self.last_checkpoint.elapsed() >= settings.checkpoint_interval);
         if nothing_new && !merge_is_due {
-            return Ok(());
+            return Ok(false);
         }
         let mut stages = Stages::new();
         let mut deltas: Vec<&mut Delta> = taken.iter_mut().map(|(_, delta)| delta).collect();
@@ -470,7 +475,8 @@ impl Writer {
         if !plan.sessions.is_empty() {
             writer.append_sessions(numbers.next_session, &plan.sessions)?;
             numbers.next_session += plan.sessions.len() as u64;
-            let (most, before) = sessions_bounds(&settings, &plan.sessions);
+            let newest = plan.sessions.iter().map(SessionRecord::seen).max();
+            let (most, before) = sessions_bounds(&settings, newest.unwrap_or(i64::MIN));
             // More than come in, so that a lowered bound is reached.
             let at_once = SESSIONS_AT_ONCE.max(2 * plan.sessions.len());
             writer.trim_sessions(most, before, at_once)?;
@@ -519,7 +525,7 @@ impl Writer {
                 known.changed.remove(&name);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn changed_documents(&self) -> Vec<(String, Vec<u8>)> {
@@ -533,6 +539,9 @@ impl Writer {
 
     /// Decides who gets a record, and numbers the sessions.
     fn plan(&mut self, deltas: &mut [&mut Delta], victims: &[Key], settings: &Settings) -> Plan {
+        if self.doorkeeper.clients != settings.max_clients {
+            self.doorkeeper = Doorkeeper::new(settings.max_clients);
+        }
         let mut plan = Plan {
             ledgers: read(&self.shared.ledgers).clone(),
             victims: victims.to_vec(),
@@ -818,7 +827,14 @@ impl Writer {
             if !victims.is_empty() {
                 let more = victims.len() == REMOVED_AT_ONCE;
                 self.flush(true, &victims)?;
-                add(&self.shared.statistics.expired, victims.len() as u64);
+                // Who asked again meanwhile is still there.
+                let catalogue = read(&self.shared.catalogue);
+                let gone = victims
+                    .iter()
+                    .filter(|key| !catalogue.contains(key))
+                    .count();
+                drop(catalogue);
+                add(&self.shared.statistics.expired, gone as u64);
                 if more {
                     // The rest with the next flush.
                     self.last_tidy = Instant::now() - TIDY;
@@ -872,6 +888,11 @@ impl Writer {
                 }
             }
         }
+        // Those that come are trimmed with their flush; here, what stays when none do.
+        let newest = read(&shared.catalogue).newest().into_iter().max();
+        let newest = newest.unwrap_or(i64::MIN).min(today);
+        let (most, before) = sessions_bounds(&read(&shared.settings), newest);
+        removed += writer.trim_sessions(most, before, SESSIONS_AT_ONCE)?;
         if removed > 0 {
             let flushes = self.numbers.flushes + 1;
             writer.commit(flushes)?;
@@ -1024,14 +1045,12 @@ fn nanoseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// How many sessions there may be, and from when.
-fn sessions_bounds(settings: &Settings, new: &[SessionRecord]) -> (u64, i64) {
+/// How many sessions there may be, and from when, counted back from the newest.
+fn sessions_bounds(settings: &Settings, newest: i64) -> (u64, i64) {
     let most = settings.sessions_bytes / (SessionRecord::SIZE as u64 + SESSION_OVERHEAD);
-    let newest = new.iter().map(SessionRecord::seen).max();
-    let before = match (settings.sessions_age, newest) {
-        (Some(age), Some(newest)) => newest.min(clock::utc()).saturating_sub(nanoseconds(age)),
-        _ => i64::MIN,
-    };
+    let before = settings.sessions_age.map_or(i64::MIN, |age| {
+        newest.min(clock::utc()).saturating_sub(nanoseconds(age))
+    });
     (most, before)
 }
 
@@ -1109,6 +1128,8 @@ fn change_clients(
 /// Remembers, roughly and in little room, who was seen: two generations of bits. One in some
 /// hundred says yes to a stranger.
 struct Doorkeeper {
+    /// What it was made for.
+    clients: usize,
     current: Vec<u64>,
     previous: Vec<u64>,
     /// Bits that were set in the current generation.
@@ -1121,6 +1142,7 @@ impl Doorkeeper {
     fn new(clients: usize) -> Self {
         let words = (clients.max(1024) * 16 / 64).next_power_of_two();
         Self {
+            clients,
             current: vec![0; words],
             previous: vec![0; words],
             count: 0,
