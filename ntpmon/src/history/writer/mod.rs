@@ -2,6 +2,9 @@
 //! into the database in one transaction, and then into memory. What fails is tried again, together
 //! with what has come since.
 
+mod doorkeeper;
+mod retention;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -17,6 +20,7 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use foldhash::fast::RandomState;
 
+use self::doorkeeper::Doorkeeper;
 use super::{
     Memory, Pending, Settings, Shared, add,
     client::ClientRecord,
@@ -79,11 +83,8 @@ const PENDING: usize = 1 << 17;
 /// In one transaction.
 const REMOVED_AT_ONCE: usize = 50_000;
 const SESSIONS_AT_ONCE: usize = 50_000;
-const ROLLUPS_AT_ONCE: usize = 2000;
 /// Changes of what is in memory that are made under one lock: some tens of microseconds.
 const LOCKED: usize = 256;
-/// Between two looks for what is too old.
-const TIDY: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 60 });
 /// Between two tries to use a file that failed; the first follows with the next flush.
 const RETRIES: [Duration; 5] = [
     Duration::ZERO,
@@ -805,168 +806,6 @@ impl Writer {
             .store(groups.len() as u64, Ordering::Relaxed);
     }
 
-    /// Removes what is too old, a little at a time.
-    fn tidy(&mut self) -> Result<()> {
-        if self.failures > 0 || self.last_tidy.elapsed() < TIDY {
-            return Ok(());
-        }
-        self.last_tidy = Instant::now();
-        self.shared.orders.forget_unused();
-        let retention = read(&self.shared.settings).retention;
-        if let Some(age) = retention.clients {
-            let catalogue = read(&self.shared.catalogue);
-            let newest = catalogue.newest();
-            // A packet with a time that has not come yet makes nobody old.
-            let today = clock::utc();
-            let age = nanoseconds(age);
-            let victims = catalogue.oldest(REMOVED_AT_ONCE, |key, last_seen, _| {
-                let newest = newest[usize::from(key.interface())].min(today);
-                last_seen < newest.saturating_sub(age)
-            });
-            drop(catalogue);
-            if !victims.is_empty() {
-                let more = victims.len() == REMOVED_AT_ONCE;
-                self.flush(true, &victims)?;
-                // Who asked again meanwhile is still there.
-                let catalogue = read(&self.shared.catalogue);
-                let gone = victims
-                    .iter()
-                    .filter(|key| !catalogue.contains(key))
-                    .count();
-                drop(catalogue);
-                add(&self.shared.statistics.expired, gone as u64);
-                if more {
-                    // The rest with the next flush.
-                    self.last_tidy = Instant::now() - TIDY;
-                }
-            }
-        }
-        self.tidy_small_tables()
-    }
-
-    fn tidy_small_tables(&mut self) -> Result<()> {
-        let shared = &self.shared;
-        let retention = read(&shared.settings).retention;
-        let today = clock::utc();
-        let interfaces = read(&shared.interfaces).len().min(self.numbers.interfaces);
-        let servers: Vec<Key> = retention.servers.map_or_else(Vec::new, |age| {
-            let servers = read(&shared.servers);
-            let mut newest: HashMap<InterfaceId, i64> = HashMap::new();
-            for (key, record) in servers.iter() {
-                let newest = newest.entry(key.interface()).or_insert(i64::MIN);
-                *newest = (*newest).max(record.last_seen());
-            }
-            let age = nanoseconds(age);
-            servers
-                .iter()
-                .filter(|(key, record)| {
-                    let newest = newest[&key.interface()].min(today);
-                    record.last_seen() < newest.saturating_sub(age)
-                })
-                .map(|(key, _)| *key)
-                .collect()
-        });
-        let store = self.store.as_mut().context("the database is not open")?;
-        let writer = store.writer()?;
-        writer.remove_servers(&servers)?;
-        let mut removed = servers.len() as u64;
-        for (resolution, age) in [
-            (Resolution::Minute, retention.minutes),
-            (Resolution::Hour, retention.hours),
-            (Resolution::Day, retention.days),
-        ] {
-            let Some(age) = age else {
-                continue;
-            };
-            let age = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
-            for interface in 0..interfaces as InterfaceId {
-                if let Some(last) = writer.last_rollup(resolution, interface)? {
-                    let last = last.min(today.div_euclid(1_000_000_000));
-                    let before = last.saturating_sub(age);
-                    removed +=
-                        writer.remove_rollups(resolution, interface, before, ROLLUPS_AT_ONCE)?;
-                }
-            }
-        }
-        // Those that come are trimmed with their flush; here, what stays when none do.
-        let newest = read(&shared.catalogue).newest().into_iter().max();
-        let newest = newest.unwrap_or(i64::MIN).min(today);
-        let (most, before) = sessions_bounds(&read(&shared.settings), newest);
-        removed += writer.trim_sessions(most, before, SESSIONS_AT_ONCE)?;
-        if removed > 0 {
-            let flushes = self.numbers.flushes + 1;
-            writer.commit(flushes)?;
-            self.numbers.flushes = flushes;
-            let mut known = write(&self.shared.servers);
-            for key in &servers {
-                known.remove(key);
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes what was seen last before a time, or counts it.
-    fn clean_up(&mut self, before: i64, dry_run: bool) -> Result<Removed> {
-        // What is not written yet belongs to it.
-        self.flush(false, &[])?;
-        let clients =
-            read(&self.shared.catalogue).oldest(usize::MAX, |_, last_seen, _| last_seen < before);
-        let servers: Vec<Key> = read(&self.shared.servers)
-            .iter()
-            .filter(|(_, record)| record.last_seen() < before)
-            .map(|(key, _)| *key)
-            .collect();
-        let seconds = before.div_euclid(1_000_000_000);
-        let interfaces = self.numbers.interfaces as InterfaceId;
-        let reader = self.reader()?;
-        let mut removed = Removed {
-            clients: clients.len() as u64,
-            servers: servers.len() as u64,
-            sessions: reader.sessions_before(before)?,
-            rollups: 0,
-        };
-        // One that has not ended by then is not before it.
-        let ended = |resolution: Resolution| seconds - resolution.seconds().unwrap_or(0) + 1;
-        for resolution in [Resolution::Minute, Resolution::Hour, Resolution::Day] {
-            for interface in 0..interfaces {
-                removed.rollups +=
-                    reader.rollups_before(resolution, interface, ended(resolution))?;
-            }
-        }
-        drop(reader);
-        if dry_run {
-            return Ok(removed);
-        }
-        for victims in clients.chunks(REMOVED_AT_ONCE) {
-            self.flush(true, victims)?;
-        }
-        loop {
-            let store = self.store.as_mut().context("the database is not open")?;
-            let writer = store.writer()?;
-            let sessions = writer.trim_sessions(u64::MAX, before, SESSIONS_AT_ONCE)?;
-            let mut rollups = 0;
-            for resolution in [Resolution::Minute, Resolution::Hour, Resolution::Day] {
-                for interface in 0..interfaces {
-                    let before = ended(resolution);
-                    rollups +=
-                        writer.remove_rollups(resolution, interface, before, ROLLUPS_AT_ONCE)?;
-                }
-            }
-            writer.remove_servers(&servers)?;
-            let flushes = self.numbers.flushes + 1;
-            writer.commit(flushes)?;
-            self.numbers.flushes = flushes;
-            if sessions == 0 && rollups == 0 {
-                break;
-            }
-        }
-        let mut known = write(&self.shared.servers);
-        for key in &servers {
-            known.remove(key);
-        }
-        Ok(removed)
-    }
-
     fn reader(&self) -> Result<Reader> {
         let store = self.store.as_ref().context("the database is not open")?;
         store.readable().reader()
@@ -1125,74 +964,17 @@ fn change_clients(
     })
 }
 
-/// Remembers, roughly and in little room, who was seen: two generations of bits. One in some
-/// hundred says yes to a stranger.
-struct Doorkeeper {
-    /// What it was made for.
-    clients: usize,
-    current: Vec<u64>,
-    previous: Vec<u64>,
-    /// Bits that were set in the current generation.
-    count: usize,
-    hasher: RandomState,
-}
-
-impl Doorkeeper {
-    /// For about so many in each generation.
-    fn new(clients: usize) -> Self {
-        let words = (clients.max(1024) * 16 / 64).next_power_of_two();
-        Self {
-            clients,
-            current: vec![0; words],
-            previous: vec![0; words],
-            count: 0,
-            hasher: RandomState::default(),
-        }
-    }
-
-    fn places(&self, key: &Key) -> [usize; 2] {
-        use std::hash::BuildHasher;
-        let hash = self.hasher.hash_one(key);
-        let bits = self.current.len() * 64;
-        [hash as usize % bits, (hash >> 32) as usize % bits]
-    }
-
-    /// Whether it was seen before.
-    fn has_seen(&self, key: &Key) -> bool {
-        let places = self.places(key);
-        let is_set = |words: &[u64]| {
-            places
-                .iter()
-                .all(|place| words[place / 64] >> (place % 64) & 1 == 1)
-        };
-        is_set(&self.current) || is_set(&self.previous)
-    }
-
-    /// From now on it was seen.
-    fn note(&mut self, key: &Key) {
-        for place in self.places(key) {
-            self.current[place / 64] |= 1 << (place % 64);
-        }
-        self.count += 1;
-        if self.count > self.current.len() * 64 / 16 {
-            std::mem::swap(&mut self.current, &mut self.previous);
-            self.current.fill(0);
-            self.count = 0;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{fs, sync::Arc};
 
     use tempfile::TempDir;
 
-    use super::{Doorkeeper, Ended, Key, Writer};
+    use super::{Ended, Writer};
     use crate::{
         history::{
             FILE, Feed, History, Memory, Settings, lock,
-            made::{BEGIN, address, ask},
+            made::{BEGIN, ask},
         },
         pipeline::Sink,
     };
@@ -1307,31 +1089,5 @@ mod tests {
         assert_eq!(history.document("watched").as_deref(), Some(&b"eth0"[..]));
         history.stop();
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
-    }
-
-    #[test]
-    fn the_doorkeeper_knows_who_was_there_and_takes_few_strangers_for_them() {
-        for clients in [1000_u32, 10_000, 100_000] {
-            let mut doorkeeper = Doorkeeper::new(clients as usize);
-            let key = |number: u32| Key::new(address(number), 0);
-            // Far more than it is made for, as in a flood: the worst is just before it forgets.
-            let mut worst = 0.0_f64;
-            for number in 0..4 * clients {
-                doorkeeper.note(&key(number));
-                assert!(doorkeeper.has_seen(&key(number)));
-                if number % (clients / 10) == 0 {
-                    // The last ones are remembered.
-                    let last = number.saturating_sub(clients / 2)..number;
-                    assert!(last.step_by(97).all(|it| doorkeeper.has_seen(&key(it))));
-                    let strangers = 1 << 30..(1 << 30) + 5000;
-                    let taken = strangers
-                        .filter(|it| doorkeeper.has_seen(&key(*it)))
-                        .count();
-                    worst = worst.max(taken as f64 / 5000.0);
-                }
-            }
-            println!("of {clients}: {worst}");
-            assert!(worst < 0.05 && worst > 0.0, "{worst}");
-        }
     }
 }
