@@ -250,22 +250,9 @@ impl History {
     pub fn open(directory: &Path, settings: Settings) -> Result<Self> {
         let path = directory.join(FILE);
         let mut state = State::default();
-        let opened = match Memory::open(&path, settings.cache_bytes) {
-            Err(OpenError::Damaged { why }) => {
-                let now = now();
-                let aside = store::set_aside(&path, now)?;
-                let aside = format!("{} ({why})", aside.display());
-                tracing::error!(
-                    "the history could not be read and begins anew; it is kept as {aside}"
-                );
-                state.set_aside.push(aside);
-                Memory::open(&path, settings.cache_bytes)
-            }
-            opened => opened,
-        };
-        let (store, memory) = opened.map_err(|error| match error {
-            OpenError::Other(error) => error,
-            error => anyhow!(error),
+        let opened = Memory::open(&path, settings.cache_bytes);
+        let (store, memory) = Memory::or_anew(opened, &path, settings.cache_bytes, |aside| {
+            state.set_aside.push(aside);
         })?;
         let (requests, receiver) = channel();
         let shared = Arc::new(Shared {
@@ -487,6 +474,32 @@ struct Memory {
 }
 
 impl Memory {
+    /// What was opened; in place of a file that cannot be read a new one, after that was put aside.
+    /// Where it is now is told to `noted`, whatever becomes of the new one.
+    fn or_anew(
+        opened: Result<(Store, Self), OpenError>,
+        path: &Path,
+        cache_bytes: usize,
+        noted: impl FnOnce(String),
+    ) -> Result<(Store, Self)> {
+        let opened = match opened {
+            Err(OpenError::Damaged { why }) => {
+                let aside = store::set_aside(path, now())?;
+                let aside = format!("{} ({why})", aside.display());
+                tracing::error!(
+                    "the history could not be read and begins anew; it is kept as {aside}"
+                );
+                noted(aside);
+                Self::open(path, cache_bytes)
+            }
+            opened => opened,
+        };
+        opened.map_err(|error| match error {
+            OpenError::Other(error) => error,
+            error => anyhow!(error),
+        })
+    }
+
     fn open(path: &Path, cache_bytes: usize) -> Result<(Store, Self), OpenError> {
         let mut catalogue = Catalogue::default();
         let mut pending: HashMap<Key, ClientRecord, RandomState> = HashMap::default();

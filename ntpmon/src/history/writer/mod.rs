@@ -399,21 +399,9 @@ impl Writer {
             true => store::check_integrity(path).and_then(|()| self.give_up()),
             false => Ok(()),
         };
-        let opened = match checked.and_then(|()| Memory::open(path, cache_bytes)) {
-            Err(OpenError::Damaged { why }) => {
-                let aside = store::set_aside(path, now())?;
-                let aside = format!("{} ({why})", aside.display());
-                tracing::error!(
-                    "the history could not be read and begins anew; it is kept as {aside}"
-                );
-                lock(&self.shared.state).set_aside.push(aside);
-                Memory::open(path, cache_bytes)
-            }
-            opened => opened,
-        };
-        let (store, memory) = opened.map_err(|error| match error {
-            OpenError::Other(error) => error,
-            error => anyhow!(error),
+        let opened = checked.and_then(|()| Memory::open(path, cache_bytes));
+        let (store, memory) = Memory::or_anew(opened, path, cache_bytes, |aside| {
+            lock(&self.shared.state).set_aside.push(aside);
         })?;
         let expected = self.numbers.flushes + 1;
         self.numbers = self.shared.remember(&store, memory);
