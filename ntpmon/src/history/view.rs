@@ -309,7 +309,7 @@ impl Session {
     pub fn new(interface: &str, record: &SessionRecord) -> Self {
         let ntp = record.ntp();
         let packet = Packet::new(&ntp, record.seen());
-        let kiss = ntp::kiss_code(&ntp).filter(|_| record.is_answered() && ntp.version() < 5);
+        let kiss = ntp::kiss_code(&ntp).filter(|_| record.is_answered());
         Self {
             session_timestamp: time(record.seen()),
             interface_name: interface.to_owned(),

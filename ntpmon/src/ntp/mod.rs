@@ -38,12 +38,14 @@ impl Stamped {
     }
 }
 
-/// The text of a kiss-o'-death (RATE, DENY …): a stratum of 0 and a reference id of letters.
+/// The text of a kiss-o'-death (RATE, DENY …): a stratum of 0 and a reference id of letters. From
+/// version 5 on these bytes mean something else.
 #[must_use]
 pub fn kiss_code(header: &NtpHeader) -> Option<[u8; 4]> {
     let code = header.reference_id();
     let [first, rest @ ..] = code;
-    (header.stratum() == 0
+    (header.version() < 5
+        && header.stratum() == 0
         && first.is_ascii_uppercase()
         && rest
             .iter()

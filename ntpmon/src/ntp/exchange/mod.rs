@@ -131,11 +131,7 @@ impl Exchange {
     /// The kiss code of the response, if it is one.
     #[must_use]
     pub fn kiss_code(&self) -> Option<[u8; 4]> {
-        let ntp = &self.response.as_ref()?.event.ntp;
-        if ntp.version() == 5 {
-            return None;
-        }
-        kiss_code(ntp)
+        kiss_code(&self.response.as_ref()?.event.ntp)
     }
 
     /// Whether it has a response that tells the time: its server is synchronised, and both of its
@@ -252,8 +248,7 @@ fn timings(pair: &Pair<'_>, response: &Stamped, role: Option<Role>) -> Timings {
             .and(response.event.time.checked_sub(request.event.time)),
         ..Timings::default()
     };
-    let is_kiss = ntp.version() < 5 && kiss_code(ntp).is_some();
-    if is_kiss || ntp.receive().is_zero() {
+    if kiss_code(ntp).is_some() || ntp.receive().is_zero() {
         return timings;
     }
     let (t2, t3) = (ntp.receive(), ntp.transmit());

@@ -518,7 +518,7 @@ impl Pairer {
     fn response(&mut self, packet: &Stamped, sink: &mut impl FnMut(Outcome<'_>)) {
         self.totals.responses += 1;
         let ntp = &packet.event.ntp;
-        if ntp.version() < 5 && super::kiss_code(ntp).is_some() {
+        if super::kiss_code(ntp).is_some() {
             self.totals.kiss_of_death += 1;
         }
         let Settings {

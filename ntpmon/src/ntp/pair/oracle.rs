@@ -234,7 +234,7 @@ impl<'a> Oracle<'a> {
     fn response(&mut self, index: usize) {
         self.totals.responses += 1;
         let event = &self.packets[index];
-        let kiss = !is_version_5(event) && kiss_code(&event.ntp).is_some();
+        let kiss = kiss_code(&event.ntp).is_some();
         self.totals.kiss_of_death += u64::from(kiss);
         let name = origin(event);
         let packets = self.packets;
