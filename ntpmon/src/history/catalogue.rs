@@ -9,7 +9,9 @@ use std::{
 
 use super::{
     client::{ClientRecord, clock_code, mean_interval},
+    fold::Unnamed,
     key::{InterfaceId, Key},
+    store::MAX_RUNS,
 };
 use crate::ntp::ClientClock;
 
@@ -82,8 +84,7 @@ pub struct Catalogue {
     /// When the session was that describes it.
     session: Vec<i64>,
     sessions: Vec<u64>,
-    /// At most 2^32 − 1.
-    unanswered: Vec<u32>,
+    unanswered: Vec<u64>,
     /// In seconds; not a number where it is not known, as the next two.
     latency: Vec<f32>,
     processing: Vec<f32>,
@@ -93,12 +94,41 @@ pub struct Catalogue {
     version: Vec<u8>,
     stratum: Vec<u8>,
     flags: Vec<u8>,
+    /// Bit n: the run in slot n has something of the client that may not be in its block.
+    runs: Vec<u64>,
+    slots: Slots,
     /// Rows without a client.
     free: Vec<Row>,
     /// Clients on each interface.
     counts: Vec<u64>,
     /// Grows with each change.
     changes: u64,
+}
+
+/// The runs that there are.
+#[derive(Debug)]
+struct Slots {
+    /// By slot, their numbers; 0 where there is none.
+    numbers: [u64; MAX_RUNS],
+    /// Bit n: that in slot n has clients that were removed.
+    removing: u64,
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self {
+            numbers: [0; MAX_RUNS],
+            removing: 0,
+        }
+    }
+}
+
+impl Slots {
+    fn bits(&self, is_meant: impl Fn(u64) -> bool) -> u64 {
+        let numbers = self.numbers.iter().enumerate();
+        let meant = numbers.filter(|(_, number)| **number != 0 && is_meant(**number));
+        meant.fold(0, |bits, (slot, _)| bits | 1 << slot)
+    }
 }
 
 /// Clients that are looked at while the catalogue is locked: less than a millisecond.
@@ -153,36 +183,106 @@ impl Catalogue {
     /// Appends a client: after this one has to come in the order of the keys, then
     /// [`Self::finish_loading`]. A tree that is made of all its keys at once has no room left in
     /// its nodes.
-    pub fn load(&mut self, key: &Key, record: &ClientRecord) {
+    pub fn load(&mut self, key: &Key, record: &ClientRecord, runs: u64) {
         let row = self.append(*key);
         self.loading.push((*key, row));
-        self.fill(row, *key, record);
+        self.fill(row, *key, record, runs);
     }
 
-    /// Ends what [`Self::load`] began.
-    pub fn finish_loading(&mut self) {
-        if !self.loading.is_empty() {
-            self.index = std::mem::take(&mut self.loading).into_iter().collect();
-            self.changes += 1;
+    /// Ends what [`Self::load`] began. These are the runs that there are, in the order of the bits
+    /// that it was given.
+    pub fn finish_loading(&mut self, runs: impl Iterator<Item = u64>) {
+        self.index = std::mem::take(&mut self.loading).into_iter().collect();
+        self.changes += 1;
+        for (slot, number) in self.slots.numbers.iter_mut().zip(runs) {
+            *slot = number;
         }
+        // Perhaps: it costs no more than a look into them.
+        self.slots.removing = self.slots.bits(|_| true);
     }
 
-    /// Adds what came of a client.
-    pub fn absorb(&mut self, key: &Key, record: &ClientRecord) {
+    /// Adds what came of a client, which is in these runs (see [`Self::run`]).
+    pub fn absorb(&mut self, key: &Key, record: &ClientRecord, runs: u64) {
         self.changes += 1;
         match self.index.get(key) {
-            Some(row) => self.update(*row as usize, record),
-            None => self.insert(*key, record),
+            Some(row) => {
+                let row = *row as usize;
+                self.runs[row] |= runs;
+                self.update(row, record);
+            }
+            None => self.insert(*key, record, runs),
         }
     }
 
-    fn insert(&mut self, key: Key, record: &ClientRecord) {
+    fn insert(&mut self, key: Key, record: &ClientRecord, runs: u64) {
         let row = match self.free.pop() {
             Some(row) => row,
             None => self.append(key),
         };
         self.index.insert(key, row);
-        self.fill(row, key, record);
+        // If it was there before and removed, that is to be found.
+        self.fill(row, key, record, runs | self.slots.removing);
+    }
+
+    /// The bit of a run, which gets one if it has none; nothing where there are too many.
+    /// `removes`: it has clients that were removed.
+    pub fn run(&mut self, number: u64, removes: bool) -> Option<u64> {
+        let numbers = &mut self.slots.numbers;
+        let known = numbers.iter().position(|it| *it == number);
+        let slot = known.or_else(|| numbers.iter().position(|it| *it == 0))?;
+        numbers[slot] = number;
+        self.slots.removing |= u64::from(removes) << slot;
+        Some(1 << slot)
+    }
+
+    /// The bits of the runs up to a number: they are in the blocks now.
+    #[must_use]
+    pub fn runs_up_to(&self, number: u64) -> u64 {
+        self.slots.bits(|it| it <= number)
+    }
+
+    /// Forgets that some clients are in these runs. Says whether there are more rows from `from` on,
+    /// and where.
+    pub fn leave_runs(&mut self, runs: u64, from: usize) -> Option<usize> {
+        let end = self.runs.len().min(from.saturating_add(LOOKED_AT));
+        for bits in &mut self.runs[from..end] {
+            *bits &= !runs;
+        }
+        (end < self.runs.len()).then_some(end)
+    }
+
+    /// Forgets these runs, which all clients have left.
+    pub fn forget_runs(&mut self, runs: u64) {
+        for (slot, number) in self.slots.numbers.iter_mut().enumerate() {
+            if runs >> slot & 1 == 1 {
+                *number = 0;
+            }
+        }
+        self.slots.removing &= !runs;
+    }
+
+    /// The numbers of the runs that may have something of a client, the oldest first; nothing when
+    /// the client is not known.
+    #[must_use]
+    pub fn runs_of(&self, key: &Key) -> Option<Vec<u64>> {
+        let mut bits = self.runs[self.row(key)? as usize];
+        let mut numbers = Vec::with_capacity(bits.count_ones() as usize);
+        while bits != 0 {
+            numbers.push(self.slots.numbers[bits.trailing_zeros() as usize]);
+            bits &= bits - 1;
+        }
+        numbers.sort_unstable();
+        Some(numbers)
+    }
+
+    /// How many exchanges a client had, and how many of them nobody answered.
+    #[must_use]
+    pub fn exchanges(&self, key: &Key) -> Option<Unnamed> {
+        let row = self.row(key)? as usize;
+        Some(Unnamed {
+            exchanges: self.sessions[row],
+            unanswered: self.unanswered[row],
+        })
     }
 
     fn append(&mut self, key: Key) -> Row {
@@ -191,10 +291,14 @@ impl Catalogue {
         for column in [&mut self.last_seen, &mut self.first_seen, &mut self.session] {
             column.push(0);
         }
-        for column in [&mut self.sessions, &mut self.last_session] {
+        for column in [
+            &mut self.sessions,
+            &mut self.unanswered,
+            &mut self.last_session,
+            &mut self.runs,
+        ] {
             column.push(0);
         }
-        self.unanswered.push(0);
         for column in [
             &mut self.latency,
             &mut self.processing,
@@ -209,7 +313,7 @@ impl Catalogue {
         row as Row
     }
 
-    fn fill(&mut self, row: Row, key: Key, record: &ClientRecord) {
+    fn fill(&mut self, row: Row, key: Key, record: &ClientRecord, runs: u64) {
         let interface = usize::from(key.interface());
         if self.counts.len() <= interface {
             self.counts.resize(interface + 1, 0);
@@ -217,10 +321,11 @@ impl Catalogue {
         self.counts[interface] += 1;
         let row = row as usize;
         self.keys[row] = key;
+        self.runs[row] = runs;
         self.last_seen[row] = record.last_seen();
         self.first_seen[row] = record.first_seen();
         self.sessions[row] = record.sessions();
-        self.unanswered[row] = short(record.unanswered());
+        self.unanswered[row] = record.unanswered();
         self.last_session[row] = record.last_session();
         self.interval[row] = record.interval();
         self.latency[row] = record.latency.last_seconds();
@@ -243,7 +348,7 @@ impl Catalogue {
         self.first_seen[row] = self.first_seen[row].min(later.first_seen());
         self.last_seen[row] = self.last_seen[row].max(later.last_seen());
         self.sessions[row] += later.sessions();
-        self.unanswered[row] = self.unanswered[row].saturating_add(short(later.unanswered()));
+        self.unanswered[row] += later.unanswered();
         self.last_session[row] = self.last_session[row].max(later.last_session());
         for (column, value) in [
             (&mut self.latency, later.latency.last_seconds()),
@@ -465,7 +570,7 @@ impl Catalogue {
             Sort::LastSeen => signed(self.last_seen[row]),
             Sort::FirstSeen => signed(self.first_seen[row]),
             Sort::SessionCount => self.sessions[row],
-            Sort::Unanswered => self.unanswered[row].into(),
+            Sort::Unanswered => self.unanswered[row],
             Sort::Latency => float(self.latency[row]),
             Sort::Processing => float(self.processing[row]),
             Sort::Total => float(self.total[row]),
@@ -536,10 +641,6 @@ impl Catalogue {
         }
         newest
     }
-}
-
-fn short(count: u64) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 /// In the order of the numbers.

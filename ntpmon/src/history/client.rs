@@ -8,7 +8,7 @@ use zerocopy::{
     byteorder::little_endian::{F32, I64, U16, U32, U64},
 };
 
-use super::histogram::Sketch;
+use super::{fold::Unnamed, histogram::Sketch};
 use crate::ntp::{
     ClientClock,
     exchange::{Exchange, Role},
@@ -16,6 +16,9 @@ use crate::ntp::{
 
 #[cfg(test)]
 mod tests;
+mod visit;
+
+pub use visit::Visit;
 
 /// The layout that this version writes.
 pub const LAYOUT: u8 = 1;
@@ -70,17 +73,29 @@ impl Duration {
         Some(self.minimum().map_or(found, |minimum| found.max(minimum)))
     }
 
-    /// Adds that of a session; whether it is the last one of all.
+    /// Of one session.
+    fn once(seconds: F32) -> Self {
+        let mut duration = Self::NONE;
+        duration.add_seconds(seconds, true);
+        duration
+    }
+
+    /// Adds that of a session, in nanoseconds; whether it is the last one of all.
     pub(super) fn add(&mut self, value: Option<i64>, is_last: bool) {
-        let Some(value) = value else {
+        if let Some(value) = value {
+            self.add_seconds(F32::new((value as f64 / 1e9) as f32), is_last);
+        }
+    }
+
+    fn add_seconds(&mut self, seconds: F32, is_last: bool) {
+        let Some(value) = nanoseconds(seconds) else {
             return;
         };
-        let seconds = (value as f64 / 1e9) as f32;
         if is_last || self.last.get().is_nan() {
-            self.last.set(seconds);
+            self.last = seconds;
         }
         // The least of a number and of none is the number.
-        self.minimum.set(self.minimum.get().min(seconds));
+        self.minimum.set(self.minimum.get().min(seconds.get()));
         self.sketch.add(value);
     }
 
@@ -137,6 +152,41 @@ pub struct ClientRecord {
     pub processing: Duration,
     /// From the request's passing to the response's.
     pub total: Duration,
+}
+
+/// What came of a client in some time.
+#[derive(Clone, Copy, Debug)]
+pub enum News<'a> {
+    /// One exchange.
+    Visit(&'a Visit),
+    /// Several, or one that has more to say than a visit.
+    Record(&'a ClientRecord),
+}
+
+impl News<'_> {
+    /// All of it.
+    #[must_use]
+    pub fn record(&self) -> ClientRecord {
+        match self {
+            Self::Visit(visit) => visit.record(),
+            Self::Record(record) => **record,
+        }
+    }
+
+    /// Requests that asked something new, and how many of them nobody answered.
+    #[must_use]
+    pub const fn exchanges(&self) -> Unnamed {
+        match self {
+            Self::Visit(visit) => Unnamed {
+                exchanges: 1,
+                unanswered: !visit.is_answered() as u64,
+            },
+            Self::Record(record) => Unnamed {
+                exchanges: record.sessions(),
+                unanswered: record.unanswered(),
+            },
+        }
+    }
 }
 
 /// From a duration as it is stored.
@@ -534,6 +584,14 @@ fn clock_error(exchange: &Exchange) -> Option<i64> {
         && !exchange.interleaved
         && ntp.mode() == Mode::Client
         && ntp.version() < 5;
-    let seen = Timestamp::from_unix_nanoseconds(request.captured()?);
-    told.then(|| ntp.transmit().since(seen).nanoseconds())
+    let seen = request.captured()?;
+    told.then(|| written_time(ntp.transmit(), seen)).flatten()
+}
+
+/// How far a time that a client wrote is ahead of when that was seen.
+fn written_time(written: Timestamp, seen: i64) -> Option<i64> {
+    let error = written
+        .since(Timestamp::from_unix_nanoseconds(seen))
+        .nanoseconds();
+    (error != UNKNOWN).then_some(error)
 }

@@ -1,11 +1,13 @@
 //! Exchanges folded into what has changed: one [`Delta`] a ring, taken whole at each flush. Pure,
 //! and bounded: what no longer fits by name is counted without one.
 
+mod clients;
+
 use std::collections::{BTreeMap, HashMap};
 
 use foldhash::fast::RandomState;
-use indexmap::IndexMap;
 
+pub use self::clients::Clients;
 use super::{
     client::ClientRecord,
     key::InterfaceId,
@@ -47,12 +49,6 @@ pub struct Unnamed {
 }
 
 impl Unnamed {
-    /// Adds what stood in a record.
-    pub fn add_record(&mut self, record: &ClientRecord) {
-        self.exchanges += record.sessions();
-        self.unanswered += record.unanswered();
-    }
-
     /// Adds others.
     pub const fn add(&mut self, other: Self) {
         self.exchanges += other.exchanges;
@@ -66,7 +62,7 @@ pub struct Delta {
     /// Where.
     pub interface: InterfaceId,
     /// Clients that asked.
-    pub clients: IndexMap<[u8; 16], ClientRecord, RandomState>,
+    pub clients: Clients,
     /// Servers that were asked.
     pub servers: HashMap<[u8; 16], ServerRecord, RandomState>,
     /// By the second at which the minute began.
@@ -84,12 +80,17 @@ pub struct Delta {
 }
 
 impl Delta {
-    /// Nothing yet, with room for so many clients before it has to grow.
+    /// Nothing yet.
     #[must_use]
-    pub fn new(interface: InterfaceId, clients: usize) -> Self {
+    pub fn new(interface: InterfaceId) -> Self {
+        Self::with_room(interface, Clients::default())
+    }
+
+    /// Nothing yet, with these clients' room.
+    pub(super) fn with_room(interface: InterfaceId, clients: Clients) -> Self {
         Self {
             interface,
-            clients: IndexMap::with_capacity_and_hasher(clients, RandomState::default()),
+            clients,
             servers: HashMap::default(),
             rollups: BTreeMap::new(),
             sessions: Vec::new(),
@@ -122,14 +123,14 @@ impl Delta {
         self.exchanges += 1;
         self.rollup(seen).add(exchange);
 
-        if let Some(client) = self.clients.get_mut(&event.source) {
-            client.add(exchange, seen, now);
-        } else if self.clients.len() < limits.clients {
-            self.clients
-                .insert(event.source, ClientRecord::new(exchange, seen, now));
-        } else {
-            self.unnamed.exchanges += 1;
-            self.unnamed.unanswered += u64::from(exchange.response.is_none());
+        if !self.clients.add(&event.source, exchange, seen, now) {
+            if self.clients.len() < limits.clients {
+                let record = ClientRecord::new(exchange, seen, now);
+                self.clients.insert(event.source, &record);
+            } else {
+                self.unnamed.exchanges += 1;
+                self.unnamed.unanswered += u64::from(exchange.response.is_none());
+            }
         }
 
         if let Some(server) = self.servers.get_mut(&event.destination) {
@@ -175,13 +176,14 @@ impl Delta {
 
     /// Puts what came later onto this: a flush that failed is tried again with the next.
     pub fn absorb(&mut self, later: Self, limits: &Limits) {
-        for (address, record) in later.clients {
-            if let Some(known) = self.clients.get_mut(&address) {
-                known.absorb(&record);
-            } else if self.clients.len() < limits.clients {
-                self.clients.insert(address, record);
-            } else {
-                self.unnamed.add_record(&record);
+        for (address, news) in later.clients.iter() {
+            let record = news.record();
+            if !self.clients.absorb(&address, &record) {
+                if self.clients.len() < limits.clients {
+                    self.clients.insert(address, &record);
+                } else {
+                    self.unnamed.add(news.exchanges());
+                }
             }
         }
         for (address, record) in later.servers {

@@ -28,7 +28,7 @@ mod writer;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     fmt,
     path::{Path, PathBuf},
     sync::{
@@ -41,12 +41,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use foldhash::fast::RandomState;
 use jiff::Timestamp;
 
 use self::{
     catalogue::Catalogue,
-    client::ClientRecord,
     fold::{Delta, Limits},
     key::{InterfaceId, Key},
     server::ServerRecord,
@@ -68,7 +66,7 @@ pub struct Settings {
     pub flush_interval: Duration,
     /// Changed clients of one ring that force an earlier flush.
     pub batch_size: usize,
-    /// How long what is in the journal may stay there.
+    /// How long what came of clients may stay in the runs before it is put into their blocks.
     pub checkpoint_interval: Duration,
     /// Clients by name.
     pub max_clients: usize,
@@ -166,7 +164,6 @@ struct Shared {
     /// Nothing while the file cannot be used.
     readable: RwLock<Option<Readable>>,
     catalogue: RwLock<Catalogue>,
-    pending: RwLock<Pending>,
     servers: RwLock<BTreeMap<Key, ServerRecord>>,
     ledgers: RwLock<Vec<Ledger>>,
     statistics: Statistics,
@@ -180,14 +177,6 @@ struct Documents {
     all: BTreeMap<String, Vec<u8>>,
     /// Those that are not written yet.
     changed: BTreeSet<String>,
-}
-
-/// What came of clients and is in the journal, not in their blocks.
-#[derive(Debug, Default)]
-struct Pending {
-    /// Of the blocks that it goes on top of: what a later generation says holds it already.
-    generation: u64,
-    clients: HashMap<Key, ClientRecord, RandomState>,
 }
 
 /// What is counted since the daemon started.
@@ -208,6 +197,8 @@ pub(crate) struct Statistics {
     sessions_left_out: AtomicU64,
     flushes: AtomicU64,
     checkpoints: AtomicU64,
+    /// In the runs.
+    journal_clients: AtomicU64,
     /// In nanoseconds, from when the deltas were taken to when they were written.
     last_flush: AtomicU64,
     longest_flush: AtomicU64,
@@ -267,7 +258,6 @@ impl History {
             documents: Mutex::default(),
             readable: RwLock::default(),
             catalogue: RwLock::default(),
-            pending: RwLock::default(),
             servers: RwLock::default(),
             ledgers: RwLock::default(),
             statistics: Statistics::default(),
@@ -288,7 +278,7 @@ impl History {
     #[must_use]
     pub fn feed(&self, interface: &str) -> Feed {
         let interface = self.0.number(interface);
-        let delta = Arc::new(Mutex::new(Delta::new(interface, 0)));
+        let delta = Arc::new(Mutex::new(Delta::new(interface)));
         lock(&self.0.feeds).push(Arc::clone(&delta));
         Feed {
             limits: *read(&self.0.limits),
@@ -425,7 +415,6 @@ impl Shared {
         let numbers = writer::Numbers {
             interfaces: loaded.interfaces.len(),
             next_session: loaded.next_session,
-            next_journal: loaded.next_journal,
             flushes: loaded.flushes,
         };
         let mut interfaces = write(&self.interfaces);
@@ -455,10 +444,10 @@ impl Shared {
         }
         drop(documents);
         *write(&self.servers) = loaded.servers.into_iter().collect();
-        *write(&self.pending) = Pending {
-            generation: loaded.generation,
-            clients: memory.pending,
-        };
+        let waiting = loaded.runs.iter().map(|run| run.clients).sum();
+        self.statistics
+            .journal_clients
+            .store(waiting, Ordering::Relaxed);
         *write(&self.catalogue) = memory.catalogue;
         self.orders.forget();
         *write(&self.readable) = Some(store.readable());
@@ -470,7 +459,6 @@ impl Shared {
 struct Memory {
     loaded: store::Loaded,
     catalogue: Catalogue,
-    pending: HashMap<Key, ClientRecord, RandomState>,
 }
 
 impl Memory {
@@ -502,27 +490,11 @@ impl Memory {
 
     fn open(path: &Path, cache_bytes: usize) -> Result<(Store, Self), OpenError> {
         let mut catalogue = Catalogue::default();
-        let mut pending: HashMap<Key, ClientRecord, RandomState> = HashMap::default();
-        let (store, loaded) = Store::open(path, cache_bytes, |entry, journaled| {
-            if !journaled {
-                catalogue.load(&entry.key, &entry.record);
-            } else {
-                // Those in the table have all been.
-                catalogue.finish_loading();
-                catalogue.absorb(&entry.key, &entry.record);
-                pending
-                    .entry(entry.key)
-                    .and_modify(|known| known.absorb(&entry.record))
-                    .or_insert(entry.record);
-            }
+        let (store, loaded) = Store::open(path, cache_bytes, |key, record, runs| {
+            catalogue.load(key, record, runs);
         })?;
-        catalogue.finish_loading();
-        let memory = Self {
-            loaded,
-            catalogue,
-            pending,
-        };
-        Ok((store, memory))
+        catalogue.finish_loading(loaded.runs.iter().map(|run| run.number));
+        Ok((store, Self { loaded, catalogue }))
     }
 }
 

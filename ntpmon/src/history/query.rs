@@ -244,30 +244,18 @@ impl Shared {
     /// Clients as they are, wherever their changes stand.
     fn records(&self, keys: &[Key]) -> Result<Vec<Option<ClientRecord>>, QueryError> {
         self.settle();
-        // Held until the file's state is fixed: the writer empties the journal's part of memory
-        // only after it has put it into the blocks, so what is seen here stands there or here, and
-        // the generation tells which.
-        let pending = read(&self.pending);
+        // Held until the file's state is fixed: a run that is in it and not in the catalogue yet
+        // has a slot that nobody points to, so each client is found as it was before that.
+        let catalogue = read(&self.catalogue);
         let reader = self.reader()?;
-        let is_on_top = reader.generation()? == pending.generation;
-        let mut records: Vec<Option<ClientRecord>> = keys
-            .iter()
-            .map(|key| {
-                let waiting = pending.clients.get(key);
-                waiting.filter(|_| is_on_top).copied()
-            })
-            .collect();
-        drop(pending);
-        let mut clients = reader.clients()?.remembering();
-        for (key, record) in keys.iter().zip(&mut records) {
-            if let Some(mut known) = clients.get(key)? {
-                if let Some(waiting) = record {
-                    known.absorb(waiting);
-                }
-                *record = Some(known);
-            }
-        }
-        Ok(records)
+        let runs: Vec<Option<Vec<u64>>> = keys.iter().map(|key| catalogue.runs_of(key)).collect();
+        drop(catalogue);
+        let mut clients = reader.clients()?;
+        let records = keys.iter().zip(runs).map(|(key, runs)| match runs {
+            Some(runs) => clients.get(key, runs.into_iter()),
+            None => Ok(None),
+        });
+        Ok(records.collect::<anyhow::Result<_>>()?)
     }
 
     fn interface_name(&self, interface: InterfaceId) -> String {
@@ -712,7 +700,7 @@ impl History {
             last_flush_timestamp: self.last_flush(),
             last_flush_clients: get(&statistics.last_clients),
             checkpoint_count: get(&statistics.checkpoints),
-            journal_clients: read(&self.0.pending).clients.len() as u64,
+            journal_clients: get(&statistics.journal_clients),
             sessions_kept: get(&statistics.sessions_kept),
             database_bytes: self.database_bytes(),
             database_path: self.0.path.display().to_string(),

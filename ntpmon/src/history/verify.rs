@@ -28,7 +28,7 @@ pub struct Verified {
     pub clients: u64,
     /// Blocks of clients.
     pub blocks: u64,
-    /// Clients with changes that are not in the blocks yet.
+    /// What came of clients and is not in the blocks yet: entries of all runs.
     pub journaled: u64,
     /// Servers.
     pub servers: u64,
@@ -109,6 +109,12 @@ impl Problems {
         self.check(one == other, || {
             format!("{}: {one:?} is not {other:?}", what())
         });
+    }
+
+    fn absorb(&mut self, others: Self) {
+        self.count += others.count;
+        self.told.extend(others.told);
+        self.told.truncate(TOLD);
     }
 
     fn into_result(self) -> Result<(), String> {
@@ -320,34 +326,26 @@ fn clients(
     verified: &mut Verified,
     sums: &mut [Sums],
 ) -> Result<()> {
-    let pending = read(&shared.pending);
     let catalogue = read(&shared.catalogue);
-    problems.equal(&pending.generation, &reader.generation()?, || {
-        "the generation of the clients".to_owned()
+    let runs = reader.runs()?;
+    verified.journaled = runs.iter().map(|run| run.clients).sum();
+    problems.equal(&store.runs(), &&runs[..], || {
+        "runs in memory and in the file".to_owned()
     });
-    let mut journal: HashMap<Key, ClientRecord, RandomState> = HashMap::default();
-    reader.each_journaled(|entry| {
-        journal
-            .entry(entry.key)
-            .and_modify(|known| known.absorb(&entry.record))
-            .or_insert(entry.record);
-    })?;
-    verified.journaled = journal.len() as u64;
-    problems.check(pending.clients == journal, || {
-        format!(
-            "{} clients wait in memory and {} in the journal, or not the same",
-            pending.clients.len(),
-            journal.len()
-        )
+    problems.equal(&store.merging(), &reader.merging()?, || {
+        "how far they were put into the blocks".to_owned()
     });
-    let mut client = |key: &Key, record: &ClientRecord, problems: &mut Problems| {
+    let mut client = |key: &Key, record: &ClientRecord, in_runs: u64, problems: &mut Problems| {
         verified.clients += 1;
         let Some(sums) = sums.get_mut(usize::from(key.interface())) else {
             problems.check(false, || format!("{}: there is no such one", name(key)));
             return;
         };
         sums.clients += 1;
-        sums.records.add_record(record);
+        sums.records.add(Unnamed {
+            exchanges: record.sessions(),
+            unanswered: record.unanswered(),
+        });
         is_sound(key, record, problems);
         let last = newest.of.get(key).copied();
         problems.check(
@@ -362,36 +360,39 @@ fn clients(
             },
         );
         match catalogue.row(key) {
-            Some(row) => is_catalogued(&catalogue, row, key, record, problems),
+            Some(row) => {
+                is_catalogued(&catalogue, row, key, record, problems);
+                let known = catalogue.runs_of(key).unwrap_or_default();
+                let is_known = runs
+                    .iter()
+                    .enumerate()
+                    .all(|(place, run)| in_runs >> place & 1 == 0 || known.contains(&run.number));
+                problems.check(is_known, || {
+                    format!("{} is in runs that the catalogue does not name", name(key))
+                });
+            }
             None => problems.check(false, || format!("{} is not catalogued", name(key))),
         }
     };
     let mut blocks = Vec::new();
+    let mut sizes = Problems::default();
     let mut last = None;
-    reader.each_block(|first, entries| {
-        blocks.push(*first);
-        problems.check((1..=MAX_BLOCK).contains(&entries.len()), || {
-            format!("a block has {} clients", entries.len())
-        });
-        problems.check(
-            entries.first().is_some_and(|entry| entry.key == *first),
-            || format!("the block of {} begins otherwise", name(first)),
-        );
-        for entry in entries {
-            problems.check(last.is_none_or(|last| last < entry.key), || {
-                format!("{} is out of order", name(&entry.key))
+    reader.each_client(
+        |first, entries| {
+            blocks.push(*first);
+            sizes.check((1..=MAX_BLOCK).contains(&entries.len()), || {
+                format!("a block has {} clients", entries.len())
             });
-            last = Some(entry.key);
-            let mut record = entry.record;
-            if let Some(later) = journal.remove(&entry.key) {
-                record.absorb(&later);
-            }
-            client(&entry.key, &record, problems);
-        }
-    })?;
-    for (key, record) in &journal {
-        client(key, record, problems);
-    }
+        },
+        |key, record, in_runs| {
+            problems.check(last.is_none_or(|last| last < *key), || {
+                format!("{} is out of order", name(key))
+            });
+            last = Some(*key);
+            client(key, record, in_runs, problems);
+        },
+    )?;
+    problems.absorb(sizes);
     verified.blocks = blocks.len() as u64;
     problems.check(blocks == store.blocks(), || {
         format!(
@@ -446,7 +447,7 @@ fn is_catalogued(
     problems: &mut Problems,
 ) {
     let mut expected = Catalogue::default();
-    expected.absorb(key, record);
+    expected.absorb(key, record, 0);
     for sort in [
         Sort::LastSeen,
         Sort::FirstSeen,

@@ -76,7 +76,7 @@ fn assert_same(catalogue: &Catalogue, model: &Model) {
         assert_eq!(catalogue.key(row), Some(*key));
         assert_eq!(catalogue.last_session(key), record.last_session());
         let mut expected = Catalogue::default();
-        expected.absorb(key, record);
+        expected.absorb(key, record, 0);
         for sort in SORTS {
             let (found, expected) = (catalogue.value(row, sort), expected.value(0, sort));
             assert_eq!(found, expected, "{sort:?}");
@@ -116,7 +116,7 @@ proptest! {
                 sessions += 1;
                 record.set_last_session(sessions);
             }
-            catalogue.absorb(&key, &record);
+            catalogue.absorb(&key, &record, 0);
             prop_assert!(catalogue.changes() > changes);
             model.entry(key).and_modify(|known| known.absorb(&record)).or_insert(record);
         }
@@ -154,7 +154,7 @@ proptest! {
         let mut catalogue = Catalogue::default();
         for ask in &asks {
             let record = ClientRecord::new(&ask.exchange(), ask.at, ask.at);
-            catalogue.absorb(&Key::new(address(ask.client), 0), &record);
+            catalogue.absorb(&Key::new(address(ask.client), 0), &record, 0);
         }
         for index in gone {
             catalogue.remove(&Key::new(address(asks[index.index(asks.len())].client), 0));

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{ClientRecord, Duration};
+use super::{ClientRecord, Duration, Visit};
 use crate::history::made::{Ask, asks};
 
 /// What has to be the same whatever the order and the parts.
@@ -118,5 +118,21 @@ proptest! {
             absorbed.absorb(&ClientRecord::new(&ask.exchange(), ask.at, place as i64));
         }
         prop_assert_eq!(absorbed, record(&asks, 0));
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_visit_says_all_that_the_record_of_one_exchange_says(
+        asks in asks(1, 1..3), session in any::<u64>(),
+    ) {
+        let mut one = record(&asks[..1], asks[0].at);
+        one.set_last_session(session);
+        // Comparing all of it is what this does.
+        let visit = Visit::of(&one).map(|visit| visit.record());
+        prop_assert_eq!(visit, Some(one));
+        if asks.len() > 1 {
+            prop_assert!(Visit::of(&record(&asks, asks[0].at)).is_none());
+        }
     }
 }

@@ -1,12 +1,12 @@
-//! Blocks of clients against a map, and files that are not what they should be.
+//! Blocks and runs of clients against a map, and files that are not what they should be.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
 use proptest::{collection::vec, prelude::*};
 
-use super::{Entry, MAX_BLOCK, OpenError, Readable, Store};
+use super::{Change, MAX_BLOCK, OpenError, Store};
 use crate::history::{
-    client::ClientRecord,
+    client::{ClientRecord, News, Visit},
     key::Key,
     made::{BEGIN, address, ask},
 };
@@ -15,9 +15,8 @@ type Model = BTreeMap<Key, ClientRecord>;
 
 fn open(path: &Path) -> Result<(Store, Model), OpenError> {
     let mut found = Model::new();
-    let (store, _) = Store::open(path, 1 << 20, |entry: &Entry, journaled| {
-        assert!(!journaled);
-        assert!(found.insert(entry.key, entry.record).is_none());
+    let (store, _) = Store::open(path, 1 << 20, |key, record, _| {
+        assert!(found.insert(*key, *record).is_none());
     })?;
     Ok((store, found))
 }
@@ -26,13 +25,19 @@ fn key(number: u32) -> Key {
     Key::new(address(number), 0)
 }
 
-fn new(number: u32) -> ClientRecord {
-    ClientRecord::new(&ask(number, BEGIN).exchange(), BEGIN, BEGIN)
+/// What came of a client: one exchange, or more where told to.
+fn news(exchanges: u64) -> ClientRecord {
+    let exchange = ask(1, BEGIN).exchange();
+    let mut record = ClientRecord::new(&exchange, BEGIN, BEGIN);
+    for _ in 1..exchanges {
+        record.add(&exchange, BEGIN, BEGIN);
+    }
+    record
 }
 
 /// What is to become of some clients.
 #[derive(Clone, Debug)]
-enum Change {
+enum Wish {
     Put(Vec<u32>),
     Remove(Vec<u32>),
     PutRange(u32, u32),
@@ -42,21 +47,21 @@ enum Change {
     Mix(Vec<u32>, u32),
 }
 
-fn changes() -> impl Strategy<Value = Change> {
+fn wishes() -> impl Strategy<Value = Wish> {
     let number = || prop_oneof![0..40_u32, 0..700_u32, 0..100_000_u32];
     prop_oneof![
-        vec(number(), 0..8).prop_map(Change::Put),
-        vec(number(), 0..200).prop_map(Change::Put),
-        vec(number(), 0..100).prop_map(Change::Remove),
-        (number(), 0..500_u32).prop_map(|(from, count)| Change::PutRange(from, count)),
-        (number(), 0..800_u32).prop_map(|(from, count)| Change::RemoveRange(from, count)),
-        (1..70_u32).prop_map(Change::RemoveEach),
-        (vec(number(), 0..100), 1..9_u32).prop_map(|(them, each)| Change::Mix(them, each)),
+        vec(number(), 0..8).prop_map(Wish::Put),
+        vec(number(), 0..200).prop_map(Wish::Put),
+        vec(number(), 0..100).prop_map(Wish::Remove),
+        (number(), 0..500_u32).prop_map(|(from, count)| Wish::PutRange(from, count)),
+        (number(), 0..800_u32).prop_map(|(from, count)| Wish::RemoveRange(from, count)),
+        (1..70_u32).prop_map(Wish::RemoveEach),
+        (vec(number(), 0..100), 1..9_u32).prop_map(|(them, each)| Wish::Mix(them, each)),
     ]
 }
 
 /// Whom it is about, and whether they shall be there.
-fn wanted(change: &Change, model: &Model) -> BTreeMap<Key, bool> {
+fn wanted(wish: &Wish, model: &Model) -> BTreeMap<Key, bool> {
     let all = |numbers: &[u32], there| numbers.iter().map(|it| (key(*it), there)).collect();
     let range = |from: u32, count: u32, there| {
         let numbers = from..from + count;
@@ -67,13 +72,13 @@ fn wanted(change: &Change, model: &Model) -> BTreeMap<Key, bool> {
         them.filter(move |(place, _)| (*place as u32).is_multiple_of(share))
             .map(|(_, key)| (*key, false))
     };
-    match change {
-        Change::Put(numbers) => all(numbers, true),
-        Change::Remove(numbers) => all(numbers, false),
-        Change::PutRange(from, count) => range(*from, *count, true),
-        Change::RemoveRange(from, count) => range(*from, *count, false),
-        Change::RemoveEach(share) => some(*share).collect(),
-        Change::Mix(numbers, share) => {
+    match wish {
+        Wish::Put(numbers) => all(numbers, true),
+        Wish::Remove(numbers) => all(numbers, false),
+        Wish::PutRange(from, count) => range(*from, *count, true),
+        Wish::RemoveRange(from, count) => range(*from, *count, false),
+        Wish::RemoveEach(share) => some(*share).collect(),
+        Wish::Mix(numbers, share) => {
             let mut all: BTreeMap<Key, bool> = all(numbers, true);
             all.extend(some(*share));
             all
@@ -81,44 +86,56 @@ fn wanted(change: &Change, model: &Model) -> BTreeMap<Key, bool> {
     }
 }
 
-fn apply(store: &mut Store, model: &mut Model, change: &Change, flush: u64) {
-    let wanted = wanted(change, model);
-    let keys: Vec<Key> = wanted.keys().copied().collect();
-    let mut asked = Vec::new();
+/// How a flush is made: how many exchanges come of each client, and how much is put into the blocks.
+type Way = (u64, Option<u64>);
+
+fn apply(store: &mut Store, model: &mut Model, wish: &Wish, flush: u64, (exchanges, merge): Way) {
+    let wanted = wanted(wish, model);
+    let record = news(exchanges);
+    let visit = Visit::of(&record);
+    assert_eq!(visit.is_some(), exchanges == 1);
+    let change = |(key, there): (&Key, &bool)| {
+        let news = visit.as_ref().map_or(News::Record(&record), News::Visit);
+        let change = if *there {
+            Change::Came(news)
+        } else {
+            Change::Removed
+        };
+        (*key, change)
+    };
     let mut writer = store.writer().unwrap();
-    writer
-        .change_clients(&keys, |key, known| {
-            asked.push(*key);
-            assert_eq!(known, model.get(key));
-            if !wanted[key] {
-                model.remove(key);
-                return None;
-            }
-            let mut record = known.copied().unwrap_or_else(|| new(1));
-            if known.is_some() {
-                record.absorb(&new(1));
-            }
-            model.insert(*key, record);
-            Some(record)
-        })
-        .unwrap();
+    if let Some(most) = merge {
+        writer.merge(most).unwrap();
+    }
+    if !wanted.is_empty() {
+        let changes = wanted.iter().map(change);
+        writer.put_run(flush, wanted.len(), changes).unwrap();
+    }
     writer.commit(flush).unwrap();
-    assert_eq!(asked, keys);
+    for (key, there) in wanted {
+        if !there {
+            model.remove(&key);
+        } else if let Some(known) = model.get_mut(&key) {
+            known.absorb(&record);
+        } else {
+            model.insert(key, record);
+        }
+    }
 }
 
 fn assert_same(store: &Store, model: &Model) {
-    let readable: Readable = store.readable();
-    let reader = readable.reader().unwrap();
+    let reader = store.readable().reader().unwrap();
     let mut blocks = Vec::new();
     let mut sizes = Vec::new();
     let mut found = Vec::new();
     reader
-        .each_block(|first, entries| {
-            assert_eq!(entries[0].key, *first);
-            blocks.push(*first);
-            sizes.push(entries.len());
-            found.extend(entries.iter().map(|entry| (entry.key, entry.record)));
-        })
+        .each_client(
+            |first, entries| {
+                blocks.push(*first);
+                sizes.push(entries.len());
+            },
+            |key, record, _| found.push((*key, *record)),
+        )
         .unwrap();
     assert_eq!(blocks, store.blocks());
     assert!(
@@ -126,33 +143,26 @@ fn assert_same(store: &Store, model: &Model) {
         "{sizes:?}"
     );
     assert!(found.iter().map(|(key, record)| (key, record)).eq(model));
-    let clients = reader.clients().unwrap();
+    assert_eq!(reader.runs().unwrap(), store.runs());
+    assert_eq!(reader.merging().unwrap(), store.merging());
+    let runs = || store.runs().iter().map(|run| run.number);
+    let mut clients = reader.clients().unwrap();
     for (key, record) in model.iter().step_by(7) {
-        assert_eq!(clients.get(key).unwrap(), Some(*record));
+        assert_eq!(clients.get(key, runs()).unwrap(), Some(*record));
     }
     for number in [0, 1, 39, 350, 99_999, u32::MAX] {
         let key = key(number);
-        assert_eq!(clients.get(&key).unwrap(), model.get(&key).copied());
-        let mut found = Vec::new();
-        let take = |entry: &Entry| {
-            found.push(entry.key);
-            found.len() < 100
-        };
-        clients.each_from(&key, take).unwrap();
-        assert!(
-            found
-                .iter()
-                .eq(model.range(key..).map(|(key, _)| key).take(100))
-        );
+        let found = clients.get(&key, runs()).unwrap();
+        assert_eq!(found, model.get(&key).copied());
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn blocks_hold_what_was_put_into_them_whatever_comes_and_goes(
-        changes in vec(changes(), 1..24),
+    fn blocks_and_runs_hold_what_was_put_into_them_whatever_comes_and_goes(
+        wishes in vec((wishes(), 1..3_u64, proptest::option::of(0..900_u64)), 1..24),
     ) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
@@ -162,10 +172,26 @@ proptest! {
         writer.put_interface(0, "eth0").unwrap();
         writer.commit(1).unwrap();
         let mut model = Model::new();
-        for (round, change) in changes.iter().enumerate() {
-            apply(&mut store, &mut model, change, round as u64 + 2);
+        for (round, (wish, exchanges, merge)) in wishes.iter().enumerate() {
+            let way = (*exchanges, *merge);
+            apply(&mut store, &mut model, wish, round as u64 + 2, way);
             assert_same(&store, &model);
+            // A run is added to as long as it is small.
+            if round % 5 == 4 {
+                drop(store);
+                let (again, found) = open(&path).unwrap();
+                store = again;
+                prop_assert!(found == model);
+            }
         }
+        // All of it.
+        for _ in 0..2 {
+            let mut writer = store.writer().unwrap();
+            writer.merge(u64::MAX).unwrap();
+            writer.commit(100).unwrap();
+        }
+        prop_assert!(store.runs().is_empty() && store.merging().is_none());
+        assert_same(&store, &model);
         let blocks = store.blocks().to_vec();
         drop(store);
         let (store, found) = open(&path).unwrap();
@@ -175,25 +201,60 @@ proptest! {
 }
 
 #[test]
+fn large_runs_stand_side_by_side_until_they_are_in_the_blocks_and_a_part_at_a_time_is_enough() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(&directory.path().join("file")).unwrap();
+    let writer = store.writer().unwrap();
+    writer.put_interface(0, "eth0").unwrap();
+    writer.commit(1).unwrap();
+    let mut model = Model::new();
+    for round in 0..4 {
+        let wish = Wish::PutRange(round * 3000, 9000);
+        apply(
+            &mut store,
+            &mut model,
+            &wish,
+            2 + u64::from(round),
+            (1, None),
+        );
+    }
+    apply(&mut store, &mut model, &Wish::RemoveEach(3), 6, (1, None));
+    assert_eq!(store.runs().len(), 5);
+    let mut parts = 0;
+    while store.runs().iter().any(|run| run.number <= 6) {
+        // Removed and come again, before and behind the place where the blocks end.
+        let wish = Wish::PutRange(parts * 500, 100);
+        let flush = 7 + u64::from(parts);
+        apply(&mut store, &mut model, &wish, flush, (2, Some(5000)));
+        assert_same(&store, &model);
+        parts += 1;
+    }
+    assert!((8..12).contains(&parts), "{parts} parts");
+    assert_eq!(store.runs().len(), 1, "the small ones are one");
+}
+
+#[test]
 fn a_transaction_that_is_dropped_changes_neither_the_file_nor_what_is_known_of_it() {
     let directory = tempfile::tempdir().unwrap();
     let (mut store, _) = open(&directory.path().join("file")).unwrap();
     let mut model = Model::new();
-    apply(&mut store, &mut model, &Change::PutRange(0, 300), 1);
-    let keys: Vec<Key> = (0..300).map(key).collect();
-    let mut writer = store.writer().unwrap();
-    writer.change_clients(&keys, |_, _| None).unwrap();
-    drop(writer);
-    assert_same(&store, &model);
-    // Twice in one transaction.
-    let mut writer = store.writer().unwrap();
-    writer.change_clients(&keys[..200], |_, _| None).unwrap();
-    let put = |_: &Key, _: Option<&ClientRecord>| Some(new(7));
-    writer.change_clients(&keys[100..150], put).unwrap();
-    writer.commit(2).unwrap();
-    model.retain(|it, _| *it >= keys[200]);
-    model.extend(keys[100..150].iter().map(|it| (*it, new(7))));
-    assert_same(&store, &model);
+    for (flush, merge) in [(1, None), (2, Some(100)), (3, None)] {
+        apply(
+            &mut store,
+            &mut model,
+            &Wish::PutRange(0, 300),
+            flush,
+            (1, merge),
+        );
+    }
+    for most in [50, u64::MAX] {
+        let mut writer = store.writer().unwrap();
+        writer.merge(most).unwrap();
+        let removed = (0..300).map(|number| (key(number), Change::Removed));
+        writer.put_run(4, 300, removed).unwrap();
+        drop(writer);
+        assert_same(&store, &model);
+    }
 }
 
 #[test]
@@ -206,7 +267,7 @@ fn a_file_that_was_made_and_not_set_up_is_set_up_and_a_foreign_one_is_not_touche
     let writer = store.writer().unwrap();
     writer.put_interface(0, "eth0").unwrap();
     writer.commit(1).unwrap();
-    apply(&mut store, &mut model, &Change::PutRange(0, 3), 2);
+    apply(&mut store, &mut model, &Wish::PutRange(0, 3), 2, (1, None));
     drop(store);
     assert_eq!(open(&path).unwrap().1, model);
 

@@ -3,10 +3,11 @@
 //! with what has come since.
 
 mod doorkeeper;
+mod plan;
 mod retention;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex,
@@ -17,24 +18,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow};
-use foldhash::fast::RandomState;
-
-use self::doorkeeper::Doorkeeper;
+use self::{doorkeeper::Doorkeeper, plan::Plan};
 use super::{
-    Memory, Pending, Settings, Shared, add,
-    client::ClientRecord,
-    fold::{Delta, Unnamed},
+    Memory, Settings, Shared, add,
+    fold::{Clients, Delta},
     key::{InterfaceId, Key},
     lock, now, read,
     rollup::{Resolution, Rollup},
-    server::ServerRecord,
     session::SessionRecord,
-    store::{self, Entry, Ledger, OpenError, Reader, Store},
+    store::{self, MAX_RUNS, OpenError, Reader, RunSize, Store},
     verify::{self, Verified},
     write,
 };
 use crate::ntp::clock;
+use anyhow::{Context, Result, anyhow};
 
 /// What the writer is asked for.
 pub(super) enum Request {
@@ -74,12 +71,16 @@ pub(super) struct Numbers {
     /// Names that are written.
     pub interfaces: usize,
     pub next_session: u64,
-    pub next_journal: u64,
     pub flushes: u64,
 }
 
-/// Clients whose changes may wait in the journal: they are in memory too, some 230 bytes each.
-const PENDING: usize = 1 << 17;
+/// Runs are put into the blocks when there are so many,
+const RUNS: usize = 24;
+/// or when they have as many entries as there are clients, and at least so many.
+const ENTRIES: u64 = 1 << 17;
+/// In so many flushes, at most, and at least so many entries in each.
+const PARTS: u64 = 16;
+const PART: u64 = 1 << 14;
 /// In one transaction.
 const REMOVED_AT_ONCE: usize = 50_000;
 const SESSIONS_AT_ONCE: usize = 50_000;
@@ -108,7 +109,10 @@ pub(super) struct Writer {
     store: Option<Store>,
     numbers: Numbers,
     doorkeeper: Doorkeeper,
+    /// When the runs that were put into the blocks last had all been.
     last_checkpoint: Instant,
+    /// How many of their entries are put there with each flush.
+    part: u64,
     last_tidy: Instant,
     /// What a flush that failed had taken: whether it was written shows when the file is opened.
     doubtful: Option<Taken>,
@@ -129,35 +133,6 @@ impl Drop for Ended {
     }
 }
 
-/// A flush as it is to be written.
-#[derive(Default)]
-struct Plan {
-    /// Who changes, in order; the same client once for each delta that has it.
-    changes: Vec<Change>,
-    inserted: u64,
-    updated: u64,
-    refused: u64,
-    /// Records that have to go, in order.
-    victims: Vec<Key>,
-    evicted: u64,
-    ledgers: Vec<Ledger>,
-    sessions: Vec<SessionRecord>,
-    servers: Vec<(Key, ServerRecord)>,
-    servers_removed: Vec<Key>,
-    unnamed_servers: u64,
-    left_out: u64,
-    /// Who asked without having a record: the next time they are known.
-    asked: Vec<Key>,
-}
-
-/// A client in a delta.
-#[derive(Clone, Copy)]
-struct Change {
-    key: Key,
-    delta: u32,
-    place: u32,
-}
-
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, store: Store, numbers: Numbers) -> Self {
         let now = Instant::now();
@@ -168,6 +143,7 @@ impl Writer {
             numbers,
             doorkeeper,
             last_checkpoint: now,
+            part: PART,
             last_tidy: now,
             doubtful: None,
             failures: 0,
@@ -276,8 +252,20 @@ impl Writer {
         let _ = catch_unwind(AssertUnwindSafe(|| drop(store)));
     }
 
-    /// Writes what there is, and removes `victims`.
+    /// Writes what there is, and removes `victims`; then puts the runs into the blocks if told to.
     fn flush(&mut self, merge: bool, victims: &[Key]) -> Result<()> {
+        self.flush_once(merge, victims)?;
+        // Where some were on the way there, the others follow, with what was written just now.
+        for _ in 0..2 {
+            let has_runs = self.store.as_ref().is_some_and(|it| !it.runs().is_empty());
+            if merge && has_runs {
+                self.flush_once(true, &[])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flush_once(&mut self, merge: bool, victims: &[Key]) -> Result<()> {
         self.shared.hurried.store(false, Ordering::Release);
         if Instant::now() < self.retry_at
             && let Some((why, _)) = &lock(&self.shared.state).failure
@@ -328,12 +316,14 @@ impl Writer {
         lock(&self.shared.feeds).retain(|feed| {
             // Asked first: what is fed after that is seen by the next flush.
             let has_ended = Arc::strong_count(feed) == 1;
-            let (interface, room) = {
+            let (interface, clients, records) = {
                 let delta = lock(feed);
-                (delta.interface, delta.clients.len())
+                let (clients, records) = delta.clients.counts();
+                (delta.interface, clients, records)
             };
-            // Made before the lock is taken; a little more than it was, so that it need not grow.
-            let empty = Delta::new(interface, room + room / 8);
+            // Made while the lock is not held; a little more than it was, so that it need not grow.
+            let room = Clients::with_room(clients + clients / 8, records + records / 8);
+            let empty = Delta::with_room(interface, room);
             let delta = std::mem::replace(&mut *lock(feed), empty);
             add(&self.shared.statistics.in_flight, delta.exchanges);
             taken.push((Arc::clone(feed), delta));
@@ -425,22 +415,15 @@ impl Writer {
             && documents.is_empty()
             && victims.is_empty()
             && interfaces.len() == self.numbers.interfaces;
-        let pending = read(&self.shared.pending).clients.len();
         let settings = read(&self.shared.settings).clone();
-        let merge_is_due = pending > 0
-            && (merge || self.last_checkpoint.elapsed() >= settings.checkpoint_interval);
-        if nothing_new && !merge_is_due {
+        let to_merge = self.to_merge(merge, &settings);
+        if nothing_new && to_merge.is_none() {
             return Ok(false);
         }
         let mut stages = Stages::new();
         let mut deltas: Vec<&mut Delta> = taken.iter_mut().map(|(_, delta)| delta).collect();
-        let mut plan = self.plan(&mut deltas, victims, &settings);
+        let plan = self.plan(&mut deltas, victims, &settings);
         let deltas: Vec<&Delta> = deltas.into_iter().map(|delta| &*delta).collect();
-        let merge = merge_is_due
-            || merge && !plan.changes.is_empty()
-            || !plan.victims.is_empty()
-            || pending + plan.changes.len() > PENDING;
-
         stages.end("plan");
 
         let store = self.store.as_mut().context("the database is not open")?;
@@ -471,37 +454,26 @@ impl Writer {
             writer.trim_sessions(most, before, at_once)?;
         }
         stages.end("small");
-        let mut generation = None;
-        if merge {
-            let pending = read(&self.shared.pending);
-            change_clients(&mut writer, &pending, &deltas, &mut plan)?;
-            generation = Some(pending.generation + 1);
-            writer.end_generation(pending.generation + 1)?;
-        } else if !plan.changes.is_empty() {
-            let entries = plan
-                .changes
-                .chunk_by(|one, next| one.key == next.key)
-                .map(|changes| Entry {
-                    key: changes[0].key,
-                    record: record(&deltas, changes),
-                });
-            numbers.next_journal = writer.append_journal(numbers.next_journal, entries)?;
+        if let Some(most) = to_merge {
+            writer.merge(most)?;
+            stages.end("merge");
         }
+        let run = if plan.changes.is_empty() && plan.victims.is_empty() {
+            None
+        } else {
+            Some(writer.put_run(numbers.flushes, plan.entries(), plan.in_order(&deltas))?)
+        };
         for (number, ledger) in plan.ledgers.iter().enumerate() {
             if read(&self.shared.ledgers).get(number) != Some(ledger) {
                 writer.put_ledger(number as InterfaceId, ledger)?;
             }
         }
-        stages.end(if merge { "merge" } else { "journal" });
+        stages.end("run");
         writer.commit(numbers.flushes)?;
         stages.end("commit");
-
-        if merge {
-            self.last_checkpoint = Instant::now();
-        }
         // Only now: who waited through a flush that failed has not asked twice.
         plan.asked.iter().for_each(|key| self.doorkeeper.note(key));
-        self.apply(&deltas, plan, generation);
+        self.apply(&deltas, plan, run)?;
         // Last: should that have ended in a panic, the number in the file, one higher than this,
         // says that the deltas were written.
         self.numbers = numbers;
@@ -526,238 +498,64 @@ impl Writer {
             .collect()
     }
 
-    /// Decides who gets a record, and numbers the sessions.
-    fn plan(&mut self, deltas: &mut [&mut Delta], victims: &[Key], settings: &Settings) -> Plan {
-        if self.doorkeeper.clients != settings.max_clients {
-            self.doorkeeper = Doorkeeper::new(settings.max_clients);
+    /// How many entries of the runs are to be put into the blocks with a flush; nothing where it is
+    /// not time for that.
+    fn to_merge(&mut self, all: bool, settings: &Settings) -> Option<u64> {
+        let store = self.store.as_ref()?;
+        let runs = store.runs();
+        let entries = |runs: &[RunSize]| runs.iter().map(|run| run.clients).sum::<u64>();
+        let waiting = entries(runs);
+        if runs.is_empty() {
+            self.last_checkpoint = Instant::now();
+            return None;
         }
-        let mut plan = Plan {
-            ledgers: read(&self.shared.ledgers).clone(),
-            victims: victims.to_vec(),
-            ..Plan::default()
-        };
-        for (number, delta) in deltas.iter().enumerate() {
-            let keys = delta.clients.keys().enumerate();
-            plan.changes.extend(keys.map(|(place, address)| Change {
-                key: Key::new(*address, delta.interface),
-                delta: number as u32,
-                place: place as u32,
-            }));
-            plan.ledgers[usize::from(delta.interface)].add_other(delta.unnamed);
-            plan.left_out += delta.sessions_left_out;
-            plan.unnamed_servers += delta.unnamed_servers;
+        if all || runs.len() >= MAX_RUNS - 2 {
+            return Some(u64::MAX);
         }
-        plan.changes.sort_unstable_by_key(|change| change.key);
-        let refused = self.admit(&mut plan, deltas, settings);
-        // Who asks again stays.
-        let changes = &plan.changes;
-        plan.victims.sort_unstable();
-        plan.victims.dedup();
-        plan.victims.retain(|key| {
-            changes
-                .binary_search_by(|change| change.key.cmp(key))
-                .is_err()
-        });
-
-        let mut last: HashMap<Key, u64, RandomState> = HashMap::default();
-        let catalogue = read(&self.shared.catalogue);
-        for delta in deltas.iter_mut() {
-            let Delta {
-                sessions, clients, ..
-            } = &mut **delta;
-            for session in sessions {
-                let key = *session.key();
-                let client = clients.get_mut(&key.address);
-                let Some(client) = client.filter(|_| !refused.contains(&key)) else {
-                    plan.left_out += 1;
-                    continue;
-                };
-                let number = self.numbers.next_session + plan.sessions.len() as u64;
-                let previous = last
-                    .insert(key, number)
-                    .unwrap_or_else(|| catalogue.last_session(&key));
-                session.set_previous(previous);
-                client.set_last_session(number);
-                plan.sessions.push(*session);
+        if store.merging().is_none() {
+            let clients = read(&self.shared.catalogue).len() as u64;
+            let is_due = runs.len() >= RUNS
+                || waiting >= clients.max(ENTRIES)
+                || self.last_checkpoint.elapsed() >= settings.checkpoint_interval;
+            if !is_due {
+                return None;
             }
+            // As many as came with each of them: so those that come meanwhile are no more.
+            self.part = waiting.div_ceil((runs.len() as u64).clamp(PARTS / 4, PARTS));
         }
-        drop(catalogue);
-        self.plan_servers(&mut plan, deltas, settings);
-        plan
-    }
-
-    /// Keeps within the bound of clients. As long as there is much room everybody gets a record.
-    /// When it gets tight only who asks a second time does: forged sources never do. When there is
-    /// none, those who were seen only once, longest ago, make room.
-    fn admit(
-        &mut self,
-        plan: &mut Plan,
-        deltas: &[&mut Delta],
-        settings: &Settings,
-    ) -> HashSet<Key, RandomState> {
-        let mut refused: HashSet<Key, RandomState> = HashSet::default();
-        let catalogue = read(&self.shared.catalogue);
-        let reserve = settings.max_clients / 16;
-        let mut room = settings.max_clients.saturating_sub(catalogue.len());
-        let mut wanted = 0;
-        let mut returning: HashSet<Key, RandomState> = HashSet::default();
-        for group in plan.changes.chunk_by(|one, next| one.key == next.key) {
-            let key = group[0].key;
-            if catalogue.contains(&key) {
-                plan.updated += 1;
-            } else if room > reserve {
-                room -= 1;
-                plan.inserted += 1;
-            } else {
-                let record = |change: &Change| {
-                    let place = change.place as usize;
-                    let delta = &deltas[change.delta as usize];
-                    delta.clients.get_index(place).map(|(_, record)| record)
-                };
-                let sessions: u64 = group
-                    .iter()
-                    .filter_map(record)
-                    .map(ClientRecord::sessions)
-                    .sum();
-                let seen_before = self.doorkeeper.has_seen(&key);
-                plan.asked.push(key);
-                if sessions > 1 || seen_before {
-                    wanted += 1;
-                    returning.insert(key);
-                } else {
-                    plan.refused += 1;
-                    let mut unnamed = Unnamed::default();
-                    group
-                        .iter()
-                        .filter_map(record)
-                        .for_each(|record| unnamed.add_record(record));
-                    plan.ledgers[usize::from(key.interface())].add_other(unnamed);
-                    refused.insert(key);
-                }
-            }
-        }
-        if wanted > room {
-            let most = (wanted - room).max(reserve.min(REMOVED_AT_ONCE));
-            let changes = &plan.changes;
-            let is_idle = |key: &Key| {
-                changes
-                    .binary_search_by(|change| change.key.cmp(key))
-                    .is_err()
-            };
-            let mut victims =
-                catalogue.oldest(most, |key, _, sessions| sessions == 1 && is_idle(key));
-            if victims.len() < wanted - room {
-                let more = wanted - room - victims.len();
-                victims.extend(
-                    catalogue.oldest(more, |key, _, sessions| sessions > 1 && is_idle(key)),
-                );
-            }
-            plan.evicted += victims.len() as u64;
-            room += victims.len();
-            plan.victims.extend(victims);
-        }
-        // Only when more clients change at once than there may be.
-        let mut over = wanted.saturating_sub(room);
-        for group in plan.changes.chunk_by(|one, next| one.key == next.key) {
-            let key = group[0].key;
-            if over == 0 {
-                break;
-            }
-            if returning.remove(&key) {
-                over -= 1;
-                plan.refused += 1;
-                let mut unnamed = Unnamed::default();
-                for change in group {
-                    let delta = &deltas[change.delta as usize];
-                    if let Some((_, record)) = delta.clients.get_index(change.place as usize) {
-                        unnamed.add_record(record);
-                    }
-                }
-                plan.ledgers[usize::from(key.interface())].add_other(unnamed);
-                refused.insert(key);
-            }
-        }
-        plan.inserted += returning.len() as u64;
-        if !refused.is_empty() {
-            plan.changes.retain(|change| !refused.contains(&change.key));
-        }
-        refused
-    }
-
-    fn plan_servers(&self, plan: &mut Plan, deltas: &[&mut Delta], settings: &Settings) {
-        let servers = read(&self.shared.servers);
-        let mut changed: BTreeMap<Key, ServerRecord> = BTreeMap::new();
-        for delta in deltas {
-            for (address, record) in &delta.servers {
-                let key = Key::new(*address, delta.interface);
-                if let Some(known) = changed.get_mut(&key) {
-                    known.absorb(record);
-                } else if let Some(known) = servers.get(&key) {
-                    let mut known = *known;
-                    known.absorb(record);
-                    changed.insert(key, known);
-                } else {
-                    changed.insert(key, *record);
-                }
-            }
-        }
-        let new = changed
-            .keys()
-            .filter(|key| !servers.contains_key(key))
-            .count();
-        let over = (servers.len() + new).saturating_sub(settings.max_servers);
-        if over > 0 {
-            // Those that never answered go first, then those that were asked longest ago.
-            let mut idle: Vec<_> = servers
-                .iter()
-                .filter(|(key, _)| !changed.contains_key(key))
-                .map(|(key, record)| (record.answered() > 0, record.last_seen(), *key))
-                .collect();
-            idle.sort_unstable();
-            plan.servers_removed = idle.into_iter().take(over).map(|(_, _, key)| key).collect();
-            let mut still_over = over - plan.servers_removed.len();
-            changed.retain(|key, record| {
-                let refused = still_over > 0 && !servers.contains_key(key);
-                if refused {
-                    still_over -= 1;
-                    plan.unnamed_servers += record.answered() + record.unanswered();
-                }
-                !refused
-            });
-        }
-        plan.servers = changed.into_iter().collect();
+        Some(self.part.max(PART))
     }
 
     /// Brings what is in memory up to what was written.
-    fn apply(&self, deltas: &[&Delta], plan: Plan, generation: Option<u64>) {
+    fn apply(&mut self, deltas: &[&Delta], plan: Plan, run: Option<u64>) -> Result<()> {
+        let store = self.store.as_ref().context("the database is not open")?;
         let shared = &self.shared;
-        if let Some(generation) = generation {
-            let empty = Pending {
-                generation,
-                ..Pending::default()
-            };
-            let old = std::mem::replace(&mut *write(&shared.pending), empty);
-            drop(old);
-        }
-        let groups: Vec<&[Change]> = plan
-            .changes
-            .chunk_by(|one, next| one.key == next.key)
-            .collect();
-        for groups in groups.chunks(LOCKED) {
-            if generation.is_none() {
-                let mut pending = write(&shared.pending);
-                for group in groups {
-                    let record = record(deltas, group);
-                    pending
-                        .clients
-                        .entry(group[0].key)
-                        .and_modify(|known| known.absorb(&record))
-                        .or_insert(record);
-                }
+        let statistics = &shared.statistics;
+        let waiting = store.runs().iter().map(|run| run.clients).sum();
+        statistics.journal_clients.store(waiting, Ordering::Relaxed);
+        // Those that are in the blocks are not looked into any more.
+        let oldest = store.runs().first().map_or(u64::MAX, |run| run.number);
+        let merged = read(&shared.catalogue).runs_up_to(oldest - 1);
+        if merged != 0 {
+            let mut from = Some(0);
+            while let Some(row) = from {
+                from = write(&shared.catalogue).leave_runs(merged, row);
             }
+            write(&shared.catalogue).forget_runs(merged);
+            self.last_checkpoint = Instant::now();
+            add(&statistics.checkpoints, 1);
+        }
+        let bit = match run {
+            None => 0,
+            Some(run) => write(&shared.catalogue)
+                .run(run, !plan.victims.is_empty())
+                .context("there are too many runs")?,
+        };
+        for changes in plan.changes.chunks(LOCKED) {
             let mut catalogue = write(&shared.catalogue);
-            for group in groups {
-                catalogue.absorb(&group[0].key, &record(deltas, group));
+            for change in changes {
+                let record = plan.news(deltas, change).record();
+                catalogue.absorb(&change.key, &record, bit);
             }
         }
         for victims in plan.victims.chunks(LOCKED) {
@@ -779,7 +577,6 @@ impl Writer {
             }
         }
         shared.count_written();
-        let statistics = &shared.statistics;
         add(&statistics.inserted, plan.inserted);
         add(&statistics.updated, plan.updated);
         add(&statistics.refused, plan.refused);
@@ -788,10 +585,10 @@ impl Writer {
         add(&statistics.sessions_left_out, plan.left_out);
         add(&statistics.unnamed_servers, plan.unnamed_servers);
         add(&statistics.flushes, 1);
-        add(&statistics.checkpoints, u64::from(generation.is_some()));
         statistics
             .last_clients
-            .store(groups.len() as u64, Ordering::Relaxed);
+            .store(plan.changes.len() as u64, Ordering::Relaxed);
+        Ok(())
     }
 
     fn reader(&self) -> Result<Reader> {
@@ -881,19 +678,6 @@ fn sessions_bounds(settings: &Settings, newest: i64) -> (u64, i64) {
     (most, before)
 }
 
-/// What the deltas have of one client.
-fn record(deltas: &[&Delta], changes: &[Change]) -> ClientRecord {
-    let one = |change: &Change| {
-        let clients = &deltas[change.delta as usize].clients;
-        clients[change.place as usize]
-    };
-    let mut record = one(&changes[0]);
-    for change in &changes[1..] {
-        record.absorb(&one(change));
-    }
-    record
-}
-
 /// Minutes, and the hours, days and all time that they are part of.
 fn rollups(deltas: &[&Delta]) -> BTreeMap<(Resolution, InterfaceId, i64), Rollup> {
     let mut sums: BTreeMap<(Resolution, InterfaceId, i64), Rollup> = BTreeMap::new();
@@ -907,49 +691,6 @@ fn rollups(deltas: &[&Delta]) -> BTreeMap<(Resolution, InterfaceId, i64), Rollup
         }
     }
     sums
-}
-
-/// Puts the journal, the deltas and the removals into the blocks.
-fn change_clients(
-    writer: &mut store::Writer<'_>,
-    pending: &Pending,
-    deltas: &[&Delta],
-    plan: &mut Plan,
-) -> Result<()> {
-    let Plan {
-        changes,
-        victims,
-        ledgers,
-        ..
-    } = plan;
-    let mut keys: Vec<Key> = Vec::with_capacity(pending.clients.len() + changes.len());
-    keys.extend(pending.clients.keys());
-    keys.extend(changes.iter().map(|change| change.key));
-    keys.extend_from_slice(victims);
-    keys.sort_unstable();
-    keys.dedup();
-    let mut changes = changes.chunk_by(|one, next| one.key == next.key).peekable();
-    let mut victims = victims.iter().peekable();
-    writer.change_clients(&keys, |key, known| {
-        let mut sum: Option<ClientRecord> = known.copied();
-        let mut absorb = |record: ClientRecord| match &mut sum {
-            Some(sum) => sum.absorb(&record),
-            None => sum = Some(record),
-        };
-        if let Some(waiting) = pending.clients.get(key) {
-            absorb(*waiting);
-        }
-        if let Some(group) = changes.next_if(|group| group[0].key == *key) {
-            absorb(record(deltas, group));
-        }
-        if victims.next_if(|victim| *victim == key).is_some() {
-            if let Some(record) = &sum {
-                ledgers[usize::from(key.interface())].forget(record);
-            }
-            return None;
-        }
-        sum
-    })
 }
 
 #[cfg(test)]

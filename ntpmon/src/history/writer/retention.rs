@@ -46,7 +46,7 @@ impl Writer {
             drop(catalogue);
             if !victims.is_empty() {
                 let more = victims.len() == REMOVED_AT_ONCE;
-                self.flush(true, &victims)?;
+                self.flush(false, &victims)?;
                 // Who asked again meanwhile is still there.
                 let catalogue = read(&self.shared.catalogue);
                 let gone = victims
@@ -158,7 +158,7 @@ impl Writer {
             return Ok(removed);
         }
         for victims in clients.chunks(REMOVED_AT_ONCE) {
-            self.flush(true, victims)?;
+            self.flush(false, victims)?;
         }
         loop {
             let store = self.store.as_mut().context("the database is not open")?;
