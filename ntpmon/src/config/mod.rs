@@ -146,10 +146,10 @@ impl Default for History {
         Self {
             flush_interval: Duration::from_secs(1),
             batch_size: 250_000,
-            checkpoint_interval: Duration::from_secs(60),
+            checkpoint_interval: Duration::from_secs(300),
             max_clients: 1_000_000,
             max_servers: 16_384,
-            cache_mib: 32,
+            cache_mib: 16,
             sessions: Sessions::default(),
             retention: Retention::default(),
         }

@@ -109,10 +109,10 @@ impl Default for Settings {
         Self {
             flush_interval: Duration::from_secs(1),
             batch_size: 250_000,
-            checkpoint_interval: Duration::from_secs(60),
+            checkpoint_interval: Duration::from_secs(300),
             max_clients: 1_000_000,
             max_servers: 16_384,
-            cache_bytes: 32 << 20,
+            cache_bytes: 16 << 20,
             keep: Keep::All,
             sessions_per_second: 10_000,
             sessions_age: Some(7 * DAY),

@@ -660,9 +660,9 @@ pub struct ServiceStatistics {
     pub last_flush_timestamp: Option<Timestamp>,
     /// Clients that the last one changed.
     pub last_flush_clients: u64,
-    /// How often the journal was put into the clients' table.
+    /// How often what had come of clients was put together with their records.
     pub checkpoint_count: u64,
-    /// Clients whose changes are in the journal.
+    /// What came of clients and waits for that, one for each client and run.
     pub journal_clients: u64,
     /// Sessions that were kept one by one.
     pub sessions_kept: u64,

@@ -89,7 +89,7 @@ pub(super) const MAX_BLOCK: usize = (4 * 4096 - 64) / size_of::<Entry>();
 const SMALL: usize = MAX_BLOCK / 4;
 /// Clients in a run, up to which the next flush is added to it: many small ones would have to be
 /// looked into.
-const SMALL_RUN: u64 = 8192;
+const SMALL_RUN: u64 = if cfg!(test) { 2000 } else { 8192 };
 /// Runs that there may be: each client has a bit for each.
 pub(super) const MAX_RUNS: usize = 64;
 

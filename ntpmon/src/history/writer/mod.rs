@@ -75,12 +75,12 @@ pub(super) struct Numbers {
 }
 
 /// Runs are put into the blocks when there are so many,
-const RUNS: usize = 24;
+const RUNS: usize = if cfg!(test) { 6 } else { 24 };
 /// or when they have as many entries as there are clients, and at least so many.
-const ENTRIES: u64 = 1 << 17;
+const ENTRIES: u64 = if cfg!(test) { 2000 } else { 1 << 17 };
 /// In so many flushes, at most, and at least so many entries in each.
 const PARTS: u64 = 16;
-const PART: u64 = 1 << 14;
+const PART: u64 = if cfg!(test) { 64 } else { 1 << 12 };
 /// In one transaction.
 const REMOVED_AT_ONCE: usize = 50_000;
 const SESSIONS_AT_ONCE: usize = 50_000;

@@ -27,6 +27,9 @@ struct Arguments {
     /// Print one JSON object instead of tables.
     #[arg(long)]
     json: bool,
+    /// Of the part `served`: where its history lies.
+    #[arg(long, hide = true, required_if_eq("part", "served"))]
+    directory: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -43,6 +46,9 @@ enum Part {
     Growth,
     /// The history under ten million forged clients.
     Flood,
+    /// A half of `history`, which that starts.
+    #[value(hide = true)]
+    Served,
 }
 
 /// As the daemon has it.
@@ -51,6 +57,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if let (Some(Part::Served), Some(directory)) = (arguments.part, &arguments.directory) {
+        return history::serve(directory);
+    }
     let mut report = Map::new();
     let wanted = |part| arguments.part.is_none_or(|only| only == part);
     if wanted(Part::Kernel) {
