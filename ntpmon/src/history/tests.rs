@@ -159,7 +159,7 @@ fn who_reads_beside_the_writer_never_sees_a_client_lose_or_double_sessions() {
                 })
             })
             .collect();
-        for round in 0..150_u32 {
+        for round in 0..80_u32 {
             let at = BEGIN + i64::from(round) * SECOND;
             // Enough that runs are put into the blocks in parts, and others come meanwhile.
             let others = if round % 4 == 0 { 1500 } else { 300 };
@@ -177,10 +177,10 @@ fn who_reads_beside_the_writer_never_sees_a_client_lose_or_double_sessions() {
             assert!(reader.join().unwrap() > 10);
         }
     });
-    assert_eq!(count(&history, 0), 300);
+    assert_eq!(count(&history, 0), 160);
     assert_exactly(&history, "eth0", fed, 0);
     let checkpoints = history.service_statistics().checkpoint_count;
-    assert!(checkpoints > 20, "{checkpoints}: in parts too");
+    assert!(checkpoints > 12, "{checkpoints}: in parts too");
     history.stop();
 }
 
