@@ -14,6 +14,7 @@ pub mod daemon;
 pub mod data_directory;
 pub mod history;
 pub mod logging;
+pub mod memory;
 pub mod monitor;
 pub mod netlink;
 pub mod ntp;

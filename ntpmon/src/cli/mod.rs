@@ -23,7 +23,10 @@ use clap::{Parser, Subcommand};
 use ntpmon_common::settings::MAX_PORTS;
 use tracing_subscriber::EnvFilter;
 
-use crate::logging::{self, Logging};
+use crate::{
+    logging::{self, Logging},
+    memory,
+};
 
 /// Watches every NTP packet on this host from inside the kernel, pairs it, times it.
 #[derive(Debug, Parser)]
@@ -66,6 +69,7 @@ enum Command {
 /// What went wrong, in words for the operator.
 pub fn run() -> Result<()> {
     let arguments = Arguments::parse();
+    memory::give_back_soon();
     match arguments.command {
         // The daemon's log is one of its settings.
         Command::Run(_) => {}

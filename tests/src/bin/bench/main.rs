@@ -57,6 +57,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    ntpmon::memory::give_back_soon();
     if let (Some(Part::Served), Some(directory)) = (arguments.part, &arguments.directory) {
         return history::serve(directory);
     }
