@@ -101,8 +101,11 @@ pub struct Catalogue {
     changes: u64,
 }
 
-/// Clients that are looked at while the catalogue is locked: less than a millisecond.
-const LOOKED_AT: usize = 20_000;
+/// Clients that are looked at, one here and one there, while the catalogue is locked: less than a
+/// millisecond.
+pub(super) const LOOKED_AT: usize = 4096;
+/// Rows that are looked at, one after the other, while it is locked: as long.
+pub(super) const SCANNED: usize = 32_768;
 
 const CLOCK: u8 = 3;
 const ANSWERED: u8 = 4;
@@ -338,53 +341,20 @@ impl Catalogue {
             })
     }
 
-    /// How many clients are picked.
-    #[must_use]
-    pub fn count(&self, filter: &Filter) -> usize {
-        if filter.is_all() {
-            return self.len();
+    /// Looks at the rows that follow on those that were looked at, at most [`SCANNED`] of them.
+    /// Returns whether there are more.
+    pub fn pick(&self, filter: &Filter, picked: &mut Picked) -> bool {
+        let begin = picked.words.len() * Picked::WORD;
+        let end = (begin + SCANNED).min(self.keys.len());
+        for first in (begin..end).step_by(Picked::WORD) {
+            let rows = first..end.min(first + Picked::WORD);
+            let word = rows.fold(0, |word, row| {
+                word | u64::from(self.is_picked(row as Row, filter)) << (row - first)
+            });
+            picked.count += word.count_ones() as usize;
+            picked.words.push(word);
         }
-        match &filter.addresses {
-            Some(_) => self.in_ranges(filter).count(),
-            None => (0..self.keys.len() as Row)
-                .filter(|row| self.is_picked(*row, filter))
-                .count(),
-        }
-    }
-
-    /// The picked clients in the filter's ranges of addresses, by address.
-    fn in_ranges(&self, filter: &Filter) -> impl Iterator<Item = Row> {
-        let ranges = filter.addresses.iter().flatten();
-        ranges
-            .flat_map(|range| {
-                let first = Key::new(*range.start(), 0);
-                let last = Key::new(*range.end(), InterfaceId::MAX);
-                self.index.range(first..=last).map(|(_, row)| *row)
-            })
-            .filter(|row| self.is_picked(*row, filter))
-    }
-
-    /// The picked clients, if they are few enough to be found by their addresses: no more than
-    /// `most` are looked at.
-    #[must_use]
-    pub fn few(&self, filter: &Filter, most: usize) -> Option<Vec<Row>> {
-        let ranges = filter.addresses.as_ref()?;
-        let mut looked_at = 0;
-        let mut found = Vec::new();
-        for range in ranges {
-            let first = Key::new(*range.start(), 0);
-            let last = Key::new(*range.end(), InterfaceId::MAX);
-            for (_, row) in self.index.range(first..=last) {
-                looked_at += 1;
-                if looked_at > most {
-                    return None;
-                }
-                if self.is_picked(*row, filter) {
-                    found.push(*row);
-                }
-            }
-        }
-        Some(found)
+        end < self.keys.len()
     }
 
     /// The clients from a key on that are picked, at most so many, in the order of their keys, and
@@ -428,7 +398,8 @@ impl Catalogue {
     }
 
     /// The picked clients after a key, or before it where the greatest come first, at most so many;
-    /// from the end where there is none.
+    /// from the end where there is none. And after which key to go on; nothing at the end. As in
+    /// [`Self::from_key`] only so many are looked at.
     #[must_use]
     pub fn after_key(
         &self,
@@ -436,25 +407,63 @@ impl Catalogue {
         descending: bool,
         filter: &Filter,
         most: usize,
-    ) -> Vec<Key> {
-        let bound = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let range = if descending {
-            (Bound::Unbounded, bound)
-        } else {
-            (bound, Bound::Unbounded)
-        };
-        let mut clients = self.index.range::<Key, _>(range);
-        std::iter::from_fn(|| {
+    ) -> (Vec<(Key, Row)>, Option<Key>) {
+        let all = [[0; 16]..=[0xff; 16]];
+        let ranges = filter.addresses.as_deref().unwrap_or(&all);
+        let first = |range: &RangeInclusive<[u8; 16]>| Key::new(*range.start(), 0);
+        let last = |range: &RangeInclusive<[u8; 16]>| Key::new(*range.end(), InterfaceId::MAX);
+        let (mut left, mut right) = (ranges, Bound::Unbounded);
+        let mut begin = Bound::Unbounded;
+        if let Some(key) = after {
             if descending {
+                left = &ranges[..ranges.partition_point(|range| first(range) < key)];
+                right = Bound::Excluded(key);
+            } else {
+                left = &ranges[ranges.partition_point(|range| last(range) <= key)..];
+                begin = Bound::Excluded(key);
+            }
+        }
+        let mut found = Vec::new();
+        let mut looked_at = 0;
+        loop {
+            let next = if descending {
+                left.split_last()
+            } else {
+                left.split_first()
+            };
+            let Some((range, rest)) = next else {
+                return (found, None);
+            };
+            left = rest;
+            let (first, last) = (first(range), last(range));
+            let from = match begin {
+                Bound::Excluded(key) if key >= first => begin,
+                _ => Bound::Included(first),
+            };
+            let to = match right {
+                Bound::Excluded(key) if key <= last => right,
+                _ => Bound::Included(last),
+            };
+            let mut clients = self.index.range((from, to));
+            while let Some((key, row)) = if descending {
                 clients.next_back()
             } else {
                 clients.next()
+            } {
+                if self.is_picked(*row, filter) {
+                    found.push((*key, *row));
+                }
+                looked_at += 1;
+                if found.len() == most || looked_at >= LOOKED_AT {
+                    return (found, Some(*key));
+                }
             }
-        })
-        .filter(|(_, row)| self.is_picked(**row, filter))
-        .map(|(key, _)| *key)
-        .take(most)
-        .collect()
+            // A range without clients costs as much as a client.
+            looked_at += 1;
+            if looked_at >= LOOKED_AT {
+                return (found, Some(if descending { first } else { last }));
+            }
+        }
     }
 
     /// The value that rows are ordered by; the largest of all where it is not known.
@@ -560,6 +569,57 @@ fn float(value: f32) -> u64 {
     u64::from(ordered)
 }
 
+/// The rows that a filter picked, each as it was when it was looked at: one bit a row.
+#[derive(Debug, Default)]
+pub struct Picked {
+    words: Vec<u64>,
+    count: usize,
+}
+
+impl Picked {
+    /// Rows of a word.
+    const WORD: usize = u64::BITS as usize;
+
+    /// How many there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// How much memory it takes.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        size_of_val(self.words.as_slice())
+    }
+
+    /// Whether a row is one of them.
+    #[must_use]
+    pub fn has(&self, row: Row) -> bool {
+        let row = row as usize;
+        let word = self.words.get(row / Self::WORD);
+        word.is_some_and(|word| word >> (row % Self::WORD) & 1 == 1)
+    }
+
+    /// They, the least first.
+    pub fn rows(&self) -> impl Iterator<Item = Row> {
+        let words = self.words.iter().enumerate();
+        words.flat_map(|(place, word)| {
+            let mut left = *word;
+            std::iter::from_fn(move || {
+                let bit = (left != 0).then(|| left.trailing_zeros() as usize)?;
+                left &= left - 1;
+                Some((place * Self::WORD + bit) as Row)
+            })
+        })
+    }
+}
+
 /// See [`Catalogue::unordered`].
 #[derive(Debug)]
 pub struct Unordered {
@@ -592,7 +652,7 @@ impl Unordered {
 
 /// All clients in an order, as they were at a moment. Since then some may have gone, and others
 /// come into their rows.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Order {
     /// What [`Catalogue::changes`] was.
     pub changes: u64,
@@ -607,6 +667,12 @@ impl Order {
     #[must_use]
     pub const fn len(&self) -> usize {
         self.rows.len()
+    }
+
+    /// How many of them have a value that is known.
+    #[must_use]
+    pub const fn known(&self) -> usize {
+        self.known
     }
 
     /// Whether there is none.
