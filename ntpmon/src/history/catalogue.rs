@@ -491,22 +491,28 @@ impl Catalogue {
         }
     }
 
-    /// What an order is made of; making it takes longer and needs no lock.
-    #[must_use]
-    pub fn unordered(&self, sort: Sort) -> Unordered {
-        let rows = if sort == Sort::ClientIp {
-            self.index.values().map(|row| (0, *row)).collect()
-        } else {
-            (0..self.keys.len() as Row)
-                .filter(|row| self.flags[*row as usize] & LIVE != 0)
-                .map(|row| (self.value(row, sort), row))
-                .collect()
-        };
-        Unordered {
-            sort,
-            changes: self.changes,
-            rows,
+    /// Adds clients to what an order is made of, as many as are looked at while others wait. Returns
+    /// whether there are more. Making the order takes longer and needs no lock.
+    pub fn gather(&self, unordered: &mut Unordered) -> bool {
+        let begin = unordered.looked_at;
+        if begin == 0 && unordered.after.is_none() {
+            unordered.changes = self.changes;
         }
+        if unordered.sort == Sort::ClientIp {
+            let all = Filter::default();
+            let (found, next) = self.after_key(unordered.after, false, &all, usize::MAX);
+            unordered
+                .rows
+                .extend(found.iter().map(|(_, row)| (0, *row)));
+            unordered.after = next;
+            return next.is_some();
+        }
+        let end = (begin + SCANNED).min(self.keys.len());
+        let rows = (begin as Row..end as Row).filter(|row| self.flags[*row as usize] & LIVE != 0);
+        let rows = rows.map(|row| (self.value(row, unordered.sort), row));
+        unordered.rows.extend(rows);
+        unordered.looked_at = end;
+        end < self.keys.len()
     }
 
     /// Of the clients that are picked, by key, when they were seen last and how many sessions they
@@ -620,15 +626,30 @@ impl Picked {
     }
 }
 
-/// See [`Catalogue::unordered`].
+/// See [`Catalogue::gather`].
 #[derive(Debug)]
 pub struct Unordered {
     sort: Sort,
     changes: u64,
     rows: Vec<(u64, Row)>,
+    /// Rows that were looked at, or after whom to go on where they are in the order of their keys.
+    looked_at: usize,
+    after: Option<Key>,
 }
 
 impl Unordered {
+    /// Nobody yet.
+    #[must_use]
+    pub const fn new(sort: Sort) -> Self {
+        Self {
+            sort,
+            changes: 0,
+            rows: Vec::new(),
+            looked_at: 0,
+            after: None,
+        }
+    }
+
     /// Sorts.
     #[must_use]
     pub fn sort(mut self) -> Order {
@@ -650,11 +671,11 @@ impl Unordered {
     }
 }
 
-/// All clients in an order, as they were at a moment. Since then some may have gone, and others
-/// come into their rows.
+/// All clients in an order, each as it was when it was looked at. Since then some may have gone, and
+/// others come into their rows.
 #[derive(Debug, Default)]
 pub struct Order {
-    /// What [`Catalogue::changes`] was.
+    /// What [`Catalogue::changes`] was when that was begun.
     pub changes: u64,
     /// The least first; from here on it is not known.
     known: usize,
@@ -679,6 +700,12 @@ impl Order {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+
+    /// Their rows, the least first.
+    #[must_use]
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
     }
 
     /// What stands at a position, with its value: the least first, or the greatest, and in either

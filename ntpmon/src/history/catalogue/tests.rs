@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::{collection::vec, prelude::*, sample::Index};
 
-use super::{Catalogue, Filter, LOOKED_AT, Picked, SCANNED, Sort};
+use super::{Catalogue, Filter, LOOKED_AT, Picked, SCANNED, Sort, Unordered};
 use crate::history::{
     client::{ClientRecord, clock_from},
     key::Key,
@@ -238,7 +238,9 @@ proptest! {
             catalogue.remove(&Key::new(address(asks[index.index(asks.len())].client), 0));
         }
         for sort in SORTS {
-            let order = catalogue.unordered(sort).sort();
+            let mut unordered = Unordered::new(sort);
+            while catalogue.gather(&mut unordered) {}
+            let order = unordered.sort();
             prop_assert_eq!(order.len(), catalogue.len());
             for descending in [false, true] {
                 let rows: Vec<_> = (0..order.len()).filter_map(|at| order.at(at, descending))

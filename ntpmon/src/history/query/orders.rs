@@ -4,7 +4,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Weak},
     thread,
     time::{Duration, Instant},
 };
@@ -12,7 +12,7 @@ use std::{
 use super::{
     super::{
         Shared,
-        catalogue::{Filter, LOOKED_AT, Order, Picked, Row, Sort},
+        catalogue::{Filter, Order, Picked, Row, Sort, Unordered},
         lock, read,
     },
     ClientQuery,
@@ -50,9 +50,8 @@ struct Asked {
     at: Instant,
     changes: u64,
     used: Instant,
-    /// Where they stand in the order of which this is the number of changes. Two of the same number
-    /// are the same order.
-    places: HashMap<Sort, (u64, Arc<Vec<u32>>)>,
+    /// Where they stand in an order, for as long as that is used.
+    places: HashMap<Sort, (Weak<Order>, Arc<Vec<u32>>)>,
 }
 
 impl Asked {
@@ -104,20 +103,20 @@ impl Orders {
         limit(&mut all);
     }
 
-    fn places(&self, filter: &Filter, sort: Sort, order: &Order) -> Option<Arc<Vec<u32>>> {
+    fn places(&self, filter: &Filter, sort: Sort, order: &Arc<Order>) -> Option<Arc<Vec<u32>>> {
         let mut all = lock(&self.asked);
         let asked = all.get_mut(filter)?;
         asked.used = Instant::now();
-        let (changes, places) = asked.places.get(&sort)?;
-        (*changes == order.changes).then(|| Arc::clone(places))
+        let (of, places) = asked.places.get(&sort)?;
+        (of.as_ptr() == Arc::as_ptr(order)).then(|| Arc::clone(places))
     }
 
-    fn keep_places(&self, filter: &Filter, sort: Sort, order: &Order, places: &Arc<Vec<u32>>) {
+    fn keep_places(&self, filter: &Filter, sort: Sort, order: &Arc<Order>, places: &Arc<Vec<u32>>) {
         let mut all = lock(&self.asked);
         // Forgotten meanwhile, where it is not there.
         if let Some(asked) = all.get_mut(filter) {
             asked.used = Instant::now();
-            let places = (order.changes, Arc::clone(places));
+            let places = (Arc::downgrade(order), Arc::clone(places));
             asked.places.insert(sort, places);
             limit(&mut all);
         }
@@ -239,7 +238,8 @@ impl Shared {
             }
         }
         let at = Instant::now();
-        let unordered = read(&self.catalogue).unordered(sort);
+        let mut unordered = Unordered::new(sort);
+        while read(&self.catalogue).gather(&mut unordered) {}
         let order = Arc::new(unordered.sort());
         let made = Made {
             order: Arc::clone(&order),
@@ -289,7 +289,7 @@ impl Shared {
     }
 
     /// Where those who are picked stand in an order.
-    fn places(&self, filter: &Filter, sort: Sort, order: &Order) -> Arc<Vec<u32>> {
+    fn places(&self, filter: &Filter, sort: Sort, order: &Arc<Order>) -> Arc<Vec<u32>> {
         if let Some(known) = self.orders.places(filter, sort, order) {
             return known;
         }
@@ -299,33 +299,28 @@ impl Shared {
             return known;
         }
         let mut places = Vec::with_capacity(picked.len());
-        places.extend((0..order.len() as u32).filter(|place| {
-            let here = order.at(*place as usize, false);
-            here.is_some_and(|(_, row)| picked.has(row))
-        }));
+        let mut found = [0; 1024];
+        for (chunk, rows) in order.rows().chunks(found.len()).enumerate() {
+            // Which of them are picked nobody can guess: a branch would take longer.
+            let mut count = 0;
+            for (place, row) in rows.iter().enumerate() {
+                found[count] = (chunk * found.len() + place) as u32;
+                count += usize::from(picked.has(*row));
+            }
+            places.extend_from_slice(&found[..count]);
+        }
         let places = Arc::new(places);
         self.orders.keep_places(filter, sort, order, &places);
         places
     }
 
-    /// The rows of those who are picked, if they are few enough to be found by their addresses.
+    /// The rows of those who are picked, if they are few enough to be found by their addresses in
+    /// one look.
     pub(super) fn few(&self, filter: &Filter) -> Option<Vec<Row>> {
         filter.addresses.as_ref()?;
-        let known = self.known(filter, Instant::now());
-        if known.is_some_and(|picked| picked.len() > FEW) {
-            return None;
-        }
-        let mut rows = Vec::new();
-        let mut after = None;
-        for _ in 0..FEW.div_ceil(LOOKED_AT) {
-            let (found, next) = read(&self.catalogue).after_key(after, false, filter, usize::MAX);
-            rows.extend(found.into_iter().map(|(_, row)| row));
-            if next.is_none() {
-                return Some(rows);
-            }
-            after = next;
-        }
-        None
+        let (found, next) = read(&self.catalogue).after_key(None, false, filter, usize::MAX);
+        next.is_none()
+            .then(|| found.into_iter().map(|(_, row)| row).collect())
     }
 }
 
@@ -340,7 +335,7 @@ mod tests {
             since: Some(since as i64),
             ..Filter::default()
         };
-        let order = Order::default();
+        let order = Arc::new(Order::default());
         let ask = |since: usize, places: usize| {
             let filter = filter(since);
             orders.keep(&filter, &Arc::default(), Instant::now(), 1);
@@ -365,6 +360,9 @@ mod tests {
         assert_eq!(places(10).unwrap().len(), FILTERS.1);
         // Of another order.
         assert!(orders.places(&filter(10), Sort::Total, &order).is_none());
+        let other = Arc::new(Order::default());
+        let found = orders.places(&filter(10), Sort::LastSeen, &other);
+        assert!(found.is_none());
         orders.forget();
         assert!(places(10).is_none());
     }
