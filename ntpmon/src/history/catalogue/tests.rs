@@ -107,6 +107,13 @@ fn however_rare_who_is_looked_for_only_so_many_are_looked_at_while_others_wait()
     assert_eq!(picked.len(), SCANNED);
     assert!(!catalogue.pick(&version(4), &mut picked));
     assert_eq!(picked.len(), clients as usize);
+    for sort in [Sort::LastSeen, Sort::ClientIp] {
+        let mut unordered = Unordered::new(sort);
+        assert!(catalogue.gather(&mut unordered));
+        assert!(unordered.rows.len() <= SCANNED);
+        while catalogue.gather(&mut unordered) {}
+        assert_eq!(unordered.sort().len(), clients as usize);
+    }
     // Nobody, but in a range each as many as there are of either.
     let apart = (0..clients).map(|client| address(2 * client)..=address(2 * client));
     let apart = Filter {
