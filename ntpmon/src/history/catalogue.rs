@@ -638,13 +638,13 @@ pub struct Unordered {
 }
 
 impl Unordered {
-    /// Nobody yet.
+    /// Nobody yet, with room for so many: it would be made while others wait.
     #[must_use]
-    pub const fn new(sort: Sort) -> Self {
+    pub fn new(sort: Sort, clients: usize) -> Self {
         Self {
             sort,
             changes: 0,
-            rows: Vec::new(),
+            rows: Vec::with_capacity(clients),
             looked_at: 0,
             after: None,
         }

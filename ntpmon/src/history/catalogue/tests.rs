@@ -108,7 +108,7 @@ fn however_rare_who_is_looked_for_only_so_many_are_looked_at_while_others_wait()
     assert!(!catalogue.pick(&version(4), &mut picked));
     assert_eq!(picked.len(), clients as usize);
     for sort in [Sort::LastSeen, Sort::ClientIp] {
-        let mut unordered = Unordered::new(sort);
+        let mut unordered = Unordered::new(sort, 0);
         assert!(catalogue.gather(&mut unordered));
         assert!(unordered.rows.len() <= SCANNED);
         while catalogue.gather(&mut unordered) {}
@@ -245,7 +245,7 @@ proptest! {
             catalogue.remove(&Key::new(address(asks[index.index(asks.len())].client), 0));
         }
         for sort in SORTS {
-            let mut unordered = Unordered::new(sort);
+            let mut unordered = Unordered::new(sort, 0);
             while catalogue.gather(&mut unordered) {}
             let order = unordered.sort();
             prop_assert_eq!(order.len(), catalogue.len());

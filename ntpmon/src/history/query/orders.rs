@@ -238,7 +238,8 @@ impl Shared {
             }
         }
         let at = Instant::now();
-        let mut unordered = Unordered::new(sort);
+        let clients = read(&self.catalogue).len();
+        let mut unordered = Unordered::new(sort, clients);
         while read(&self.catalogue).gather(&mut unordered) {}
         let order = Arc::new(unordered.sort());
         let made = Made {
