@@ -157,6 +157,7 @@ impl Shared {
         for rows in rows.chunks(LOOKED_AT) {
             let catalogue = read(&self.catalogue);
             all.extend(rows.iter().filter_map(|row| catalogue.picked(*row, query)));
+            self.let_in(catalogue);
         }
         all.sort_unstable_by(|one, other| one.compare(other, query));
         let start = match (&query.part, cursor) {
@@ -187,17 +188,15 @@ impl Shared {
         let mut after = cursor.map(|cursor| cursor.key);
         let mut keys: Vec<Key> = Vec::with_capacity(most);
         for looks in 1.. {
-            let (found, next) = read(&self.catalogue).after_key(
-                after,
-                query.descending,
-                &query.filter,
-                most - keys.len(),
-            );
+            let catalogue = read(&self.catalogue);
+            let rest = most - keys.len();
+            let (found, next) = catalogue.after_key(after, query.descending, &query.filter, rest);
             keys.extend(found.into_iter().map(|(key, _)| key));
             after = next;
             if keys.len() == most || next.is_none() {
                 break;
             }
+            self.let_in(catalogue);
             if let Some(picked) = picked.filter(|_| looks == NEAR) {
                 let rest = most - keys.len();
                 keys.extend(self.nearest(picked, after, query, rest));
@@ -242,7 +241,7 @@ impl Shared {
                     .then_some(key)
             });
             keys.extend(found);
-            drop(catalogue);
+            self.let_in(catalogue);
             if keys.len() > most.saturating_add(LOOKED_AT) {
                 nearest(&mut keys);
             }
@@ -360,6 +359,7 @@ impl History {
                 last = Some(Cursor { value, ..here });
             }
             place = end;
+            shared.let_in(catalogue);
         }
         Ok((keys, total as u64, None))
     }

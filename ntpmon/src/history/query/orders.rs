@@ -4,7 +4,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, Weak},
+    sync::{Arc, Mutex, RwLockReadGuard, TryLockError, Weak},
     thread,
     time::{Duration, Instant},
 };
@@ -12,7 +12,7 @@ use std::{
 use super::{
     super::{
         Shared,
-        catalogue::{Filter, Order, Picked, Row, Sort, Unordered},
+        catalogue::{Catalogue, Filter, Order, Picked, Row, Sort, Unordered},
         lock, read,
     },
     ClientQuery,
@@ -70,6 +70,8 @@ const OLDEST: Duration = Duration::from_secs(5);
 /// One that is older than this, and than this many times what making it takes, is made anew; what a
 /// filter picks when it is older than the first.
 const RENEWED: (Duration, u32) = (Duration::from_secs(1), 10);
+/// Until who was woken has what he waits for.
+const WOKEN: Duration = Duration::from_micros(50);
 /// One that was not asked for is forgotten.
 const UNUSED: Duration = Duration::from_secs(60);
 /// Filters of which is known whom they pick, and how much memory that may take: whoever makes up a
@@ -187,6 +189,30 @@ impl List {
 }
 
 impl Shared {
+    /// Looks at the catalogue until there is no more.
+    fn in_slices(&self, mut look: impl FnMut(&Catalogue) -> bool) {
+        loop {
+            let catalogue = read(&self.catalogue);
+            if !look(&catalogue) {
+                return;
+            }
+            self.let_in(catalogue);
+        }
+    }
+
+    /// Lets go of the catalogue, to go on soon. A writer who waits for it is woken by that, but
+    /// whoever takes it again at once is quicker, time after time.
+    pub(super) fn let_in(&self, catalogue: RwLockReadGuard<'_, Catalogue>) {
+        // Nobody gets in any more once a writer waits.
+        let next = self.catalogue.try_read();
+        let is_waited_for = matches!(next, Err(TryLockError::WouldBlock));
+        drop(next);
+        drop(catalogue);
+        if is_waited_for {
+            thread::sleep(WOKEN);
+        }
+    }
+
     /// All that a list of so many needs, whichever part of it is asked for.
     pub(super) fn list(self: &Arc<Self>, query: &ClientQuery) -> List {
         let order = self.order(query.sort);
@@ -240,7 +266,7 @@ impl Shared {
         let at = Instant::now();
         let clients = read(&self.catalogue).len();
         let mut unordered = Unordered::new(sort, clients);
-        while read(&self.catalogue).gather(&mut unordered) {}
+        self.in_slices(|catalogue| catalogue.gather(&mut unordered));
         let order = Arc::new(unordered.sort());
         let made = Made {
             order: Arc::clone(&order),
@@ -267,7 +293,7 @@ impl Shared {
         let at = Instant::now();
         let changes = read(&self.catalogue).changes();
         let mut picked = Picked::default();
-        while read(&self.catalogue).pick(filter, &mut picked) {}
+        self.in_slices(|catalogue| catalogue.pick(filter, &mut picked));
         let picked = Arc::new(picked);
         self.orders.keep(filter, &picked, at, changes);
         picked
