@@ -131,8 +131,11 @@ impl Slots {
     }
 }
 
-/// Clients that are looked at while the catalogue is locked: less than a millisecond.
-const LOOKED_AT: usize = 20_000;
+/// Clients that are looked at, one here and one there, while the catalogue is locked: less than a
+/// millisecond.
+pub(super) const LOOKED_AT: usize = 4096;
+/// Rows that are looked at, one after the other, while it is locked: as long.
+pub(super) const SCANNED: usize = 32_768;
 
 const CLOCK: u8 = 3;
 const ANSWERED: u8 = 4;
@@ -244,7 +247,7 @@ impl Catalogue {
     /// Forgets that some clients are in these runs. Says whether there are more rows from `from` on,
     /// and where.
     pub fn leave_runs(&mut self, runs: u64, from: usize) -> Option<usize> {
-        let end = self.runs.len().min(from.saturating_add(LOOKED_AT));
+        let end = self.runs.len().min(from.saturating_add(SCANNED));
         for bits in &mut self.runs[from..end] {
             *bits &= !runs;
         }
@@ -443,53 +446,20 @@ impl Catalogue {
             })
     }
 
-    /// How many clients are picked.
-    #[must_use]
-    pub fn count(&self, filter: &Filter) -> usize {
-        if filter.is_all() {
-            return self.len();
+    /// Looks at the rows that follow on those that were looked at, at most [`SCANNED`] of them.
+    /// Returns whether there are more.
+    pub fn pick(&self, filter: &Filter, picked: &mut Picked) -> bool {
+        let begin = picked.words.len() * Picked::WORD;
+        let end = (begin + SCANNED).min(self.keys.len());
+        for first in (begin..end).step_by(Picked::WORD) {
+            let rows = first..end.min(first + Picked::WORD);
+            let word = rows.fold(0, |word, row| {
+                word | u64::from(self.is_picked(row as Row, filter)) << (row - first)
+            });
+            picked.count += word.count_ones() as usize;
+            picked.words.push(word);
         }
-        match &filter.addresses {
-            Some(_) => self.in_ranges(filter).count(),
-            None => (0..self.keys.len() as Row)
-                .filter(|row| self.is_picked(*row, filter))
-                .count(),
-        }
-    }
-
-    /// The picked clients in the filter's ranges of addresses, by address.
-    fn in_ranges(&self, filter: &Filter) -> impl Iterator<Item = Row> {
-        let ranges = filter.addresses.iter().flatten();
-        ranges
-            .flat_map(|range| {
-                let first = Key::new(*range.start(), 0);
-                let last = Key::new(*range.end(), InterfaceId::MAX);
-                self.index.range(first..=last).map(|(_, row)| *row)
-            })
-            .filter(|row| self.is_picked(*row, filter))
-    }
-
-    /// The picked clients, if they are few enough to be found by their addresses: no more than
-    /// `most` are looked at.
-    #[must_use]
-    pub fn few(&self, filter: &Filter, most: usize) -> Option<Vec<Row>> {
-        let ranges = filter.addresses.as_ref()?;
-        let mut looked_at = 0;
-        let mut found = Vec::new();
-        for range in ranges {
-            let first = Key::new(*range.start(), 0);
-            let last = Key::new(*range.end(), InterfaceId::MAX);
-            for (_, row) in self.index.range(first..=last) {
-                looked_at += 1;
-                if looked_at > most {
-                    return None;
-                }
-                if self.is_picked(*row, filter) {
-                    found.push(*row);
-                }
-            }
-        }
-        Some(found)
+        end < self.keys.len()
     }
 
     /// The clients from a key on that are picked, at most so many, in the order of their keys, and
@@ -533,7 +503,8 @@ impl Catalogue {
     }
 
     /// The picked clients after a key, or before it where the greatest come first, at most so many;
-    /// from the end where there is none.
+    /// from the end where there is none. And after which key to go on; nothing at the end. As in
+    /// [`Self::from_key`] only so many are looked at.
     #[must_use]
     pub fn after_key(
         &self,
@@ -541,25 +512,63 @@ impl Catalogue {
         descending: bool,
         filter: &Filter,
         most: usize,
-    ) -> Vec<Key> {
-        let bound = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let range = if descending {
-            (Bound::Unbounded, bound)
-        } else {
-            (bound, Bound::Unbounded)
-        };
-        let mut clients = self.index.range::<Key, _>(range);
-        std::iter::from_fn(|| {
+    ) -> (Vec<(Key, Row)>, Option<Key>) {
+        let all = [[0; 16]..=[0xff; 16]];
+        let ranges = filter.addresses.as_deref().unwrap_or(&all);
+        let first = |range: &RangeInclusive<[u8; 16]>| Key::new(*range.start(), 0);
+        let last = |range: &RangeInclusive<[u8; 16]>| Key::new(*range.end(), InterfaceId::MAX);
+        let (mut left, mut right) = (ranges, Bound::Unbounded);
+        let mut begin = Bound::Unbounded;
+        if let Some(key) = after {
             if descending {
+                left = &ranges[..ranges.partition_point(|range| first(range) < key)];
+                right = Bound::Excluded(key);
+            } else {
+                left = &ranges[ranges.partition_point(|range| last(range) <= key)..];
+                begin = Bound::Excluded(key);
+            }
+        }
+        let mut found = Vec::new();
+        let mut looked_at = 0;
+        loop {
+            let next = if descending {
+                left.split_last()
+            } else {
+                left.split_first()
+            };
+            let Some((range, rest)) = next else {
+                return (found, None);
+            };
+            left = rest;
+            let (first, last) = (first(range), last(range));
+            let from = match begin {
+                Bound::Excluded(key) if key >= first => begin,
+                _ => Bound::Included(first),
+            };
+            let to = match right {
+                Bound::Excluded(key) if key <= last => right,
+                _ => Bound::Included(last),
+            };
+            let mut clients = self.index.range((from, to));
+            while let Some((key, row)) = if descending {
                 clients.next_back()
             } else {
                 clients.next()
+            } {
+                if self.is_picked(*row, filter) {
+                    found.push((*key, *row));
+                }
+                looked_at += 1;
+                if found.len() == most || looked_at >= LOOKED_AT {
+                    return (found, Some(*key));
+                }
             }
-        })
-        .filter(|(_, row)| self.is_picked(**row, filter))
-        .map(|(key, _)| *key)
-        .take(most)
-        .collect()
+            // A range without clients costs as much as a client.
+            looked_at += 1;
+            if looked_at >= LOOKED_AT {
+                return (found, Some(if descending { first } else { last }));
+            }
+        }
     }
 
     /// The value that rows are ordered by; the largest of all where it is not known.
@@ -587,22 +596,28 @@ impl Catalogue {
         }
     }
 
-    /// What an order is made of; making it takes longer and needs no lock.
-    #[must_use]
-    pub fn unordered(&self, sort: Sort) -> Unordered {
-        let rows = if sort == Sort::ClientIp {
-            self.index.values().map(|row| (0, *row)).collect()
-        } else {
-            (0..self.keys.len() as Row)
-                .filter(|row| self.flags[*row as usize] & LIVE != 0)
-                .map(|row| (self.value(row, sort), row))
-                .collect()
-        };
-        Unordered {
-            sort,
-            changes: self.changes,
-            rows,
+    /// Adds clients to what an order is made of, as many as are looked at while others wait. Returns
+    /// whether there are more. Making the order takes longer and needs no lock.
+    pub fn gather(&self, unordered: &mut Unordered) -> bool {
+        let begin = unordered.looked_at;
+        if begin == 0 && unordered.after.is_none() {
+            unordered.changes = self.changes;
         }
+        if unordered.sort == Sort::ClientIp {
+            let all = Filter::default();
+            let (found, next) = self.after_key(unordered.after, false, &all, usize::MAX);
+            unordered
+                .rows
+                .extend(found.iter().map(|(_, row)| (0, *row)));
+            unordered.after = next;
+            return next.is_some();
+        }
+        let end = (begin + SCANNED).min(self.keys.len());
+        let rows = (begin as Row..end as Row).filter(|row| self.flags[*row as usize] & LIVE != 0);
+        let rows = rows.map(|row| (self.value(row, unordered.sort), row));
+        unordered.rows.extend(rows);
+        unordered.looked_at = end;
+        end < self.keys.len()
     }
 
     /// Of the clients that are picked, by key, when they were seen last and how many sessions they
@@ -661,15 +676,81 @@ fn float(value: f32) -> u64 {
     u64::from(ordered)
 }
 
-/// See [`Catalogue::unordered`].
+/// The rows that a filter picked, each as it was when it was looked at: one bit a row.
+#[derive(Debug, Default)]
+pub struct Picked {
+    words: Vec<u64>,
+    count: usize,
+}
+
+impl Picked {
+    /// Rows of a word.
+    const WORD: usize = u64::BITS as usize;
+
+    /// How many there are.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// How much memory it takes.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        size_of_val(self.words.as_slice())
+    }
+
+    /// Whether a row is one of them.
+    #[must_use]
+    pub fn has(&self, row: Row) -> bool {
+        let row = row as usize;
+        let word = self.words.get(row / Self::WORD);
+        word.is_some_and(|word| word >> (row % Self::WORD) & 1 == 1)
+    }
+
+    /// They, the least first.
+    pub fn rows(&self) -> impl Iterator<Item = Row> {
+        let words = self.words.iter().enumerate();
+        words.flat_map(|(place, word)| {
+            let mut left = *word;
+            std::iter::from_fn(move || {
+                let bit = (left != 0).then(|| left.trailing_zeros() as usize)?;
+                left &= left - 1;
+                Some((place * Self::WORD + bit) as Row)
+            })
+        })
+    }
+}
+
+/// See [`Catalogue::gather`].
 #[derive(Debug)]
 pub struct Unordered {
     sort: Sort,
     changes: u64,
     rows: Vec<(u64, Row)>,
+    /// Rows that were looked at, or after whom to go on where they are in the order of their keys.
+    looked_at: usize,
+    after: Option<Key>,
 }
 
 impl Unordered {
+    /// Nobody yet, with room for so many: it would be made while others wait.
+    #[must_use]
+    pub fn new(sort: Sort, clients: usize) -> Self {
+        Self {
+            sort,
+            changes: 0,
+            rows: Vec::with_capacity(clients),
+            looked_at: 0,
+            after: None,
+        }
+    }
+
     /// Sorts.
     #[must_use]
     pub fn sort(mut self) -> Order {
@@ -691,11 +772,11 @@ impl Unordered {
     }
 }
 
-/// All clients in an order, as they were at a moment. Since then some may have gone, and others
-/// come into their rows.
-#[derive(Debug)]
+/// All clients in an order, each as it was when it was looked at. Since then some may have gone, and
+/// others come into their rows.
+#[derive(Debug, Default)]
 pub struct Order {
-    /// What [`Catalogue::changes`] was.
+    /// What [`Catalogue::changes`] was when that was begun.
     pub changes: u64,
     /// The least first; from here on it is not known.
     known: usize,
@@ -710,10 +791,22 @@ impl Order {
         self.rows.len()
     }
 
+    /// How many of them have a value that is known.
+    #[must_use]
+    pub const fn known(&self) -> usize {
+        self.known
+    }
+
     /// Whether there is none.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+
+    /// Their rows, the least first.
+    #[must_use]
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
     }
 
     /// What stands at a position, with its value: the least first, or the greatest, and in either

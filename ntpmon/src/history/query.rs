@@ -2,18 +2,19 @@
 //! never called on an async thread.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::atomic::Ordering,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::Error;
 
+use self::orders::FEW;
 use super::{
     History, Shared,
-    catalogue::{Catalogue, Filter, Order, Row, Sort},
+    catalogue::{Catalogue, Filter, LOOKED_AT, Picked, Row, Sort},
     client::ClientRecord,
     key::{InterfaceId, Key},
     lock, read,
@@ -26,6 +27,12 @@ use super::{
     },
 };
 use crate::netlink;
+
+mod orders;
+#[cfg(test)]
+mod tests;
+
+pub(super) use self::orders::Orders;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -86,136 +93,10 @@ pub struct ClientPage {
     pub next_cursor: Option<String>,
 }
 
-/// Orders of all clients, kept for as long as they are asked for. Making one of a million clients
-/// takes some 100 ms, so under load a list may be some seconds behind; each client's own record is
-/// always as it is now.
-#[derive(Debug, Default)]
-pub(super) struct Orders {
-    made: Mutex<HashMap<Sort, Made>>,
-    /// One at a time.
-    making: Mutex<()>,
-    counts: Mutex<HashMap<Filter, (u64, usize)>>,
-}
-
-#[derive(Clone, Debug)]
-struct Made {
-    order: Arc<Order>,
-    /// When that was begun, and how long it took.
-    at: Instant,
-    took: Duration,
-    used: Instant,
-    /// Another is being made.
-    renewing: bool,
-}
-
-/// Few enough to be put in order for each question.
-const FEW: usize = 20_000;
-/// An order that is older is not used any more.
-const OLDEST: Duration = Duration::from_secs(5);
-/// One that is older than this, and than this many times what making it takes, is made anew.
-const RENEWED: (Duration, u32) = (Duration::from_secs(1), 10);
-/// One that was not asked for is forgotten.
-const UNUSED: Duration = Duration::from_secs(60);
 /// How long an answer waits for a compaction.
 const COMPACTION: Duration = Duration::from_secs(5);
-/// Filters whose counts are remembered.
-const COUNTS: usize = 64;
-/// Ranges of addresses in a filter that is remembered.
-const RANGES: usize = 64;
-
-impl Orders {
-    /// Forgets those that nobody has asked for in a while.
-    pub(super) fn forget_unused(&self) {
-        lock(&self.made).retain(|_, made| made.used.elapsed() < UNUSED);
-    }
-
-    /// The file was opened again: rows mean other clients.
-    pub(super) fn forget(&self) {
-        lock(&self.made).clear();
-        lock(&self.counts).clear();
-    }
-}
 
 impl Shared {
-    fn order(self: &Arc<Self>, sort: Sort) -> Arc<Order> {
-        let now = Instant::now();
-        let (changes, clients) = {
-            let catalogue = read(&self.catalogue);
-            (catalogue.changes(), catalogue.len())
-        };
-        let mut made = lock(&self.orders.made);
-        if let Some(made) = made.get_mut(&sort) {
-            made.used = now;
-            let age = now.duration_since(made.at);
-            let order = Arc::clone(&made.order);
-            if order.changes == changes {
-                return order;
-            }
-            if clients > FEW && age < OLDEST {
-                if age > RENEWED.0.max(made.took * RENEWED.1) && !made.renewing {
-                    made.renewing = true;
-                    let shared = Arc::clone(self);
-                    let renewing = thread::Builder::new()
-                        .name("orders".to_owned())
-                        .spawn(move || drop(shared.make_order(sort)));
-                    made.renewing = renewing.is_ok();
-                }
-                return order;
-            }
-        }
-        drop(made);
-        self.make_order(sort)
-    }
-
-    fn make_order(&self, sort: Sort) -> Arc<Order> {
-        let asked = Instant::now();
-        let _one = lock(&self.orders.making);
-        let changes = read(&self.catalogue).changes();
-        if let Some(made) = lock(&self.orders.made).get_mut(&sort) {
-            // Somebody else was quicker. What has changed since it was begun does not matter to
-            // those who had asked before: else each of them would make another, in turn.
-            if made.order.changes == changes || made.at >= asked {
-                made.renewing = false;
-                return Arc::clone(&made.order);
-            }
-        }
-        let at = Instant::now();
-        let unordered = read(&self.catalogue).unordered(sort);
-        let order = Arc::new(unordered.sort());
-        let made = Made {
-            order: Arc::clone(&order),
-            at,
-            took: at.elapsed(),
-            used: Instant::now(),
-            renewing: false,
-        };
-        lock(&self.orders.made).insert(sort, made);
-        order
-    }
-
-    fn count(&self, catalogue: &Catalogue, filter: &Filter) -> usize {
-        if filter.is_all() {
-            return catalogue.len();
-        }
-        let changes = catalogue.changes();
-        if let Some((known, count)) = lock(&self.orders.counts).get(filter)
-            && *known == changes
-        {
-            return *count;
-        }
-        let count = catalogue.count(filter);
-        // A long list is not asked for again and again, and takes megabytes.
-        if filter.addresses.as_ref().map_or(0, Vec::len) > RANGES {
-            return count;
-        }
-        let mut counts = lock(&self.orders.counts);
-        if counts.len() >= COUNTS {
-            counts.clear();
-        }
-        counts.insert(filter.clone(), (changes, count));
-        count
-    }
-
     /// Waits while the file is compacted: who asks meanwhile is answered late rather than not.
     /// Called before any lock is taken.
     fn settle(&self) {
@@ -256,6 +137,105 @@ impl Shared {
             None => Ok(None),
         });
         Ok(records.collect::<anyhow::Result<_>>()?)
+    }
+
+    /// A part of those of some rows who are picked, put in order as they are now.
+    fn sorted(&self, rows: &[Row], query: &ClientQuery, cursor: Option<Cursor>) -> Keys {
+        let mut all = Vec::with_capacity(rows.len());
+        for rows in rows.chunks(LOOKED_AT) {
+            let catalogue = read(&self.catalogue);
+            all.extend(rows.iter().filter_map(|row| catalogue.picked(*row, query)));
+            self.let_in(catalogue);
+        }
+        all.sort_unstable_by(|one, other| one.compare(other, query));
+        let start = match (&query.part, cursor) {
+            (Part::Page(page), _) => position(*page, query.size),
+            (Part::After(_), None) => 0,
+            (Part::After(_), Some(cursor)) => {
+                all.partition_point(|it| it.compare(&cursor, query).is_le())
+            }
+        };
+        let end = start.saturating_add(query.size).min(all.len());
+        let part = all.get(start..end).unwrap_or_default();
+        let next = part.last().filter(|_| end < all.len());
+        let keys = part.iter().map(|it| it.key).collect();
+        (keys, all.len() as u64, next.copied())
+    }
+
+    /// A part of all clients, or of those who were picked, in the order of their addresses.
+    fn by_address(
+        &self,
+        picked: Option<&Picked>,
+        query: &ClientQuery,
+        cursor: Option<Cursor>,
+    ) -> Keys {
+        /// How often it is looked at who follows, before it is asked of all whether he does: those
+        /// who are picked may all be far away.
+        const NEAR: usize = 4;
+        let most = query.size.saturating_add(1);
+        let mut after = cursor.map(|cursor| cursor.key);
+        let mut keys: Vec<Key> = Vec::with_capacity(most);
+        for looks in 1.. {
+            let catalogue = read(&self.catalogue);
+            let rest = most - keys.len();
+            let (found, next) = catalogue.after_key(after, query.descending, &query.filter, rest);
+            keys.extend(found.into_iter().map(|(key, _)| key));
+            after = next;
+            if keys.len() == most || next.is_none() {
+                break;
+            }
+            self.let_in(catalogue);
+            if let Some(picked) = picked.filter(|_| looks == NEAR) {
+                let rest = most - keys.len();
+                keys.extend(self.nearest(picked, after, query, rest));
+                break;
+            }
+        }
+        let more = keys.len() > query.size;
+        keys.truncate(query.size);
+        let next = keys.last().filter(|_| more).map(|key| Cursor {
+            value: 0,
+            row: 0,
+            key: *key,
+        });
+        let total = picked.map_or_else(|| read(&self.catalogue).len(), Picked::len);
+        (keys, total as u64, next)
+    }
+
+    /// Those who follow on a key of all who were picked, by asking each.
+    fn nearest(
+        &self,
+        picked: &Picked,
+        after: Option<Key>,
+        query: &ClientQuery,
+        most: usize,
+    ) -> Vec<Key> {
+        let nearest = |keys: &mut Vec<Key>| {
+            if query.descending {
+                keys.sort_unstable_by(|one, other| other.cmp(one));
+            } else {
+                keys.sort_unstable();
+            }
+            keys.truncate(most);
+        };
+        let mut keys = Vec::new();
+        let mut rows = picked.rows().peekable();
+        while rows.peek().is_some() {
+            let catalogue = read(&self.catalogue);
+            let found = rows.by_ref().take(LOOKED_AT).filter_map(|row| {
+                let key = catalogue.key(row)?;
+                let follows = after.is_none_or(|after| (key < after) == query.descending);
+                (follows && Some(key) != after && catalogue.is_picked(row, &query.filter))
+                    .then_some(key)
+            });
+            keys.extend(found);
+            self.let_in(catalogue);
+            if keys.len() > most.saturating_add(LOOKED_AT) {
+                nearest(&mut keys);
+            }
+        }
+        nearest(&mut keys);
+        keys
     }
 
     fn interface_name(&self, interface: InterfaceId) -> String {
@@ -309,8 +289,9 @@ impl History {
             .collect())
     }
 
-    /// The clients of a part, how many there are in all, and where more follow.
-    fn keys(&self, query: &ClientQuery) -> Result<(Vec<Key>, u64, Option<Cursor>), QueryError> {
+    /// The clients of a part, how many there are in all, and where more follow. However many have to
+    /// be looked at for it, the catalogue is let go of in between.
+    fn keys(&self, query: &ClientQuery) -> Result<Keys, QueryError> {
         let shared = &self.0;
         let cursor = match &query.part {
             Part::After(Some(text)) => {
@@ -319,111 +300,56 @@ impl History {
             }
             _ => None,
         };
-        let catalogue = read(&shared.catalogue);
-        if let Some(mut rows) = catalogue.few(&query.filter, FEW) {
-            let total = rows.len() as u64;
-            let rank = |row: &Row| {
-                let value = catalogue.value(*row, query.sort);
-                (value, catalogue.key(*row))
-            };
-            // What is not known stands at the end, whichever way the rest goes.
-            rows.sort_by(|one, other| {
-                let (one, other) = (rank(one), rank(other));
-                let unknown = (one.0 == u64::MAX).cmp(&(other.0 == u64::MAX));
-                let known = if query.descending {
-                    other.cmp(&one)
-                } else {
-                    one.cmp(&other)
-                };
-                unknown.then(known)
-            });
-            let start = match (&query.part, cursor) {
-                (Part::Page(page), _) => position(*page, query.size),
-                (Part::After(_), None) => 0,
-                (Part::After(_), Some(cursor)) => rows.partition_point(|row| {
-                    let (value, key) = rank(row);
-                    let here = (value == u64::MAX, value, key);
-                    let there = (cursor.value == u64::MAX, cursor.value, Some(cursor.key));
-                    if here.0 != there.0 {
-                        !here.0
-                    } else if query.descending {
-                        here >= there
-                    } else {
-                        here <= there
-                    }
-                }),
-            };
-            let end = start.saturating_add(query.size).min(rows.len());
-            let part = rows.get(start..end).unwrap_or_default();
-            let keys: Vec<Key> = part.iter().filter_map(|row| catalogue.key(*row)).collect();
-            let next = part.last().and_then(|row| {
-                let value = catalogue.value(*row, query.sort);
-                let key = catalogue.key(*row)?;
-                let row = *row;
-                (end < rows.len()).then_some(Cursor { value, row, key })
-            });
-            return Ok((keys, total, next));
+        let mut picked = None;
+        if !query.filter.is_all() {
+            if let Some(rows) = shared.few(&query.filter) {
+                return Ok(shared.sorted(&rows, query, cursor));
+            }
+            let all = shared.picked(&query.filter);
+            if all.len() <= FEW {
+                let rows: Vec<Row> = all.rows().collect();
+                return Ok(shared.sorted(&rows, query, cursor));
+            }
+            picked = Some(all);
         }
-        if query.sort == Sort::ClientIp
-            && let Part::After(_) = query.part
-        {
+        if query.sort == Sort::ClientIp && matches!(query.part, Part::After(_)) {
             // Found by the address itself: whoever has gone since the page before is not missed.
-            let after = cursor.map(|cursor| cursor.key);
-            let most = query.size.saturating_add(1);
-            let mut keys = catalogue.after_key(after, query.descending, &query.filter, most);
-            let total = shared.count(&catalogue, &query.filter) as u64;
-            let more = keys.len() > query.size;
-            keys.truncate(query.size);
-            let next = keys.last().map(|key| Cursor {
-                value: 0,
-                row: 0,
-                key: *key,
-            });
-            return Ok((keys, total, next.filter(|_| more)));
+            return Ok(shared.by_address(picked.as_deref(), query, cursor));
         }
-        drop(catalogue);
-        let order = shared.order(query.sort);
-        let catalogue = read(&shared.catalogue);
-        let total = shared.count(&catalogue, &query.filter) as u64;
-        let picked = |position: usize| {
-            let (value, row) = order.at(position, query.descending)?;
-            let key = catalogue
-                .key(row)
-                .filter(|_| catalogue.is_picked(row, &query.filter));
-            // As it was when the order was made: its value may have changed, and the place after
-            // its new one is elsewhere.
-            Some(key.map(|key| Cursor { value, row, key }))
+        let list = shared.list(query);
+        let total = match picked {
+            Some(_) => list.len(),
+            None => read(&shared.catalogue).len(),
         };
-        // Without a filter a position is where it is; otherwise those before it are counted.
-        let (mut place, mut skip) = match (&query.part, cursor) {
-            (Part::Page(page), _) if query.filter.is_all() => (position(*page, query.size), 0),
-            (Part::Page(page), _) => (0, position(*page, query.size)),
-            (Part::After(_), None) => (0, 0),
+        let mut place = match (&query.part, cursor) {
+            (Part::Page(page), _) => position(*page, query.size),
+            (Part::After(_), None) => 0,
             (Part::After(_), Some(cursor)) => {
-                (order.after(cursor.value, cursor.row, query.descending), 0)
+                list.after(cursor.value, cursor.row, query.descending)
             }
         };
         let mut keys = Vec::with_capacity(query.size);
         let mut last = None;
-        if skip as u64 >= total {
-            return Ok((keys, total, None));
-        }
-        while let Some(found) = picked(place) {
-            place += 1;
-            let Some(here) = found else {
-                continue;
-            };
-            if skip > 0 {
-                skip -= 1;
-                continue;
+        while place < list.len() {
+            let end = list.len().min(place + LOOKED_AT);
+            let catalogue = read(&shared.catalogue);
+            for (value, row) in (place..end).filter_map(|it| list.at(it, query.descending)) {
+                // Who stood there may have gone, or be picked no more.
+                let Some(here) = catalogue.picked(row, query) else {
+                    continue;
+                };
+                if keys.len() == query.size {
+                    return Ok((keys, total as u64, last));
+                }
+                keys.push(here.key);
+                // As it was when the order was made: its value may have changed, and the place
+                // after its new one is elsewhere.
+                last = Some(Cursor { value, ..here });
             }
-            if keys.len() == query.size {
-                return Ok((keys, total, last));
-            }
-            keys.push(here.key);
-            last = Some(here);
+            place = end;
+            shared.let_in(catalogue);
         }
-        Ok((keys, total, None))
+        Ok((keys, total as u64, None))
     }
 
     /// Hands over the picked clients in the order of their addresses, in chunks, each as it is when
@@ -755,6 +681,9 @@ fn position(page: u64, size: usize) -> usize {
     usize::try_from(before).unwrap_or(usize::MAX)
 }
 
+/// The clients of a part, how many there are in all, and where more follow.
+type Keys = (Vec<Key>, u64, Option<Cursor>);
+
 /// Where a page ended: after a value, and among those that have the same after a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Cursor {
@@ -765,7 +694,33 @@ struct Cursor {
     key: Key,
 }
 
+impl Catalogue {
+    /// A client that is still picked, as it is now.
+    fn picked(&self, row: Row, query: &ClientQuery) -> Option<Cursor> {
+        let key = self.key(row)?;
+        let value = self.value(row, query.sort);
+        self.is_picked(row, &query.filter)
+            .then_some(Cursor { value, row, key })
+    }
+}
+
 impl Cursor {
+    /// As an [`Order`](super::catalogue::Order) has them, so that a list may be gone on with in one
+    /// where it was begun without: those of one value by their rows, and what is not known at the
+    /// end, whichever way the rest goes.
+    fn compare(&self, other: &Self, query: &ClientQuery) -> std::cmp::Ordering {
+        let ordering = match query.sort {
+            Sort::ClientIp => self.key.cmp(&other.key),
+            _ => (self.value, self.row).cmp(&(other.value, other.row)),
+        };
+        let is_known = self.value != u64::MAX && other.value != u64::MAX;
+        if query.descending && is_known {
+            ordering.reverse()
+        } else {
+            ordering
+        }
+    }
+
     /// The order that it is of, the value, the row and the client.
     const SIZE: usize = 1 + 8 + 4 + Key::SIZE;
 

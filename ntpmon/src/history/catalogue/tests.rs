@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use proptest::{collection::vec, prelude::*, sample::Index};
 
-use super::{Catalogue, Filter, Sort};
+use super::{Catalogue, Filter, LOOKED_AT, Picked, SCANNED, Sort, Unordered};
 use crate::history::{
     client::{ClientRecord, clock_from},
     key::Key,
-    made::{Ask, BEGIN, SECOND, address, asks},
+    made::{Ask, BEGIN, SECOND, address, ask, asks},
 };
 
 const SORTS: [Sort; 9] = [
@@ -89,6 +89,71 @@ fn assert_same(catalogue: &Catalogue, model: &Model) {
     }
 }
 
+#[test]
+fn however_rare_who_is_looked_for_only_so_many_are_looked_at_while_others_wait() {
+    let mut catalogue = Catalogue::default();
+    let clients = 3 * SCANNED as u32 / 2;
+    for client in 0..clients {
+        let made = ask(client, BEGIN);
+        let record = ClientRecord::new(&made.exchange(), made.at, made.at);
+        catalogue.absorb(&Key::new(address(client), 0), &record);
+    }
+    let version = |version| Filter {
+        version: Some(version),
+        ..Filter::default()
+    };
+    let mut picked = Picked::default();
+    assert!(catalogue.pick(&version(4), &mut picked));
+    assert_eq!(picked.len(), SCANNED);
+    assert!(!catalogue.pick(&version(4), &mut picked));
+    assert_eq!(picked.len(), clients as usize);
+    for sort in [Sort::LastSeen, Sort::ClientIp] {
+        let mut unordered = Unordered::new(sort, 0);
+        assert!(catalogue.gather(&mut unordered));
+        assert!(unordered.rows.len() <= SCANNED);
+        while catalogue.gather(&mut unordered) {}
+        assert_eq!(unordered.sort().len(), clients as usize);
+    }
+    // Nobody, but in a range each as many as there are of either.
+    let apart = (0..clients).map(|client| address(2 * client)..=address(2 * client));
+    let apart = Filter {
+        addresses: Some(apart.collect()),
+        ..version(3)
+    };
+    for (filter, looked_at) in [(version(3), LOOKED_AT), (apart, LOOKED_AT / 2)] {
+        for descending in [false, true] {
+            let (mut after, mut looks) = (None, 0);
+            loop {
+                let found = catalogue.after_key(after, descending, &filter, 1);
+                assert!(found.0.is_empty());
+                looks += 1;
+                let Some(next) = found.1 else {
+                    break;
+                };
+                let distance = |key: Key| {
+                    let last: [u8; 4] = *key.address.last_chunk().unwrap();
+                    i64::from(u32::from_be_bytes(last))
+                };
+                if let Some(after) = after {
+                    let distance = distance(next).abs_diff(distance(after));
+                    assert!(distance <= 2 * LOOKED_AT as u64, "{after:?} {next:?}");
+                }
+                after = Some(next);
+            }
+            assert!(looks >= clients as usize / looked_at / 2, "{looks}");
+        }
+        let mut from = Some(Key::new([0; 16], 0));
+        let mut looks = 0;
+        while let Some(first) = from {
+            let (found, next) = catalogue.from_key(&first, &filter, 1);
+            assert!(found.is_empty());
+            looks += 1;
+            from = next;
+        }
+        assert!(looks >= clients as usize / LOOKED_AT, "{looks}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
@@ -127,7 +192,13 @@ proptest! {
                 .filter(|(key, record)| picks(&filter, key, record))
                 .map(|(key, _)| *key)
                 .collect();
-            prop_assert_eq!(catalogue.count(&filter), picked.len());
+            let mut all = Picked::default();
+            while catalogue.pick(&filter, &mut all) {}
+            let mut rows: Vec<_> = picked.iter().filter_map(|key| catalogue.row(key)).collect();
+            rows.sort_unstable();
+            prop_assert_eq!(all.len(), rows.len());
+            prop_assert!(rows.iter().all(|row| all.has(*row)) && !all.has(u32::MAX));
+            prop_assert_eq!(all.rows().collect::<Vec<_>>(), rows);
             for most in [1, 2, usize::MAX] {
                 let mut from = Some(Key::new([0; 16], 0));
                 let mut found = Vec::new();
@@ -139,9 +210,23 @@ proptest! {
                 }
                 prop_assert_eq!(&found, &picked);
             }
-            if let Some(few) = catalogue.few(&filter, 1000) {
-                let few: Vec<Key> = few.iter().filter_map(|row| catalogue.key(*row)).collect();
-                prop_assert_eq!(&few, &picked);
+            for (most, descending) in [(1, false), (2, true), (100, false), (100, true)] {
+                let mut after = None;
+                let mut found = Vec::new();
+                loop {
+                    let (part, next) = catalogue.after_key(after, descending, &filter, most);
+                    prop_assert!(part.len() <= most && (next.is_none() || next != after));
+                    prop_assert!(part.iter().all(|(key, row)| catalogue.row(key) == Some(*row)));
+                    found.extend(part.into_iter().map(|(key, _)| key));
+                    after = next;
+                    if next.is_none() {
+                        break;
+                    }
+                }
+                if descending {
+                    found.reverse();
+                }
+                prop_assert_eq!(&found, &picked);
             }
         }
     }
@@ -160,7 +245,9 @@ proptest! {
             catalogue.remove(&Key::new(address(asks[index.index(asks.len())].client), 0));
         }
         for sort in SORTS {
-            let order = catalogue.unordered(sort).sort();
+            let mut unordered = Unordered::new(sort, 0);
+            while catalogue.gather(&mut unordered) {}
+            let order = unordered.sort();
             prop_assert_eq!(order.len(), catalogue.len());
             for descending in [false, true] {
                 let rows: Vec<_> = (0..order.len()).filter_map(|at| order.at(at, descending))
@@ -188,8 +275,9 @@ proptest! {
                     if sort == Sort::ClientIp {
                         let next = rows.get(place + 1).and_then(|row| catalogue.key(*row));
                         let all = Filter::default();
-                        let after = catalogue.after_key(catalogue.key(*row), descending, &all, 1);
-                        prop_assert_eq!(after.first(), next.as_ref());
+                        let key = catalogue.key(*row);
+                        let (after, _) = catalogue.after_key(key, descending, &all, 1);
+                        prop_assert_eq!(after.first().map(|(key, _)| *key), next);
                         continue;
                     }
                     let after = order.after(catalogue.value(*row, sort), *row, descending);
