@@ -8,8 +8,10 @@ mod signals;
 mod start;
 
 use std::{
+    future::{pending, ready},
     io,
     net::{SocketAddr, TcpListener},
+    pin::Pin,
     process, thread,
     time::{Duration, Instant},
 };
@@ -25,7 +27,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-pub use self::parts::{Apply, Part, Parts, Reload, Reloaded, Stopping};
+pub use self::parts::{Apply, Part, Parts, Reload, Reloaded, Work};
 use self::{
     manager::Manager,
     signals::{Received, Signals},
@@ -209,19 +211,25 @@ impl Daemon {
         // Not all that was missed while the host slept.
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ill = Vec::new();
+        let mut reloading = None;
         loop {
             tokio::select! {
                 received = signals.next() => match received {
                     Received::Reload => {
                         self.manager.reloading();
-                        self.reload(&parts);
-                        self.manager.ready(&status);
+                        let reload = self.reload(&parts);
+                        reloading = Some(one_after_the_other(reloading, reload));
                     }
                     Received::End(signal) => {
                         tracing::info!("{signal}: stopping");
                         break;
                     }
                 },
+                // Attaching takes a while, and more signals may come meanwhile.
+                () = over(&mut reloading) => {
+                    reloading = None;
+                    self.manager.ready(&status);
+                }
                 _ = heartbeat.tick() => {
                     let now = parts.ill();
                     tell_health(&ill, &now);
@@ -259,18 +267,19 @@ impl Daemon {
     }
 
     /// Brings what can be changed in line with the sources as they are now. When they are wrong,
-    /// all stays as it was.
-    fn reload(&mut self, parts: &Parts) {
+    /// all stays as it was. What is returned is over when all is in force.
+    fn reload(&mut self, parts: &Parts) -> Reloading {
         match self.read_again() {
             Ok(new) => {
                 tell_loaded(&new.0);
-                self.apply(parts, new);
+                self.apply(parts, new)
             }
             Err(error) => {
                 for line in format!("{error:#}").lines() {
                     tracing::error!("reloading: {line}");
                 }
                 tracing::error!("the configuration stays as it was");
+                Box::pin(ready(()))
             }
         }
     }
@@ -281,7 +290,7 @@ impl Daemon {
         Ok((loaded, tokens))
     }
 
-    fn apply(&mut self, parts: &Parts, (loaded, tokens): (Loaded, Tokens)) {
+    fn apply(&mut self, parts: &Parts, (loaded, tokens): (Loaded, Tokens)) -> Reloading {
         let filter = logging::parse(&loaded.config.log.level);
         let said = filter.and_then(|filter| self.logging.set(filter));
         if let Err(error) = said.and_then(|()| self.logging.reopen()) {
@@ -295,7 +304,7 @@ impl Daemon {
         {
             tracing::error!("reloading: {error:#}; until then other hosts are refused");
         }
-        parts.reload(&Reloaded {
+        let reloading = parts.reload(&Reloaded {
             config: &loaded.config,
             tokens: &tokens,
         });
@@ -309,6 +318,29 @@ impl Daemon {
             }
         }
         self.loaded = loaded;
+        Box::pin(reloading)
+    }
+}
+
+/// What is put in force.
+type Reloading = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The later configuration is the one that stays.
+fn one_after_the_other(first: Option<Reloading>, then: Reloading) -> Reloading {
+    match first {
+        Some(first) => Box::pin(async move {
+            first.await;
+            then.await;
+        }),
+        None => then,
+    }
+}
+
+/// Waits until it is over; for ever, when there is none.
+async fn over(reloading: &mut Option<Reloading>) {
+    match reloading {
+        Some(reloading) => reloading.await,
+        None => pending().await,
     }
 }
 
@@ -379,6 +411,31 @@ mod tests {
         let mut command = Command::new(env::current_exe().unwrap());
         command.args(["--exact", &name]).env(VARIABLE, "1");
         command.output().unwrap().status.code()
+    }
+
+    #[tokio::test]
+    async fn a_reload_is_over_when_it_and_those_before_it_are() {
+        let (sender, mut done) = tokio::sync::mpsc::unbounded_channel();
+        let reload = |number: u32, takes: u64| -> Reloading {
+            let sender = sender.clone();
+            Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(takes)).await;
+                sender.send(number).unwrap();
+            })
+        };
+        let mut reloading = Some(reload(1, 100));
+        // Something else happens meanwhile, a further signal at last.
+        let soon = Duration::from_millis(10);
+        assert!(
+            tokio::time::timeout(soon, over(&mut reloading))
+                .await
+                .is_err()
+        );
+        reloading = Some(one_after_the_other(reloading, reload(2, 0)));
+        over(&mut reloading).await;
+        assert_eq!((done.try_recv(), done.try_recv()), (Ok(1), Ok(2)));
+        let mut none = None;
+        assert!(tokio::time::timeout(soon, over(&mut none)).await.is_err());
     }
 
     #[test]
