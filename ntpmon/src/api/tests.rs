@@ -404,6 +404,35 @@ async fn a_request_that_takes_too_long_or_comes_on_top_of_too_many_is_sent_away(
 }
 
 #[tokio::test]
+async fn a_parameter_without_a_value_is_refused_as_one_that_cannot_be() {
+    let router = router(state());
+    for parameter in [
+        "page",
+        "page_size",
+        "cursor",
+        "sort",
+        "order",
+        "search_ip",
+        "client_ips",
+        "interface_name",
+        "interface_names",
+        "version",
+        "stratum",
+        "client_clock",
+        "since",
+        "until",
+    ] {
+        for query in [format!("{parameter}="), parameter.to_owned()] {
+            let answer = fetch(&router, &format!("/api/ntp/history/clients?{query}")).await;
+            assert_eq!(answer.status, 400, "{query}: {}", answer.text());
+            let value = answer.json();
+            let message = value["message"].as_str().unwrap();
+            assert!(message.contains(parameter), "{message}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_is_made_while_it_is_sent_keeps_its_place() {
     let settings = Settings {
         max_concurrent_requests: 2,
