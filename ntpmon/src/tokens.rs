@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
 use rustix::{
-    fs::{FlockOperation, flock},
+    fs::{FlockOperation, OFlags, flock},
     process::geteuid,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -111,9 +111,13 @@ impl Tokens {
     /// Reads a file. There are no tokens where there is no file.
     ///
     /// # Errors
-    /// When it cannot be read, says something else, or can be read by more than its owner.
+    /// When it is no regular file, cannot be read, says something else, or can be read by more than
+    /// its owner.
     pub fn load(path: &Path) -> Result<Self> {
-        let file = match File::open(path) {
+        // What is no regular file may make whoever opens it wait.
+        let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+        let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
+        let file = match opened {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             file => file.with_context(|| format!("opening the tokens {}", path.display()))?,
         };
@@ -124,6 +128,12 @@ impl Tokens {
         let metadata = file
             .metadata()
             .with_context(|| format!("looking at {}", path.display()))?;
+        ensure!(
+            metadata.is_file(),
+            "the tokens {} are no regular file: name another one as api.tokens_file, and `ntpmon \
+             token create` makes it",
+            path.display()
+        );
         let mode = metadata.permissions().mode() & 0o777;
         ensure!(
             mode & 0o077 == 0,
@@ -434,6 +444,27 @@ mod tests {
             assert!(error.contains("chmod 600"), "{error}");
             assert!(Change::begin(&path).is_err());
         }
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_at_once() {
+        let (folder, path) = place();
+        let refusal = |path: &Path| Tokens::load(path).unwrap_err().to_string();
+        let pipe = rustix::fs::FileType::Fifo;
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, pipe, mode, 0).unwrap();
+        // Nobody writes into the pipe: whoever opened it as a file would wait for ever.
+        for path in [&path, folder.path(), Path::new("/dev/null")] {
+            let error = refusal(path);
+            assert!(error.contains("no regular file"), "{error}");
+            assert!(error.contains(path.to_str().unwrap()), "{error}");
+        }
+        // A link to a file is as good as the file.
+        let (_folder, real) = place();
+        let token = create(&real, "one", Scope::Read);
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&real, &path).unwrap();
+        assert!(Tokens::load(&path).unwrap().find(&token).is_some());
     }
 
     #[test]

@@ -349,6 +349,8 @@ fn another_way_in_replaces_the_one_that_was_pinned() {
         let watch = stage.watch_at(host, arguments);
         assert_eq!(attached::programs(host, DEVICE).unwrap(), expected);
         stage.send(10);
+        // They are received here, which may be a while after they were sent.
+        watch.wait_for_lines(10, PATIENCE).unwrap();
         assert_exactly(&watch.stop().unwrap(), 10);
         assert_eq!(attached::programs(host, DEVICE).unwrap(), expected);
     }

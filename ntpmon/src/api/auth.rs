@@ -46,6 +46,9 @@ impl FromStr for Origin {
         if let Err(error) = CsrfLayer::new().add_trusted_origin(text) {
             return Err(wrong(&error.to_string()));
         }
+        if text.contains(|letter: char| letter == '@' || letter.is_ascii_uppercase()) {
+            return Err(wrong("browsers send small letters, and no user"));
+        }
         HeaderValue::from_str(text)
             .map(Self)
             .map_err(|error| wrong(&error.to_string()))

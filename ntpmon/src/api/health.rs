@@ -6,6 +6,11 @@ use std::{fmt, sync::Arc, time::Duration};
 use indexmap::IndexMap;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use tokio::{
+    sync::Semaphore,
+    task::spawn_blocking,
+    time::{error::Elapsed, timeout},
+};
 
 use super::State;
 use crate::monitor::control;
@@ -56,11 +61,37 @@ impl Component {
     }
 }
 
-type Ask = Arc<dyn Fn() -> Component + Send + Sync>;
+/// A part that is asked how it is.
+struct Asked {
+    name: &'static str,
+    ask: Box<dyn Fn() -> Component + Send + Sync>,
+    /// Asked once at a time: one that hangs takes one thread, however many want to know.
+    turn: Arc<Semaphore>,
+}
+
+impl Asked {
+    async fn answer(self: &Arc<Self>) -> Component {
+        let asked = Arc::clone(self);
+        let answered = async move {
+            // It is never closed.
+            let turn = Arc::clone(&asked.turn).acquire_owned().await;
+            spawn_blocking(move || {
+                let _turn = turn;
+                (asked.ask)()
+            })
+            .await
+        };
+        match timeout(PATIENCE, answered).await {
+            Ok(Ok(component)) => component,
+            Ok(Err(error)) => Component::degraded(format!("it met a bug: {error}"), Map::new()),
+            Err(elapsed) => silent(elapsed),
+        }
+    }
+}
 
 /// The parts that are asked how they are, interfaces aside. They may block for a short time.
 #[derive(Clone, Default)]
-pub struct Components(Vec<(&'static str, Ask)>);
+pub struct Components(Vec<Arc<Asked>>);
 
 impl Components {
     /// Adds a part.
@@ -70,7 +101,11 @@ impl Components {
         name: &'static str,
         ask: impl Fn() -> Component + Send + Sync + 'static,
     ) -> Self {
-        self.0.push((name, Arc::new(ask)));
+        self.0.push(Arc::new(Asked {
+            name,
+            ask: Box::new(ask),
+            turn: Arc::new(Semaphore::new(1)),
+        }));
         self
     }
 }
@@ -79,7 +114,7 @@ impl fmt::Debug for Components {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_list()
-            .entries(self.0.iter().map(|(name, _)| name))
+            .entries(self.0.iter().map(|asked| asked.name))
             .finish()
     }
 }
@@ -120,15 +155,8 @@ pub(super) struct Health {
 pub(super) async fn health(state: State) -> axum::Json<Health> {
     let mut components = IndexMap::new();
     components.insert("interfaces", interfaces(&state).await);
-    for (name, ask) in &state.components.0 {
-        let ask = Arc::clone(ask);
-        let asked = tokio::task::spawn_blocking(move || ask());
-        let component = match tokio::time::timeout(PATIENCE, asked).await {
-            Ok(Ok(component)) => component,
-            Ok(Err(error)) => Component::degraded(format!("it met a bug: {error}"), Map::new()),
-            Err(_) => silent(),
-        };
-        components.insert(name, component);
+    for asked in &state.components.0 {
+        components.insert(asked.name, asked.answer().await);
     }
     let degraded = components
         .values()
@@ -151,7 +179,7 @@ pub(super) async fn health(state: State) -> axum::Json<Health> {
     })
 }
 
-fn silent() -> Component {
+fn silent(_: Elapsed) -> Component {
     Component::degraded(
         format!("it said nothing for {} s", PATIENCE.as_secs()),
         Map::new(),
@@ -159,10 +187,10 @@ fn silent() -> Component {
 }
 
 async fn interfaces(state: &State) -> Component {
-    let statuses = match tokio::time::timeout(PATIENCE, state.control.statuses()).await {
+    let statuses = match timeout(PATIENCE, state.control.statuses()).await {
         Ok(Ok(statuses)) => statuses,
         Ok(Err(error)) => return Component::degraded(error.to_string(), Map::new()),
-        Err(_) => return silent(),
+        Err(elapsed) => return silent(elapsed),
     };
     let running = statuses
         .iter()

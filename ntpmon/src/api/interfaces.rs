@@ -379,8 +379,27 @@ fn reply(
     })
 }
 
-/// Says how an interface is that was to be started.
-fn started(state: &State, status: Status) -> axum::Json<InterfaceReply> {
+/// Whether an interface that is captured already may go on as it is.
+#[derive(Clone, Copy)]
+enum Begin {
+    UnlessRunning,
+    Anew,
+}
+
+/// Has an interface monitored, and says how it is.
+async fn begin(
+    state: &State,
+    name: String,
+    body: StartBody,
+    begin: Begin,
+) -> Result<axum::Json<InterfaceReply>, ApiError> {
+    let name = checked(name)?;
+    let control = &state.control;
+    let options = body.options(&control.defaults().await?)?;
+    let status = match begin {
+        Begin::UnlessRunning => control.start(&name, options).await,
+        Begin::Anew => control.restart(&name, options).await,
+    }?;
     let failed = match &status.state {
         control::State::Failed(why) => Some(why.clone()),
         _ => None,
@@ -389,13 +408,13 @@ fn started(state: &State, status: Status) -> axum::Json<InterfaceReply> {
     let log = log.map_or_else(String::new, |path| {
         format!(", log file: {}", path.display())
     });
-    reply(state, status, |name| match failed {
+    Ok(reply(state, status, |name| match failed {
         None => format!(
             "interface {name} is being monitored, PID: {}{log}",
             std::process::id()
         ),
         Some(why) => format!("interface {name} will be monitored as soon as it can be: {why}"),
-    })
+    }))
 }
 
 /// Start monitoring an interface
@@ -423,10 +442,7 @@ async fn start(
     Path(name): Path<String>,
     OptionalJson(body): OptionalJson<StartBody>,
 ) -> Result<axum::Json<InterfaceReply>, ApiError> {
-    let name = checked(name)?;
-    let options = body.options(&state.control.defaults().await?)?;
-    let status = state.control.start(&name, options).await?;
-    Ok(started(&state, status))
+    begin(&state, name, body, Begin::UnlessRunning).await
 }
 
 /// Stop monitoring an interface
@@ -478,10 +494,7 @@ async fn restart(
     Path(name): Path<String>,
     OptionalJson(body): OptionalJson<StartBody>,
 ) -> Result<axum::Json<InterfaceReply>, ApiError> {
-    let name = checked(name)?;
-    let options = body.options(&state.control.defaults().await?)?;
-    let status = state.control.restart(&name, options).await?;
-    Ok(started(&state, status))
+    begin(&state, name, body, Begin::Anew).await
 }
 
 /// How an interface is

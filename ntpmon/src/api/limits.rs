@@ -3,12 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
+    body::{Body, HttpBody},
     extract::{Request, State},
     http::{Method, header::CONTENT_LENGTH},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use tokio::sync::Semaphore;
+use futures_util::StreamExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::ApiError;
 
@@ -41,8 +43,8 @@ impl Busy {
 
 /// Sends away what would have to wait for a place.
 pub(super) async fn busy(State(busy): State<Busy>, request: Request, next: Next) -> Response {
-    match busy.places.try_acquire() {
-        Ok(_place) => next.run(request).await,
+    match busy.places.try_acquire_owned() {
+        Ok(place) => next.run(request).await.map(|body| keeping(body, place)),
         Err(_) => ApiError::unavailable(
             "too_busy",
             format!(
@@ -52,6 +54,18 @@ pub(super) async fn busy(State(busy): State<Busy>, request: Request, next: Next)
         )
         .into_response(),
     }
+}
+
+/// A body that is made while it is sent keeps the place until it is over, or nobody reads it any
+/// more. One that is there whole is no work any more.
+fn keeping(body: Body, place: OwnedSemaphorePermit) -> Body {
+    if body.size_hint().exact().is_some() {
+        return body;
+    }
+    Body::from_stream(body.into_data_stream().inspect(move |_| {
+        // Gone with the stream.
+        let _ = &place;
+    }))
 }
 
 /// Gives up on a request that has not been answered in time.

@@ -99,6 +99,7 @@ fn probes(state: State) -> Router {
         )
         .route("/probe/panic", get(|| async { panic_now() }))
         .route("/probe/slow", get(std::future::pending::<()>))
+        .route("/probe/endless", get(|| async { endless() }))
         .route("/probe/bare", get(|| async { StatusCode::BAD_GATEWAY }))
         .route("/probe/long", get(|| async { "long ".repeat(1000) }))
         .route(
@@ -130,6 +131,12 @@ fn probes(state: State) -> Router {
 
 fn panic_now() -> &'static str {
     panic!("a test's own panic")
+}
+
+fn endless() -> Body {
+    Body::from_stream(futures_util::stream::repeat_with(|| {
+        Ok::<_, std::io::Error>(Bytes::from_static(b"more"))
+    }))
 }
 
 pub(in crate::api) struct Answer {
@@ -397,6 +404,62 @@ async fn a_request_that_takes_too_long_or_comes_on_top_of_too_many_is_sent_away(
 }
 
 #[tokio::test]
+async fn a_parameter_without_a_value_is_refused_as_one_that_cannot_be() {
+    let router = router(state());
+    for parameter in [
+        "page",
+        "page_size",
+        "cursor",
+        "sort",
+        "order",
+        "search_ip",
+        "client_ips",
+        "interface_name",
+        "interface_names",
+        "version",
+        "stratum",
+        "client_clock",
+        "since",
+        "until",
+    ] {
+        for query in [format!("{parameter}="), parameter.to_owned()] {
+            let answer = fetch(&router, &format!("/api/ntp/history/clients?{query}")).await;
+            assert_eq!(answer.status, 400, "{query}: {}", answer.text());
+            let value = answer.json();
+            let message = value["message"].as_str().unwrap();
+            assert!(message.contains(parameter), "{message}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_made_while_it_is_sent_keeps_its_place() {
+    let settings = Settings {
+        max_concurrent_requests: 2,
+        ..Settings::default()
+    };
+    let router = probes(with(settings, Tokens::default()));
+    let begin = || async {
+        let request = request("GET", "/probe/endless")
+            .body(Body::empty())
+            .unwrap();
+        router.clone().oneshot(request).await.unwrap().into_body()
+    };
+    let (mut read, unread) = (begin().await, begin().await);
+    for _ in 0..3 {
+        assert!(read.frame().await.unwrap().unwrap().is_data());
+        fetch(&router, "/probe/text").await.failed(503, "too_busy");
+    }
+    drop(read);
+    let kept = request("GET", "/probe/long").body(Body::empty()).unwrap();
+    let kept = router.clone().oneshot(kept).await.unwrap();
+    // It is there whole, so it keeps no place, and says how long it is.
+    assert_eq!(kept.headers()["content-length"], "5000");
+    assert_eq!(fetch(&router, "/probe/text").await.status, 200);
+    drop((kept, unread));
+}
+
+#[tokio::test]
 async fn tokens_decide_who_may_do_what() {
     let (tokens, read, admin) = tokens();
     let router = probes(with(Settings::default(), tokens));
@@ -608,7 +671,15 @@ async fn a_page_of_another_origin_changes_nothing_and_reads_only_where_allowed()
         let answer = ask(router, preflight.body(Body::empty()).unwrap()).await;
         assert_eq!(origin_allowed(&answer).as_deref(), expected, "{origin}");
     }
-    for wrong in ["*", "ops.example", "https://ops.example/path", "ftp", ""] {
+    for wrong in [
+        "*",
+        "ops.example",
+        "https://ops.example/path",
+        "https://user@ops.example",
+        "https://Ops.example",
+        "ftp",
+        "",
+    ] {
         assert!(wrong.parse::<Origin>().is_err(), "{wrong}");
     }
 }
@@ -992,6 +1063,41 @@ async fn health_is_answered_always_and_says_which_part_is_not_well() {
     assert_eq!(components["interfaces"]["status"], "degraded");
     let message = components["interfaces"]["message"].as_str().unwrap();
     assert!(message.contains(ABSENT), "{message}");
+}
+
+#[tokio::test]
+async fn a_part_that_hangs_takes_one_thread_and_is_told_each_time() {
+    let looks = Arc::new(AtomicUsize::new(0));
+    let (go_on, hanging) = std::sync::mpsc::channel::<()>();
+    let hanging = std::sync::Mutex::new(hanging);
+    let mut state = state();
+    state.components = Components::default().with("store", {
+        let looks = Arc::clone(&looks);
+        move || {
+            looks.fetch_add(1, Ordering::SeqCst);
+            let _ = hanging.lock().unwrap().recv();
+            Component::healthy(serde_json::Map::new())
+        }
+    });
+    let router = router(state);
+    let status = || async {
+        let health = fetch(&router, "/api/ntp/health").await.json();
+        health["components"]["store"].clone()
+    };
+    let (one, other, third) = tokio::join!(status(), status(), status());
+    for hung in [one, other, third] {
+        assert_eq!(hung["status"], "degraded");
+        let message = hung["message"].as_str().unwrap();
+        assert!(message.contains("said nothing"), "{message}");
+    }
+    assert_eq!(looks.load(Ordering::SeqCst), 1);
+    // It answers again, and at once to all that ask.
+    drop(go_on);
+    let (one, other) = tokio::join!(status(), status());
+    assert_eq!(
+        (&one["status"], &other["status"]),
+        (&json!("healthy"), &json!("healthy"))
+    );
 }
 
 fn panic_now_as_component() -> Component {

@@ -22,7 +22,16 @@ const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
 /// Removes an interface's pins, and with them what only they held.
 pub(super) fn remove(directory: &Path) -> Result<()> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let _held: Vec<PinnedLink> = entries.filter_map(|entry| hold(&entry.path())).collect();
     fs::remove_dir_all(directory).with_context(|| format!("removing {}", directory.display()))
+}
+
+/// Opens what is pinned, to be closed when its pin is gone: then a link is off its interface at
+/// once. One whose last reference was a pin the kernel takes off some time later, and until then
+/// it counts beside the one that comes next.
+fn hold(path: &Path) -> Option<PinnedLink> {
+    PinnedLink::from_pin(path).ok()
 }
 
 /// Where an interface's pins are.
@@ -116,8 +125,10 @@ impl Pins {
         Ok(())
     }
 
+    /// Removes a link's pin, and takes the link off its interface before it returns.
     pub(super) fn remove(&self, name: &str) {
         let path = self.directory.join(name);
+        let _held = hold(&path);
         if let Err(error) = fs::remove_file(&path)
             && error.kind() != std::io::ErrorKind::NotFound
         {

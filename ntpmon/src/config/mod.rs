@@ -20,7 +20,7 @@ pub use self::{
     load::{Fault, Faults, Flag, Loaded, Source, Sources},
     types::{Keep, Mode},
 };
-use crate::{history, logging};
+use crate::{api::Origin, history, logging};
 
 /// Where the file is looked for unless another is named.
 pub const DEFAULT_FILE: &str = "/etc/ntpmon/ntpmon.toml";
@@ -471,15 +471,9 @@ fn is_interface(name: &str) -> bool {
         && !name.contains(|it: char| it == '/' || it == ':' || it.is_whitespace())
 }
 
-/// An origin as browsers send it: a scheme and a host, no path.
+/// As the API wants it.
 fn is_origin(origin: &str) -> bool {
-    let host = origin
-        .strip_prefix("http://")
-        .or_else(|| origin.strip_prefix("https://"));
-    host.is_some_and(|host| {
-        let is_part = |it: char| it.is_ascii_alphanumeric() || "-.:[]".contains(it);
-        !host.is_empty() && host.chars().all(is_part)
-    })
+    origin.parse::<Origin>().is_ok()
 }
 
 /// Where an API may be: an origin, and maybe a path that a proxy put before it.
@@ -488,7 +482,8 @@ fn is_url(url: &str) -> bool {
         return false;
     };
     let host = rest.split_once('/').map_or(rest, |(host, _)| host);
-    is_origin(&format!("{scheme}://{host}"))
+    // Whoever asks may write it in capitals, other than a browser.
+    is_origin(&format!("{scheme}://{host}").to_ascii_lowercase())
         && !rest.contains(|it: char| it == '?' || it == '#' || it.is_whitespace())
 }
 
@@ -525,10 +520,20 @@ mod tests {
             assert!(is_origin(origin), "{origin}");
             assert!(is_url(origin), "{origin}");
         }
-        for origin in ["*", "ntp.example", "https://", "https://a/b", "ftp://a"] {
+        for origin in [
+            "*",
+            "ntp.example",
+            "https://",
+            "https://a/b",
+            "https://a@b",
+            "https://A",
+            "http://[:",
+            "ftp://a",
+        ] {
             assert!(!is_origin(origin), "{origin}");
         }
         assert!(is_url("https://ntp.example/monitor"));
+        assert!(is_url("http://NAS:8000"));
         for url in [
             "127.0.0.1:8000",
             "http://",

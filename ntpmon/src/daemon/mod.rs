@@ -8,8 +8,10 @@ mod signals;
 mod start;
 
 use std::{
+    future::{pending, ready},
     io,
     net::{SocketAddr, TcpListener},
+    pin::Pin,
     process, thread,
     time::{Duration, Instant},
 };
@@ -25,7 +27,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-pub use self::parts::{Apply, Part, Parts, Reload, Reloaded, Stopping};
+pub use self::parts::{Apply, Part, Parts, Reload, Reloaded, Work};
 use self::{
     manager::Manager,
     signals::{Received, Signals},
@@ -209,19 +211,24 @@ impl Daemon {
         // Not all that was missed while the host slept.
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ill = Vec::new();
+        let mut reloading = None;
         loop {
             tokio::select! {
-                received = signals.next() => match received {
+                received = signals.next(reloading.is_some()) => match received {
                     Received::Reload => {
                         self.manager.reloading();
-                        self.reload(&parts);
-                        self.manager.ready(&status);
+                        reloading = Some(self.reload(&parts));
                     }
                     Received::End(signal) => {
                         tracing::info!("{signal}: stopping");
                         break;
                     }
                 },
+                // Attaching takes a while, in which the daemon is to be alive, and may be ended.
+                () = over(&mut reloading) => {
+                    reloading = None;
+                    self.manager.ready(&status);
+                }
                 _ = heartbeat.tick() => {
                     let now = parts.ill();
                     tell_health(&ill, &now);
@@ -259,18 +266,19 @@ impl Daemon {
     }
 
     /// Brings what can be changed in line with the sources as they are now. When they are wrong,
-    /// all stays as it was.
-    fn reload(&mut self, parts: &Parts) {
+    /// all stays as it was. What is returned is over when all is in force.
+    fn reload(&mut self, parts: &Parts) -> Reloading {
         match self.read_again() {
             Ok(new) => {
                 tell_loaded(&new.0);
-                self.apply(parts, new);
+                self.apply(parts, new)
             }
             Err(error) => {
                 for line in format!("{error:#}").lines() {
                     tracing::error!("reloading: {line}");
                 }
                 tracing::error!("the configuration stays as it was");
+                Box::pin(ready(()))
             }
         }
     }
@@ -281,7 +289,7 @@ impl Daemon {
         Ok((loaded, tokens))
     }
 
-    fn apply(&mut self, parts: &Parts, (loaded, tokens): (Loaded, Tokens)) {
+    fn apply(&mut self, parts: &Parts, (loaded, tokens): (Loaded, Tokens)) -> Reloading {
         let filter = logging::parse(&loaded.config.log.level);
         let said = filter.and_then(|filter| self.logging.set(filter));
         if let Err(error) = said.and_then(|()| self.logging.reopen()) {
@@ -295,7 +303,7 @@ impl Daemon {
         {
             tracing::error!("reloading: {error:#}; until then other hosts are refused");
         }
-        parts.reload(&Reloaded {
+        let reloading = parts.reload(&Reloaded {
             config: &loaded.config,
             tokens: &tokens,
         });
@@ -309,6 +317,18 @@ impl Daemon {
             }
         }
         self.loaded = loaded;
+        Box::pin(reloading)
+    }
+}
+
+/// What is put in force.
+type Reloading = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Waits until it is over; for ever, when there is none.
+async fn over(reloading: &mut Option<Reloading>) {
+    match reloading {
+        Some(reloading) => reloading.await,
+        None => pending().await,
     }
 }
 
@@ -379,6 +399,24 @@ mod tests {
         let mut command = Command::new(env::current_exe().unwrap());
         command.args(["--exact", &name]).env(VARIABLE, "1");
         command.output().unwrap().status.code()
+    }
+
+    #[tokio::test]
+    async fn a_reload_goes_on_where_it_was_when_something_else_happens_meanwhile() {
+        let (mut ticks, soon) = (0, Duration::from_millis(10));
+        let mut reloading: Option<Reloading> = Some(Box::pin(async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }));
+        while tokio::time::timeout(soon, over(&mut reloading))
+            .await
+            .is_err()
+        {
+            ticks += 1;
+            assert!(ticks < 1000);
+        }
+        assert!(ticks > 1, "{ticks}");
+        let none = tokio::time::timeout(soon, over(&mut None)).await;
+        assert!(none.is_err());
     }
 
     #[test]

@@ -9,9 +9,9 @@ use tokio::time::{Instant, timeout_at};
 use crate::{config::Config, tokens::Tokens};
 
 /// What a part does with what was read again.
-pub type Apply = Box<dyn Fn(&Reloaded<'_>) -> Result<()> + Send + Sync>;
-/// What stopping a part comes to.
-pub type Stopping = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+pub type Apply = Box<dyn Fn(&Reloaded<'_>) -> Work + Send + Sync>;
+/// What takes a part some time, and what that comes to.
+pub type Work = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 /// One part that runs.
 pub struct Part {
@@ -22,7 +22,7 @@ pub struct Part {
     /// What it can change while it runs, if anything.
     pub reload: Option<Reload>,
     /// Stops it. Must leave the thread to others while it waits.
-    pub stop: Box<dyn FnOnce() -> Stopping + Send>,
+    pub stop: Box<dyn FnOnce() -> Work + Send>,
     /// How long that may take, besides what those before it left of theirs.
     pub limit: Duration,
 }
@@ -31,7 +31,8 @@ pub struct Part {
 pub struct Reload {
     /// The keys that it takes, whole or as sections: `history.retention`.
     pub keys: &'static [&'static str],
-    /// Takes what was read again, whether or not it changed.
+    /// Takes what was read again, whether or not it changed. Must leave the thread to others while
+    /// it waits.
     pub apply: Apply,
 }
 
@@ -72,12 +73,21 @@ impl Parts {
     }
 
     /// Gives each part what was read again. One that cannot take it says so, and stays as it was.
-    pub fn reload(&self, reloaded: &Reloaded<'_>) {
-        for part in &self.0 {
-            if let Some(reload) = &part.reload
-                && let Err(error) = (reload.apply)(reloaded)
-            {
-                tracing::error!("reloading: {}: {error:#}", part.name);
+    /// What is returned is over when every part is done.
+    pub fn reload(&self, reloaded: &Reloaded<'_>) -> impl Future<Output = ()> + Send + 'static {
+        let begun: Vec<_> = self
+            .0
+            .iter()
+            .filter_map(|part| {
+                let reload = part.reload.as_ref()?;
+                Some((part.name, (reload.apply)(reloaded)))
+            })
+            .collect();
+        async move {
+            for (name, work) in begun {
+                if let Err(error) = work.await {
+                    tracing::error!("reloading: {name}: {error:#}");
+                }
             }
         }
     }
@@ -214,8 +224,8 @@ mod tests {
         assert_eq!(parts.ill(), ["other"]);
     }
 
-    #[test]
-    fn a_part_takes_the_keys_that_it_names_and_what_was_read() {
+    #[tokio::test]
+    async fn a_part_takes_the_keys_that_it_names_and_what_was_read() {
         let taken = Arc::new(Mutex::new(None));
         let mut parts = Parts::default();
         let reload = |apply| Reload {
@@ -223,15 +233,22 @@ mod tests {
             apply,
         };
         parts.add(Part {
-            reload: Some(reload(Box::new(|_| Err(anyhow!("cannot"))))),
+            reload: Some(reload(Box::new(|_| {
+                Box::pin(async { Err(anyhow!("cannot")) })
+            }))),
             ..part("fails", &Stopped::default(), Duration::ZERO, Ok(()))
         });
         parts.add(Part {
             reload: Some(reload({
                 let taken = Arc::clone(&taken);
                 Box::new(move |reloaded| {
-                    *taken.lock().unwrap() = Some(reloaded.config.history.max_clients);
-                    Ok(())
+                    let (taken, max_clients) =
+                        (Arc::clone(&taken), reloaded.config.history.max_clients);
+                    Box::pin(async move {
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        *taken.lock().unwrap() = Some(max_clients);
+                        Ok(())
+                    })
                 })
             })),
             ..part("takes", &Stopped::default(), Duration::ZERO, Ok(()))
@@ -249,10 +266,11 @@ mod tests {
         }
         let mut config = Config::default();
         config.history.max_clients = 1234;
-        parts.reload(&Reloaded {
+        let reloading = parts.reload(&Reloaded {
             config: &config,
             tokens: &Tokens::default(),
         });
+        reloading.await;
         assert_eq!(*taken.lock().unwrap(), Some(1234));
     }
 }

@@ -70,7 +70,11 @@ impl Signals {
         })
     }
 
-    pub(super) async fn next(&mut self) -> Received {
+    /// The next. As long as a reload is under way only one that ends: another reload comes after it.
+    pub(super) async fn next(&mut self, reloading: bool) -> Received {
+        if reloading {
+            return Received::End(self.next_end().await);
+        }
         if std::mem::take(&mut self.reload_waits) {
             return Received::Reload;
         }
@@ -109,20 +113,26 @@ mod tests {
     use std::time::Duration;
 
     use rustix::process::{Signal, getpid, kill_process};
+    use tokio::time::timeout;
 
     use super::*;
 
     #[tokio::test]
-    async fn a_reload_that_is_asked_for_during_the_start_comes_after_it() {
+    async fn a_reload_that_is_asked_for_during_the_start_or_another_comes_after_it() {
         let mut signals = Signals::new().unwrap();
-        kill_process(getpid(), Signal::HUP).unwrap();
-        let start = Duration::from_millis(300);
-        let ended = tokio::time::timeout(start, signals.next_end()).await;
-        assert!(ended.is_err(), "{ended:?}");
-        let soon = Duration::from_secs(10);
-        let next = tokio::time::timeout(soon, signals.next()).await;
-        assert_eq!(next.unwrap(), Received::Reload);
-        // Once.
-        assert!(tokio::time::timeout(start, signals.next()).await.is_err());
+        let (short, long) = (Duration::from_millis(300), Duration::from_secs(10));
+        for starting in [true, false] {
+            kill_process(getpid(), Signal::HUP).unwrap();
+            let ended = if starting {
+                timeout(short, signals.next_end()).await.err()
+            } else {
+                timeout(short, signals.next(true)).await.err()
+            };
+            assert!(ended.is_some());
+            let next = timeout(long, signals.next(false)).await;
+            assert_eq!(next.unwrap(), Received::Reload);
+            // Once.
+            assert!(timeout(short, signals.next(false)).await.is_err());
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Builds the parts of the daemon from the configuration and plugs them into each other: what is
 //! captured into what is remembered, and both into what is served.
 
-use std::{net::TcpListener, path::Path, sync::Arc, time::Duration};
+use std::{future::ready, net::TcpListener, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
 use serde_json::Map;
@@ -105,7 +105,8 @@ pub(super) async fn start(
             keys: &["api.tokens_file"],
             apply: Box::new(move |reloaded| {
                 shared.replace(reloaded.tokens.clone());
-                tls.as_ref().map_or(Ok(()), Tls::reload)
+                let read = tls.as_ref().map_or(Ok(()), Tls::reload);
+                Box::pin(ready(read))
             }),
         }),
         stop: Box::new(move || {
@@ -143,12 +144,7 @@ fn captures(control: Control) -> Part {
                 let control = reloaded.clone();
                 let interfaces = new.config.interfaces.clone();
                 let options = options(&new.config.capture);
-                tokio::spawn(async move {
-                    if let Err(error) = control.configure(interfaces, options).await {
-                        tracing::error!("reloading the watched interfaces: {error}");
-                    }
-                });
-                Ok(())
+                Box::pin(async move { Ok(control.configure(interfaces, options).await?) })
             }),
         }),
         stop: Box::new(move || {
@@ -182,7 +178,7 @@ fn remembered(history: History) -> Part {
             ],
             apply: Box::new(move |new| {
                 reloaded.reconfigure(new.config.history.settings());
-                Ok(())
+                Box::pin(ready(Ok(())))
             }),
         }),
         stop: Box::new(move || {

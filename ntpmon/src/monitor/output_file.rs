@@ -37,10 +37,10 @@ pub struct Directory {
     path: PathBuf,
 }
 
-/// Files in the directory are for their owner, and for whoever shares its group to read, as far as
-/// the umask lets: the daemon's leaves them to their owner.
-const DIRECTORY_MODE: u32 = 0o750;
-const FILE_MODE: Mode = Mode::from_raw_mode(0o640);
+/// What is made here is for its owner alone, whatever the umask: it says who asked whom. A file
+/// that was made before keeps the mode that it has.
+const DIRECTORY_MODE: u32 = 0o700;
+const FILE_MODE: Mode = Mode::from_raw_mode(0o600);
 
 impl Directory {
     /// Takes a directory as the one to open files in; makes it when it is not there.
@@ -296,8 +296,8 @@ impl OutputFile {
         }
     }
 
-    /// Waits until all is written that the sinks passed on, which must be gone; a disk that hangs
-    /// keeps nobody from ending beyond `end`.
+    /// Waits until all is written that the sinks passed on, which must be gone, but no longer than
+    /// until `end`: what a slow disk has not taken by then is written while nobody waits.
     pub fn close(self, end: Instant) -> Output {
         let output = self.output();
         let Self {
@@ -310,7 +310,10 @@ impl OutputFile {
         drop(to);
         while !thread.is_finished() {
             if Instant::now() >= end {
-                tracing::warn!("{}: leaving out what is not written yet", path.display());
+                tracing::warn!(
+                    "{}: not waiting any longer for what is not written yet",
+                    path.display()
+                );
                 return output;
             }
             thread::sleep(Duration::from_millis(1));
@@ -563,7 +566,16 @@ mod tests {
                     .path
                     .starts_with(folder.path().canonicalize().unwrap())
             );
-            assert_eq!(output.path.metadata().unwrap().mode() & 0o137, 0);
+            assert_eq!(output.path.metadata().unwrap().mode() & 0o177, 0);
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_made_is_for_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::open(&folder.path().join("made/below")).unwrap();
+        for made in [directory.path.as_path(), directory.path.parent().unwrap()] {
+            assert_eq!(made.metadata().unwrap().mode() & 0o077, 0);
         }
     }
 

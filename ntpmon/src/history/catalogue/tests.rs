@@ -96,7 +96,7 @@ fn however_rare_who_is_looked_for_only_so_many_are_looked_at_while_others_wait()
     for client in 0..clients {
         let made = ask(client, BEGIN);
         let record = ClientRecord::new(&made.exchange(), made.at, made.at);
-        catalogue.absorb(&Key::new(address(client), 0), &record);
+        catalogue.absorb(&Key::new(address(client), 0), &record, 0);
     }
     let version = |version| Filter {
         version: Some(version),

@@ -42,7 +42,7 @@ fn key(client: u32) -> Key {
 
 fn absorb(history: &History, ask: &Ask) {
     let record = ClientRecord::new(&ask.exchange(), ask.at, ask.at);
-    write(&history.0.catalogue).absorb(&key(ask.client), &record);
+    write(&history.0.catalogue).absorb(&key(ask.client), &record, 0);
 }
 
 /// A few values, so that many have the same, and some are not known.

@@ -13,6 +13,10 @@ use crate::monitor::Options;
 pub(super) struct Wishes {
     /// Of this layout.
     version: u32,
+    /// Interfaces were only ever stopped, none of which was watched: the default route still says
+    /// what is.
+    #[serde(default)]
+    open: bool,
     interfaces: BTreeMap<String, Wish>,
 }
 
@@ -48,14 +52,20 @@ impl Wishes {
     pub(super) fn write(&self) -> Result<Vec<u8>> {
         let wishes = serde_json::json!({
             "version": Self::VERSION,
+            "open": self.open,
             "interfaces": self.interfaces,
         });
         Ok(serde_json::to_vec(&wishes)?)
     }
 
-    /// Nobody has wished for anything.
-    pub(super) fn is_empty(&self) -> bool {
-        self.interfaces.is_empty()
+    /// Nobody has wished for anything to be watched.
+    pub(super) fn leave_it_open(&self) -> bool {
+        self.interfaces.is_empty() || self.open
+    }
+
+    /// Says whether that is news.
+    pub(super) fn set_open(&mut self, open: bool) -> bool {
+        std::mem::replace(&mut self.open, open) != open
     }
 
     /// Says whether that is news.
@@ -127,6 +137,7 @@ mod tests {
         });
         Wishes {
             version: Wishes::VERSION,
+            open: false,
             interfaces: interfaces.collect(),
         }
     }
@@ -149,8 +160,11 @@ mod tests {
                 options: Some(Options::default()),
             },
         );
-        let bytes = wishes.write().unwrap();
-        assert_eq!(Wishes::read(Some(&bytes)).unwrap(), wishes);
+        for open in [false, true] {
+            wishes.set_open(open);
+            let bytes = wishes.write().unwrap();
+            assert_eq!(Wishes::read(Some(&bytes)).unwrap(), wishes);
+        }
     }
 
     #[test]
@@ -161,7 +175,7 @@ mod tests {
         let mut stopped = wishes(&[("veth7", false), ("veth8", false)]);
         stopped.forget_stopped(|_| false);
         assert_eq!(stopped, wishes(&[("veth8", false)]));
-        assert!(!stopped.is_empty());
+        assert!(!stopped.leave_it_open());
     }
 
     #[test]

@@ -31,8 +31,11 @@ use crate::{
 /// How often an interface that could not be captured is tried again, and a thread that died is
 /// noticed.
 const RETRY: Duration = Duration::from_secs(5);
-/// How long what was not written into a file yet gets when it is closed.
+/// How long what was not written into a file yet gets when everything ends.
 const LAST_LINES: Duration = Duration::from_secs(1);
+/// How long a file that is put aside is waited for, so that it is whole when whoever asked hears of
+/// it. A disk that takes longer keeps nobody waiting: the rest is written all the same.
+const LAST_LINES_OF_ONE: Duration = Duration::from_millis(100);
 /// Pairers that share the bounds of what may wait: the rings of so many interfaces. The set changes
 /// while the daemon runs, and a pairer keeps the bounds that it was made with, so a number is set
 /// in advance: most hosts watch one to four. On more, a flood of forged packets on all of them at
@@ -129,7 +132,7 @@ impl<F> Rings<F> {
             None => self.outputs.remove(name),
         };
         if let Some(Destination::File(before)) = before {
-            before.close(Instant::now() + LAST_LINES);
+            before.close(Instant::now() + LAST_LINES_OF_ONE);
         }
     }
 
@@ -186,10 +189,10 @@ where
 
     pub(super) async fn run(mut self, mut requests: mpsc::Receiver<Request>, changes: Changes) {
         // SAFETY: the socket inside is the same, and open, until `changes` is dropped.
-        let changes = match unsafe { AsyncFd::register(changes) } {
+        let mut changes = match unsafe { AsyncFd::register(changes) } {
             Ok(changes) => Some(changes),
             Err(error) => {
-                tracing::error!("interfaces are looked at only now and then: {error}");
+                tell_deaf(&error);
                 None
             }
         };
@@ -208,8 +211,8 @@ where
                 deleted = told(changes.as_ref()) => match deleted {
                     Ok(deleted) => self.follow(deleted),
                     Err(error) => {
-                        tracing::error!("waiting for changes of interfaces: {error}");
-                        tokio::time::sleep(Duration::from_secs(1)).await;
+                        tell_deaf(&error);
+                        changes = None;
                         self.follow(Vec::new());
                     }
                 },
@@ -245,7 +248,7 @@ where
         for name in &names {
             self.take_up(name);
         }
-        if self.named.is_empty() && self.wishes.is_empty() {
+        if self.named.is_empty() && self.wishes.leave_it_open() {
             self.await_default_route();
         } else if names.is_empty() {
             tracing::warn!(
@@ -270,7 +273,7 @@ where
     fn configure(&mut self, named: Vec<String>, defaults: Options) -> Result<(), ControlError> {
         self.defaults = checked(defaults)?;
         self.named = named.into_iter().collect();
-        let is_silent = self.named.is_empty() && self.wishes.is_empty();
+        let is_silent = self.named.is_empty() && self.wishes.leave_it_open();
         let mut wanted: BTreeSet<String> = self
             .wishes
             .watched(&self.named)
@@ -344,12 +347,17 @@ where
             return;
         }
         match netlink::default_route_interface() {
-            Ok(Some(name)) => {
-                self.fallback = Fallback::Taken(name.clone());
-                self.take_up(&name);
-            }
+            Ok(Some(name)) => self.take_default_route(&name),
             Ok(None) => {}
             Err(error) => tracing::error!("looking for the default route: {error:#}"),
+        }
+    }
+
+    fn take_default_route(&mut self, name: &str) {
+        // The route may move to one that was not stopped.
+        if !self.wishes.is_stopped(name) {
+            self.fallback = Fallback::Taken(name.to_owned());
+            self.take_up(name);
         }
     }
 
@@ -455,6 +463,9 @@ where
             self.rings.put(name, None);
             let options = self.wishes.options(name).cloned();
             self.wish(name, false, options);
+        } else if known.is_ok() && self.fallback != Fallback::NotWanted {
+            // The default route may lead there yet, now or after a restart.
+            self.wish(name, false, None);
         }
         let exists = known?;
         Ok(Status {
@@ -465,10 +476,21 @@ where
 
     /// Remembers what is wished of an interface.
     fn wish(&mut self, name: &str, watch: bool, options: Option<Options>) {
-        // From now on something says what is watched, and that shall hold after a restart.
-        if let Fallback::Taken(taken) = std::mem::replace(&mut self.fallback, Fallback::NotWanted) {
-            self.unsaved |= self.wishes.watch_unless_known(taken);
+        let is_of_another = match &self.fallback {
+            Fallback::NotWanted => false,
+            Fallback::Awaited => true,
+            Fallback::Taken(taken) => taken != name,
+        };
+        // That another is stopped says nothing of what is to be watched.
+        let leaves_it_open = !watch && is_of_another;
+        if !leaves_it_open {
+            // From now on something does, and that shall hold after a restart.
+            let before = std::mem::replace(&mut self.fallback, Fallback::NotWanted);
+            if let Fallback::Taken(taken) = before {
+                self.unsaved |= self.wishes.watch_unless_known(taken);
+            }
         }
+        self.unsaved |= self.wishes.set_open(leaves_it_open);
         self.unsaved |= self.wishes.set(name, Wish { watch, options });
         if !watch && let Ok(interfaces) = netlink::interfaces() {
             let exists = |name: &str| interfaces.iter().any(|it| it.name == name);
@@ -674,6 +696,14 @@ async fn told(changes: Option<&AsyncFd<Changes>>) -> io::Result<Vec<u32>> {
     Ok(deleted)
 }
 
+/// The kernel's word of changes cannot be waited for.
+fn tell_deaf(error: &impl std::fmt::Display) {
+    tracing::error!(
+        "waiting for changes of interfaces: {error}; they are looked at every {} s from now on",
+        RETRY.as_secs()
+    );
+}
+
 fn tell(change: &Change) {
     match change {
         Change::Started(name) => tracing::info!("{name} is back: watching it again"),
@@ -727,4 +757,59 @@ fn cleanup() -> Result<Vec<Removed>, ControlError> {
         message += &format!("; removed nevertheless: {}", done.join(", "));
     }
     Err(ControlError::Failed(anyhow!(message)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::ntp::{exchange::Exchange, pair::Totals};
+
+    struct Nobody;
+
+    impl Sink for Nobody {
+        fn exchange(&mut self, _: &Exchange) {}
+        fn publish(&mut self, _: &Totals, _: i64) {}
+    }
+
+    #[test]
+    fn what_is_stopped_before_there_is_a_default_route_is_not_watched_when_there_is_one() {
+        let remembered = Arc::new(Mutex::new(None));
+        let worker = |remembered_before: Option<Vec<u8>>| {
+            let setup = Setup {
+                remembered: remembered_before,
+                ..Setup::default()
+            };
+            let remembered = Arc::clone(&remembered);
+            let remember = move |bytes| {
+                *remembered.lock().unwrap() = Some(bytes);
+                Ok(())
+            };
+            Worker::new(setup, Host::default(), |_: &str| Nobody, remember)
+        };
+        let mut before = worker(None);
+        before.fallback = Fallback::Awaited;
+        assert_eq!(before.stop("lo").unwrap().state, State::NotMonitoring);
+        let bytes = remembered.lock().unwrap().clone();
+        let mut after = worker(Some(bytes.unwrap()));
+        after.fallback = Fallback::Awaited;
+        for worker in [&mut before, &mut after] {
+            // Another may be watched yet, this one not.
+            assert!(worker.wishes.leave_it_open());
+            worker.take_default_route("lo");
+            assert_eq!(worker.fallback, Fallback::Awaited);
+            assert!(worker.monitor.get("lo").is_none());
+        }
+
+        // The same where another is watched: a restart may find that the route has moved.
+        let mut taken = worker(None);
+        taken.fallback = Fallback::Taken("ntpmon-absent".to_owned());
+        taken.stop("lo").unwrap();
+        assert!(taken.wishes.is_stopped("lo") && taken.wishes.leave_it_open());
+        // Once that one itself is stopped, nothing is to be watched any more.
+        taken.wish("ntpmon-absent", false, None);
+        assert_eq!(taken.fallback, Fallback::NotWanted);
+        assert!(!taken.wishes.leave_it_open());
+    }
 }
