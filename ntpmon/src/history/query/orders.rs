@@ -353,39 +353,7 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use tempfile::TempDir;
-
-    use super::{
-        super::super::{History, Settings, write},
-        *,
-    };
-
-    #[test]
-    fn a_writer_gets_in_between_the_slices_of_a_reader() {
-        const WRITES: usize = 20;
-        let directory = TempDir::new().unwrap();
-        let history = History::open(directory.path(), Settings::default()).unwrap();
-        let (slices, writes) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                history.0.in_slices(|_| {
-                    thread::sleep(Duration::from_millis(1));
-                    let slices = slices.fetch_add(1, Ordering::AcqRel);
-                    slices < 20_000 && writes.load(Ordering::Acquire) < WRITES
-                });
-            });
-            while writes.load(Ordering::Acquire) < WRITES {
-                drop(write(&history.0.catalogue));
-                writes.fetch_add(1, Ordering::AcqRel);
-                thread::sleep(Duration::from_millis(1));
-            }
-        });
-        let slices = slices.into_inner();
-        assert!(slices < 10 * WRITES, "{slices} slices");
-        history.stop();
-    }
+    use super::*;
 
     #[test]
     fn filters_that_are_made_up_for_each_question_take_no_more_memory_than_they_may() {
