@@ -129,7 +129,7 @@ impl Ask {
 
 /// As while the file is compacted, or after it was lost.
 pub(crate) fn close(history: &super::History) {
-    *super::write(&history.0.readable) = None;
+    *history.0.readable.write() = None;
 }
 
 /// Requests of so many clients, in no order of time.

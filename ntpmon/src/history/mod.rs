@@ -32,7 +32,7 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Sender, channel},
     },
@@ -42,6 +42,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use jiff::Timestamp;
+use parking_lot::{Mutex, RwLock};
 
 use self::{
     catalogue::Catalogue,
@@ -270,7 +271,7 @@ impl History {
             .name("history".to_owned())
             .spawn(move || writer.run(&receiver))
             .context("starting the thread that writes the history")?;
-        *lock(&shared.writer) = Some(thread);
+        *shared.writer.lock() = Some(thread);
         Ok(Self(shared))
     }
 
@@ -279,9 +280,9 @@ impl History {
     pub fn feed(&self, interface: &str) -> Feed {
         let interface = self.0.number(interface);
         let delta = Arc::new(Mutex::new(Delta::new(interface)));
-        lock(&self.0.feeds).push(Arc::clone(&delta));
+        self.0.feeds.lock().push(Arc::clone(&delta));
         Feed {
-            limits: *read(&self.0.limits),
+            limits: *self.0.limits.read(),
             shared: Arc::clone(&self.0),
             delta,
             before: Totals::default(),
@@ -341,7 +342,7 @@ impl History {
 
     /// Writes what is left and ends the writer. Later feeds go nowhere.
     pub fn stop(&self) {
-        let thread = lock(&self.0.writer).take();
+        let thread = self.0.writer.lock().take();
         if let Some(thread) = thread {
             let _ = self.0.requests.send(Request::Stop);
             if thread.join().is_err() {
@@ -352,25 +353,25 @@ impl History {
 
     /// Takes other settings from now on, but for the size of the cache.
     pub fn reconfigure(&self, settings: Settings) {
-        *write(&self.0.limits) = settings.limits();
-        *write(&self.0.settings) = settings;
+        *self.0.limits.write() = settings.limits();
+        *self.0.settings.write() = settings;
     }
 
     /// Whether the writer does its work: it has not ended.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        !lock(&self.0.state).ended
+        !self.0.state.lock().ended
     }
 
     /// A document that was written, here or in an earlier life.
     #[must_use]
     pub fn document(&self, name: &str) -> Option<Vec<u8>> {
-        lock(&self.0.documents).all.get(name).cloned()
+        self.0.documents.lock().all.get(name).cloned()
     }
 
     /// Keeps a document from the next flush on.
     pub fn set_document(&self, name: &str, bytes: Vec<u8>) {
-        let mut documents = lock(&self.0.documents);
+        let mut documents = self.0.documents.lock();
         if documents.all.get(name) != Some(&bytes) {
             documents.changed.insert(name.to_owned());
             documents.all.insert(name.to_owned(), bytes);
@@ -389,7 +390,7 @@ impl History {
 impl Shared {
     /// The number of an interface, a new one where it has none.
     fn number(&self, name: &str) -> InterfaceId {
-        let mut interfaces = write(&self.interfaces);
+        let mut interfaces = self.interfaces.write();
         if let Some(number) = interfaces.iter().position(|known| known == name) {
             return number as InterfaceId;
         }
@@ -398,13 +399,15 @@ impl Shared {
             return InterfaceId::MAX - 1;
         }
         interfaces.push(name.to_owned());
-        write(&self.ledgers).resize(interfaces.len(), Ledger::default());
+        self.ledgers
+            .write()
+            .resize(interfaces.len(), Ledger::default());
         (interfaces.len() - 1) as InterfaceId
     }
 
     /// What was being written is.
     fn count_written(&self) {
-        let _feeds = lock(&self.feeds);
+        let _feeds = self.feeds.lock();
         let written = self.statistics.in_flight.swap(0, Ordering::Relaxed);
         add(&self.statistics.written, written);
     }
@@ -417,7 +420,7 @@ impl Shared {
             next_session: loaded.next_session,
             flushes: loaded.flushes,
         };
-        let mut interfaces = write(&self.interfaces);
+        let mut interfaces = self.interfaces.write();
         // Those that feed already and were never written keep their numbers.
         for (place, name) in loaded.interfaces.into_iter().enumerate() {
             if place >= interfaces.len() {
@@ -426,9 +429,9 @@ impl Shared {
         }
         let mut ledgers = loaded.ledgers;
         ledgers.resize(interfaces.len(), Ledger::default());
-        *write(&self.ledgers) = ledgers;
+        *self.ledgers.write() = ledgers;
         drop(interfaces);
-        let mut documents = lock(&self.documents);
+        let mut documents = self.documents.lock();
         // Where a damaged file was put aside, those that it had are written to the new one.
         let missing: Vec<String> = documents
             .all
@@ -443,14 +446,14 @@ impl Shared {
             }
         }
         drop(documents);
-        *write(&self.servers) = loaded.servers.into_iter().collect();
+        *self.servers.write() = loaded.servers.into_iter().collect();
         let waiting = loaded.runs.iter().map(|run| run.clients).sum();
         self.statistics
             .journal_clients
             .store(waiting, Ordering::Relaxed);
-        *write(&self.catalogue) = memory.catalogue;
+        *self.catalogue.write() = memory.catalogue;
         self.orders.forget();
-        *write(&self.readable) = Some(store.readable());
+        *self.readable.write() = Some(store.readable());
         numbers
     }
 }
@@ -520,20 +523,20 @@ impl Feed {
     /// files faster than it writes should wait.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        lock(&self.delta).is_full(&self.limits)
+        self.delta.lock().is_full(&self.limits)
     }
 }
 
 impl Sink for Feed {
     fn exchange(&mut self, exchange: &Exchange) {
-        lock(&self.delta).add(exchange, self.now, &self.limits);
+        self.delta.lock().add(exchange, self.now, &self.limits);
     }
 
     fn publish(&mut self, totals: &Totals, unix: i64) {
         self.now = clock::utc();
-        self.limits = *read(&self.shared.limits);
+        self.limits = *self.shared.limits.read();
         let full = {
-            let mut delta = lock(&self.delta);
+            let mut delta = self.delta.lock();
             delta.add_packets(totals, &self.before, unix);
             delta.is_full(&self.limits)
         };
@@ -546,18 +549,4 @@ impl Sink for Feed {
 
 fn now() -> Timestamp {
     Timestamp::from_nanosecond(i128::from(clock::utc())).unwrap_or_default()
-}
-
-/// Whoever held it and died left what it was made of whole, if not complete: the writer writes
-/// before it changes anything here.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
-    lock.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
-    lock.write().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::Error;
+use parking_lot::RwLockReadGuard;
 
 use self::orders::FEW;
 use super::{
@@ -17,7 +18,6 @@ use super::{
     catalogue::{Catalogue, Filter, LOOKED_AT, Picked, Row, Sort},
     client::ClientRecord,
     key::{InterfaceId, Key},
-    lock, read,
     rollup::{Count, Resolution, Rollup},
     search::Range,
     store::Reader,
@@ -101,8 +101,8 @@ impl Shared {
     /// Called before any lock is taken.
     fn settle(&self) {
         let end = Instant::now() + COMPACTION;
-        while read(&self.readable).is_none() && Instant::now() < end {
-            let state = lock(&self.state);
+        while self.readable.read().is_none() && Instant::now() < end {
+            let state = self.state.lock();
             if state.failure.is_some() || state.ended {
                 return;
             }
@@ -112,8 +112,8 @@ impl Shared {
     }
 
     fn reader(&self) -> Result<Reader, QueryError> {
-        let Some(readable) = read(&self.readable).clone() else {
-            let state = lock(&self.state);
+        let Some(readable) = self.readable.read().clone() else {
+            let state = self.state.lock();
             let why = state.failure.as_ref().map(|(why, _)| why.clone());
             return Err(QueryError::Unavailable(
                 why.unwrap_or_else(|| "it is being compacted".to_owned()),
@@ -127,7 +127,7 @@ impl Shared {
         self.settle();
         // Held until the file's state is fixed: a run that is in it and not in the catalogue yet
         // has a slot that nobody points to, so each client is found as it was before that.
-        let catalogue = read(&self.catalogue);
+        let catalogue = self.catalogue.read();
         let reader = self.reader()?;
         let runs: Vec<Option<Vec<u64>>> = keys.iter().map(|key| catalogue.runs_of(key)).collect();
         drop(catalogue);
@@ -143,9 +143,9 @@ impl Shared {
     fn sorted(&self, rows: &[Row], query: &ClientQuery, cursor: Option<Cursor>) -> Keys {
         let mut all = Vec::with_capacity(rows.len());
         for rows in rows.chunks(LOOKED_AT) {
-            let catalogue = read(&self.catalogue);
+            let catalogue = self.catalogue.read();
             all.extend(rows.iter().filter_map(|row| catalogue.picked(*row, query)));
-            self.let_in(catalogue);
+            RwLockReadGuard::unlock_fair(catalogue);
         }
         all.sort_unstable_by(|one, other| one.compare(other, query));
         let start = match (&query.part, cursor) {
@@ -176,7 +176,7 @@ impl Shared {
         let mut after = cursor.map(|cursor| cursor.key);
         let mut keys: Vec<Key> = Vec::with_capacity(most);
         for looks in 1.. {
-            let catalogue = read(&self.catalogue);
+            let catalogue = self.catalogue.read();
             let rest = most - keys.len();
             let (found, next) = catalogue.after_key(after, query.descending, &query.filter, rest);
             keys.extend(found.into_iter().map(|(key, _)| key));
@@ -184,7 +184,7 @@ impl Shared {
             if keys.len() == most || next.is_none() {
                 break;
             }
-            self.let_in(catalogue);
+            RwLockReadGuard::unlock_fair(catalogue);
             if let Some(picked) = picked.filter(|_| looks == NEAR) {
                 let rest = most - keys.len();
                 keys.extend(self.nearest(picked, after, query, rest));
@@ -198,7 +198,7 @@ impl Shared {
             row: 0,
             key: *key,
         });
-        let total = picked.map_or_else(|| read(&self.catalogue).len(), Picked::len);
+        let total = picked.map_or_else(|| self.catalogue.read().len(), Picked::len);
         (keys, total as u64, next)
     }
 
@@ -221,7 +221,7 @@ impl Shared {
         let mut keys = Vec::new();
         let mut rows = picked.rows().peekable();
         while rows.peek().is_some() {
-            let catalogue = read(&self.catalogue);
+            let catalogue = self.catalogue.read();
             let found = rows.by_ref().take(LOOKED_AT).filter_map(|row| {
                 let key = catalogue.key(row)?;
                 let follows = after.is_none_or(|after| (key < after) == query.descending);
@@ -229,7 +229,7 @@ impl Shared {
                     .then_some(key)
             });
             keys.extend(found);
-            self.let_in(catalogue);
+            RwLockReadGuard::unlock_fair(catalogue);
             if keys.len() > most.saturating_add(LOOKED_AT) {
                 nearest(&mut keys);
             }
@@ -239,7 +239,8 @@ impl Shared {
     }
 
     fn interface_name(&self, interface: InterfaceId) -> String {
-        read(&self.interfaces)
+        self.interfaces
+            .read()
             .get(usize::from(interface))
             .cloned()
             .unwrap_or_default()
@@ -253,7 +254,7 @@ impl History {
         &self,
         names: impl IntoIterator<Item = &'a str>,
     ) -> Vec<InterfaceId> {
-        let known = read(&self.0.interfaces);
+        let known = self.0.interfaces.read();
         let numbers: BTreeSet<InterfaceId> = names
             .into_iter()
             .filter_map(|name| known.iter().position(|it| it == name))
@@ -278,7 +279,7 @@ impl History {
     /// Clients by their keys; those that are gone are left out.
     fn clients_of(&self, keys: &[Key]) -> Result<Vec<Client>, QueryError> {
         let records = self.0.records(keys)?;
-        let interfaces = read(&self.0.interfaces);
+        let interfaces = self.0.interfaces.read();
         Ok(keys
             .iter()
             .zip(records)
@@ -319,7 +320,7 @@ impl History {
         let list = shared.list(query);
         let total = match picked {
             Some(_) => list.len(),
-            None => read(&shared.catalogue).len(),
+            None => shared.catalogue.read().len(),
         };
         let mut place = match (&query.part, cursor) {
             (Part::Page(page), _) => position(*page, query.size),
@@ -332,7 +333,7 @@ impl History {
         let mut last = None;
         while place < list.len() {
             let end = list.len().min(place + LOOKED_AT);
-            let catalogue = read(&shared.catalogue);
+            let catalogue = shared.catalogue.read();
             for (value, row) in (place..end).filter_map(|it| list.at(it, query.descending)) {
                 // Who stood there may have gone, or be picked no more.
                 let Some(here) = catalogue.picked(row, query) else {
@@ -347,7 +348,7 @@ impl History {
                 last = Some(Cursor { value, ..here });
             }
             place = end;
-            shared.let_in(catalogue);
+            RwLockReadGuard::unlock_fair(catalogue);
         }
         Ok((keys, total as u64, None))
     }
@@ -387,10 +388,10 @@ impl History {
         let mut left = limit;
         while let Some(first) = from.filter(|_| left > 0) {
             let most = CHUNK.min(usize::try_from(left).unwrap_or(usize::MAX));
-            let (keys, next) = read(&self.0.catalogue).from_key(&first, filter, most);
+            let (keys, next) = self.0.catalogue.read().from_key(&first, filter, most);
             from = next;
             let records = self.0.records(&keys)?;
-            let names = read(&self.0.interfaces).clone();
+            let names = self.0.interfaces.read().clone();
             let rows: Vec<_> = keys
                 .iter()
                 .zip(records)
@@ -417,8 +418,8 @@ impl History {
         const FOLLOWED: usize = 1000;
         let address = netlink::mapped(ip);
         let keys: Vec<Key> = {
-            let interfaces = read(&self.0.interfaces).len() as InterfaceId;
-            let catalogue = read(&self.0.catalogue);
+            let interfaces = self.0.interfaces.read().len() as InterfaceId;
+            let catalogue = self.0.catalogue.read();
             (0..interfaces)
                 .map(|interface| Key::new(address, interface))
                 .filter(|key| catalogue.contains(key))
@@ -478,8 +479,8 @@ impl History {
         skip: usize,
         most: usize,
     ) -> (Vec<Server>, u64) {
-        let names = read(&self.0.interfaces);
-        let servers = read(&self.0.servers);
+        let names = self.0.interfaces.read();
+        let servers = self.0.servers.read();
         let all = [[0; 16]..=[0xff; 16]];
         let picked = addresses
             .unwrap_or(&all)
@@ -510,8 +511,8 @@ impl History {
     pub fn interface_statistics(&self) -> Result<Vec<InterfaceStatistics>, QueryError> {
         self.0.settle();
         let reader = self.0.reader()?;
-        let names = read(&self.0.interfaces).clone();
-        let ledgers = read(&self.0.ledgers).clone();
+        let names = self.0.interfaces.read().clone();
+        let ledgers = self.0.ledgers.read().clone();
         let mut all = Vec::new();
         for (number, (name, ledger)) in names.into_iter().zip(ledgers).enumerate() {
             let number = number as InterfaceId;
@@ -527,7 +528,7 @@ impl History {
             let rollup = whole.unwrap_or_default();
             all.push(InterfaceStatistics {
                 interface_name: name,
-                client_count: read(&self.0.catalogue).count_on(number),
+                client_count: self.0.catalogue.read().count_on(number),
                 session_count: rollup.get(Count::exchanges),
                 other_sessions: ledger.other().exchanges,
                 forgotten_clients: ledger.forgotten_clients(),
@@ -553,7 +554,7 @@ impl History {
     ) -> Result<Vec<RollupView>, QueryError> {
         self.0.settle();
         let reader = self.0.reader()?;
-        let names = read(&self.0.interfaces).clone();
+        let names = self.0.interfaces.read().clone();
         let mut found = Vec::new();
         for (number, name) in names.iter().enumerate() {
             let number = number as InterfaceId;
@@ -581,15 +582,15 @@ impl History {
             nanoseconds => Some(nanoseconds as f64 / 1e9),
         };
         let (written, waiting) = {
-            let feeds = lock(&self.0.feeds);
-            let waiting: u64 = feeds.iter().map(|feed| lock(feed).exchanges).sum();
+            let feeds = self.0.feeds.lock();
+            let waiting: u64 = feeds.iter().map(|feed| feed.lock().exchanges).sum();
             (
                 get(&statistics.written),
                 waiting + get(&statistics.in_flight),
             )
         };
         let (other, forgotten) = {
-            let ledgers = read(&self.0.ledgers);
+            let ledgers = self.0.ledgers.read();
             (
                 ledgers.iter().map(|it| it.other().exchanges).sum::<u64>(),
                 ledgers
@@ -614,8 +615,8 @@ impl History {
             processing_errors: get(&statistics.failures),
             total_inserted: get(&statistics.inserted),
             total_updated: get(&statistics.updated),
-            client_count: read(&self.0.catalogue).len() as u64,
-            server_count: read(&self.0.servers).len() as u64,
+            client_count: self.0.catalogue.read().len() as u64,
+            server_count: self.0.servers.read().len() as u64,
             drops: drops
                 .into_iter()
                 .map(|(name, count)| (name.to_owned(), count))
@@ -636,7 +637,7 @@ impl History {
     /// How the history is.
     #[must_use]
     pub fn health(&self) -> HistoryHealth {
-        let state = lock(&self.0.state).clone();
+        let state = self.0.state.lock().clone();
         let mut problems = Vec::new();
         if state.ended {
             problems.push("the thread that writes the history has ended".to_owned());
@@ -657,7 +658,7 @@ impl History {
             }
             .to_owned(),
             problems,
-            client_count: read(&self.0.catalogue).len() as u64,
+            client_count: self.0.catalogue.read().len() as u64,
             last_flush_timestamp: self.last_flush(),
             database_bytes: self.database_bytes(),
         }

@@ -18,7 +18,6 @@ use super::{
     key::Key,
     made::{Ask, BEGIN, SECOND, address, ask},
     query::{ClientQuery, Part},
-    read,
     rollup::Resolution,
     session::Keep,
     view::Client,
@@ -389,7 +388,7 @@ fn a_flood_of_forged_sources_takes_nothing_from_those_who_come_again() {
         } else {
             history.flush().unwrap();
         }
-        assert!(read(&history.0.catalogue).len() <= 10_000);
+        assert!(history.0.catalogue.read().len() <= 10_000);
     }
     let lost: Vec<u32> = (0..REAL)
         .filter(|number| count(&history, real(*number)) != u64::from(SECONDS) + 1)
@@ -484,7 +483,7 @@ fn feeds_that_have_ended_are_forgotten_and_many_may_flush_at_once() {
     });
     assert_eq!(verified(&history).exchanges(), 4 * 60 * 5);
     history.flush().unwrap();
-    assert!(super::lock(&history.0.feeds).is_empty());
+    assert!(history.0.feeds.lock().is_empty());
     let mut last = history.feed("eth0");
     give(&mut last, [ask(1, BEGIN)]);
     history.set_document("watched", b"eth0".to_vec());
@@ -687,6 +686,12 @@ fn the_last_session_of_a_client_that_was_forgotten_is_not_that_of_its_next_life(
     assert_exactly(&history, "eth0", 4, 0);
     let detail = history.client(ip(1), 10).unwrap().unwrap();
     assert_eq!(detail.recent_sessions.len(), 1);
-    assert!(read(&history.0.catalogue).contains(&Key::new(address(1), 0)));
+    assert!(
+        history
+            .0
+            .catalogue
+            .read()
+            .contains(&Key::new(address(1), 0))
+    );
     history.stop();
 }

@@ -13,7 +13,6 @@ use super::{
     client::{self, ClientRecord},
     fold::Unnamed,
     key::{InterfaceId, Key},
-    lock, read,
     rollup::{Count, Resolution},
     store::{MAX_BLOCK, Reader, Store},
     writer::Numbers,
@@ -172,7 +171,7 @@ fn check(
     problems: &mut Problems,
 ) -> Result<Verified> {
     let names = reader.interfaces()?;
-    let known = read(&shared.interfaces).clone();
+    let known = shared.interfaces.read().clone();
     problems.check(known.starts_with(&names), || {
         format!("the file has the interfaces {names:?}, memory {known:?}")
     });
@@ -203,7 +202,7 @@ fn check(
     let ledgers = reader.ledgers(names.len())?;
     for (number, (name, sums)) in names.into_iter().zip(&sums).enumerate() {
         let ledger = ledgers[number];
-        problems.equal(&read(&shared.ledgers)[number], &ledger, || {
+        problems.equal(&shared.ledgers.read()[number], &ledger, || {
             format!("{name}: the ledger in memory and that in the file")
         });
         let (other, forgotten) = (ledger.other(), ledger.forgotten());
@@ -228,7 +227,7 @@ fn check(
             format!("{name}: servers have {} exchanges", sums.of_servers)
         });
         problems.equal(
-            &read(&shared.catalogue).count_on(number as InterfaceId),
+            &shared.catalogue.read().count_on(number as InterfaceId),
             &sums.clients,
             || format!("{name}: clients"),
         );
@@ -256,7 +255,7 @@ fn sessions(
     problems: &mut Problems,
     verified: &mut Verified,
 ) -> Result<Newest> {
-    let interfaces = read(&shared.interfaces).len();
+    let interfaces = shared.interfaces.read().len();
     let mut newest = Newest::default();
     let mut before = None;
     reader.each_session(|number, session| {
@@ -326,7 +325,7 @@ fn clients(
     verified: &mut Verified,
     sums: &mut [Sums],
 ) -> Result<()> {
-    let catalogue = read(&shared.catalogue);
+    let catalogue = shared.catalogue.read();
     let runs = reader.runs()?;
     verified.journaled = runs.iter().map(|run| run.clients).sum();
     problems.equal(&store.runs(), &&runs[..], || {
@@ -483,7 +482,7 @@ fn servers(
     verified: &mut Verified,
     sums: &mut [Sums],
 ) -> Result<()> {
-    let known = read(&shared.servers);
+    let known = shared.servers.read();
     for (key, record) in reader.servers()? {
         verified.servers += 1;
         problems.check(known.get(&key) == Some(&record), || {
@@ -546,7 +545,7 @@ fn rollups(
 
 fn documents(shared: &Shared, reader: &Reader, problems: &mut Problems) -> Result<()> {
     let written = reader.documents()?;
-    let documents = lock(&shared.documents);
+    let documents = shared.documents.lock();
     for (name, bytes) in &documents.all {
         problems.check(
             documents.changed.contains(name) || written.get(name) == Some(bytes),

@@ -4,16 +4,17 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, RwLockReadGuard, TryLockError, Weak},
+    sync::{Arc, Weak},
     thread,
     time::{Duration, Instant},
 };
+
+use parking_lot::{Mutex, RwLockReadGuard};
 
 use super::{
     super::{
         Shared,
         catalogue::{Catalogue, Filter, Order, Picked, Row, Sort, Unordered},
-        lock, read,
     },
     ClientQuery,
 };
@@ -70,8 +71,6 @@ const OLDEST: Duration = Duration::from_secs(5);
 /// One that is older than this, and than this many times what making it takes, is made anew; what a
 /// filter picks when it is older than the first.
 const RENEWED: (Duration, u32) = (Duration::from_secs(1), 10);
-/// Until who was woken has what he waits for.
-const WOKEN: Duration = Duration::from_micros(50);
 /// One that was not asked for is forgotten.
 const UNUSED: Duration = Duration::from_secs(60);
 /// Filters of which is known whom they pick, and how much memory that may take: whoever makes up a
@@ -81,18 +80,22 @@ const FILTERS: (usize, usize) = (64, 16 << 20);
 impl Orders {
     /// Forgets those that nobody has asked for in a while.
     pub(in super::super) fn forget_unused(&self) {
-        lock(&self.made).retain(|_, made| made.used.elapsed() < UNUSED);
-        lock(&self.asked).retain(|_, asked| asked.used.elapsed() < UNUSED);
+        self.made
+            .lock()
+            .retain(|_, made| made.used.elapsed() < UNUSED);
+        self.asked
+            .lock()
+            .retain(|_, asked| asked.used.elapsed() < UNUSED);
     }
 
     /// The file was opened again: rows mean other clients.
     pub(in super::super) fn forget(&self) {
-        lock(&self.made).clear();
-        lock(&self.asked).clear();
+        self.made.lock().clear();
+        self.asked.lock().clear();
     }
 
     fn keep(&self, filter: &Filter, picked: &Arc<Picked>, at: Instant, changes: u64) {
-        let mut all = lock(&self.asked);
+        let mut all = self.asked.lock();
         let places = all.remove(filter).map(|asked| asked.places);
         let asked = Asked {
             picked: Arc::clone(picked),
@@ -106,7 +109,7 @@ impl Orders {
     }
 
     fn places(&self, filter: &Filter, sort: Sort, order: &Arc<Order>) -> Option<Arc<Vec<u32>>> {
-        let mut all = lock(&self.asked);
+        let mut all = self.asked.lock();
         let asked = all.get_mut(filter)?;
         asked.used = Instant::now();
         let (of, places) = asked.places.get(&sort)?;
@@ -114,7 +117,7 @@ impl Orders {
     }
 
     fn keep_places(&self, filter: &Filter, sort: Sort, order: &Arc<Order>, places: &Arc<Vec<u32>>) {
-        let mut all = lock(&self.asked);
+        let mut all = self.asked.lock();
         // Forgotten meanwhile, where it is not there.
         if let Some(asked) = all.get_mut(filter) {
             asked.used = Instant::now();
@@ -192,24 +195,12 @@ impl Shared {
     /// Looks at the catalogue until there is no more.
     fn in_slices(&self, mut look: impl FnMut(&Catalogue) -> bool) {
         loop {
-            let catalogue = read(&self.catalogue);
+            let catalogue = self.catalogue.read();
             if !look(&catalogue) {
                 return;
             }
-            self.let_in(catalogue);
-        }
-    }
-
-    /// Lets go of the catalogue, to go on soon. A writer who waits for it is woken by that, but
-    /// whoever takes it again at once is quicker, time after time.
-    pub(super) fn let_in(&self, catalogue: RwLockReadGuard<'_, Catalogue>) {
-        // Nobody gets in any more once a writer waits.
-        let next = self.catalogue.try_read();
-        let is_waited_for = matches!(next, Err(TryLockError::WouldBlock));
-        drop(next);
-        drop(catalogue);
-        if is_waited_for {
-            thread::sleep(WOKEN);
+            // To a writer who waits: whoever takes it again at once is quicker, time after time.
+            RwLockReadGuard::unlock_fair(catalogue);
         }
     }
 
@@ -224,10 +215,10 @@ impl Shared {
     fn order(self: &Arc<Self>, sort: Sort) -> Arc<Order> {
         let now = Instant::now();
         let (changes, clients) = {
-            let catalogue = read(&self.catalogue);
+            let catalogue = self.catalogue.read();
             (catalogue.changes(), catalogue.len())
         };
-        let mut made = lock(&self.orders.made);
+        let mut made = self.orders.made.lock();
         if let Some(made) = made.get_mut(&sort) {
             made.used = now;
             let age = now.duration_since(made.at);
@@ -253,9 +244,9 @@ impl Shared {
 
     fn make_order(&self, sort: Sort) -> Arc<Order> {
         let asked = Instant::now();
-        let _one = lock(&self.orders.making);
-        let changes = read(&self.catalogue).changes();
-        if let Some(made) = lock(&self.orders.made).get_mut(&sort) {
+        let _one = self.orders.making.lock();
+        let changes = self.catalogue.read().changes();
+        if let Some(made) = self.orders.made.lock().get_mut(&sort) {
             // Somebody else was quicker. What has changed since it was begun does not matter to
             // those who had asked before: else each of them would make another, in turn.
             if made.order.changes == changes || made.at >= asked {
@@ -264,7 +255,7 @@ impl Shared {
             }
         }
         let at = Instant::now();
-        let clients = read(&self.catalogue).len();
+        let clients = self.catalogue.read().len();
         let mut unordered = Unordered::new(sort, clients);
         self.in_slices(|catalogue| catalogue.gather(&mut unordered));
         let order = Arc::new(unordered.sort());
@@ -275,7 +266,7 @@ impl Shared {
             used: Instant::now(),
             renewing: false,
         };
-        lock(&self.orders.made).insert(sort, made);
+        self.orders.made.lock().insert(sort, made);
         order
     }
 
@@ -286,12 +277,12 @@ impl Shared {
         if let Some(known) = self.known(filter, begin) {
             return known;
         }
-        let _one = lock(&self.orders.picking);
+        let _one = self.orders.picking.lock();
         if let Some(known) = self.known(filter, begin) {
             return known;
         }
         let at = Instant::now();
-        let changes = read(&self.catalogue).changes();
+        let changes = self.catalogue.read().changes();
         let mut picked = Picked::default();
         self.in_slices(|catalogue| catalogue.pick(filter, &mut picked));
         let picked = Arc::new(picked);
@@ -301,10 +292,10 @@ impl Shared {
 
     fn known(&self, filter: &Filter, begin: Instant) -> Option<Arc<Picked>> {
         let (changes, clients) = {
-            let catalogue = read(&self.catalogue);
+            let catalogue = self.catalogue.read();
             (catalogue.changes(), catalogue.len())
         };
-        let mut all = lock(&self.orders.asked);
+        let mut all = self.orders.asked.lock();
         let asked = all.get_mut(filter)?;
         let is_new = asked.changes == changes
             || asked.at >= begin
@@ -321,7 +312,7 @@ impl Shared {
             return known;
         }
         let picked = self.picked(filter);
-        let _one = lock(&self.orders.picking);
+        let _one = self.orders.picking.lock();
         if let Some(known) = self.orders.places(filter, sort, order) {
             return known;
         }
@@ -345,7 +336,10 @@ impl Shared {
     /// one look.
     pub(super) fn few(&self, filter: &Filter) -> Option<Vec<Row>> {
         filter.addresses.as_ref()?;
-        let (found, next) = read(&self.catalogue).after_key(None, false, filter, usize::MAX);
+        let (found, next) = self
+            .catalogue
+            .read()
+            .after_key(None, false, filter, usize::MAX);
         next.is_none()
             .then(|| found.into_iter().map(|(_, row)| row).collect())
     }
@@ -374,16 +368,16 @@ mod tests {
             // This one is asked for all the time.
             assert_eq!(places(0).unwrap().len(), 10);
         }
-        assert_eq!(lock(&orders.asked).len(), FILTERS.0);
+        assert_eq!(orders.asked.lock().len(), FILTERS.0);
         assert!(places(998).is_some() && places(999).is_some() && places(1).is_none());
         for since in 0..10 {
             ask(since, FILTERS.1 / 3 / size_of::<u32>());
         }
-        assert_eq!(lock(&orders.asked).len(), 3);
+        assert_eq!(orders.asked.lock().len(), 3);
         assert!(places(7).is_some() && places(9).is_some() && places(6).is_none());
         // Too large for any, but asked for.
         ask(10, FILTERS.1);
-        assert_eq!(lock(&orders.asked).len(), 1);
+        assert_eq!(orders.asked.lock().len(), 1);
         assert_eq!(places(10).unwrap().len(), FILTERS.1);
         // Of another order.
         assert!(orders.places(&filter(10), Sort::Total, &order).is_none());

@@ -11,7 +11,6 @@ use super::{
         client::ClientRecord,
         key::Key,
         made::{Ask, BEGIN, SECOND, address, ask},
-        read, write,
     },
     ClientQuery, FEW, Part,
 };
@@ -42,7 +41,11 @@ fn key(client: u32) -> Key {
 
 fn absorb(history: &History, ask: &Ask) {
     let record = ClientRecord::new(&ask.exchange(), ask.at, ask.at);
-    write(&history.0.catalogue).absorb(&key(ask.client), &record, 0);
+    history
+        .0
+        .catalogue
+        .write()
+        .absorb(&key(ask.client), &record, 0);
 }
 
 /// A few values, so that many have the same, and some are not known.
@@ -137,7 +140,7 @@ fn filters() -> Vec<Filter> {
 fn latest(history: &History, count: usize) -> Filter {
     let clients = (0..CLIENTS).map(key);
     let mut seen: Vec<i64> = {
-        let catalogue = read(&history.0.catalogue);
+        let catalogue = history.0.catalogue.read();
         clients
             .filter_map(|key| catalogue.row(&key))
             .map(|row| catalogue.value(row, Sort::LastSeen))
@@ -153,7 +156,7 @@ fn latest(history: &History, count: usize) -> Filter {
 
 /// Those that are picked, in order: found by asking each.
 fn expected(history: &History, query: &ClientQuery) -> Vec<Key> {
-    let catalogue = read(&history.0.catalogue);
+    let catalogue = history.0.catalogue.read();
     let mut all: Vec<(bool, u64, Option<Key>, u32)> = (0..CLIENTS)
         .filter_map(|client| catalogue.row(&key(client)))
         .filter(|row| catalogue.is_picked(*row, &query.filter))
@@ -287,7 +290,7 @@ fn a_filtered_list_that_is_read_by_cursors_has_each_who_stays_as_it_is_while_oth
                     let client = random(&mut state) % CLIENTS;
                     changed.insert(key(client));
                     if client % 3 < 2 {
-                        write(&history.0.catalogue).remove(&key(client));
+                        history.0.catalogue.write().remove(&key(client));
                         removed.push(client);
                         // Another comes into its row.
                         new += 1;

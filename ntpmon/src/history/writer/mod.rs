@@ -10,7 +10,7 @@ use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::Ordering,
         mpsc::{Receiver, RecvTimeoutError, Sender},
     },
@@ -23,15 +23,15 @@ use super::{
     Memory, Settings, Shared, add,
     fold::{Clients, Delta},
     key::{InterfaceId, Key},
-    lock, now, read,
+    now,
     rollup::{Resolution, Rollup},
     session::SessionRecord,
     store::{self, MAX_RUNS, OpenError, Reader, RunSize, Store},
     verify::{self, Verified},
-    write,
 };
 use crate::ntp::clock;
 use anyhow::{Context, Result, anyhow};
+use parking_lot::Mutex;
 
 /// What the writer is asked for.
 pub(super) enum Request {
@@ -128,15 +128,15 @@ struct Ended(Arc<Shared>);
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        *write(&self.0.readable) = None;
-        lock(&self.0.state).ended = true;
+        *self.0.readable.write() = None;
+        self.0.state.lock().ended = true;
     }
 }
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, store: Store, numbers: Numbers) -> Self {
         let now = Instant::now();
-        let doorkeeper = Doorkeeper::new(read(&shared.settings).max_clients);
+        let doorkeeper = Doorkeeper::new(shared.settings.read().max_clients);
         Self {
             shared,
             store: Some(store),
@@ -160,7 +160,7 @@ impl Writer {
         let _ended = Ended(Arc::clone(&self.shared));
         let mut begun = Instant::now();
         loop {
-            let interval = read(&self.shared.settings).flush_interval;
+            let interval = self.shared.settings.read().flush_interval;
             let wait = (begun + interval).saturating_duration_since(Instant::now());
             let request = match requests.recv_timeout(wait) {
                 Ok(request) => Some(request),
@@ -235,7 +235,7 @@ impl Writer {
     /// Damage that was written anew looks whole. Once in this life, so that a fault of this program
     /// does not fill the disk with files.
     fn give_up(&self) -> Result<(), OpenError> {
-        let state = lock(&self.shared.state);
+        let state = self.shared.state.lock();
         match &state.failure {
             Some((why, _)) if self.faults >= 2 * FAULTS && state.set_aside.is_empty() => {
                 Err(OpenError::Damaged { why: why.clone() })
@@ -246,7 +246,7 @@ impl Writer {
 
     fn close(&mut self) {
         // Nobody may read while it is opened again.
-        *write(&self.shared.readable) = None;
+        *self.shared.readable.write() = None;
         let store = self.store.take();
         // After a panic within redb, closing it may be another.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(store)));
@@ -268,7 +268,7 @@ impl Writer {
     fn flush_once(&mut self, merge: bool, victims: &[Key]) -> Result<()> {
         self.shared.hurried.store(false, Ordering::Release);
         if Instant::now() < self.retry_at
-            && let Some((why, _)) = &lock(&self.shared.state).failure
+            && let Some((why, _)) = &self.shared.state.lock().failure
         {
             return Err(anyhow!("{why}"));
         }
@@ -313,18 +313,18 @@ impl Writer {
     /// Takes all deltas, and forgets the feeds that have ended.
     fn take(&self) -> Taken {
         let mut taken = Vec::new();
-        lock(&self.shared.feeds).retain(|feed| {
+        self.shared.feeds.lock().retain(|feed| {
             // Asked first: what is fed after that is seen by the next flush.
             let has_ended = Arc::strong_count(feed) == 1;
             let (interface, clients, records) = {
-                let delta = lock(feed);
+                let delta = feed.lock();
                 let (clients, records) = delta.clients.counts();
                 (delta.interface, clients, records)
             };
             // Made while the lock is not held; a little more than it was, so that it need not grow.
             let room = Clients::with_room(clients + clients / 8, records + records / 8);
             let empty = Delta::with_room(interface, room);
-            let delta = std::mem::replace(&mut *lock(feed), empty);
+            let delta = std::mem::replace(&mut *feed.lock(), empty);
             add(&self.shared.statistics.in_flight, delta.exchanges);
             taken.push((Arc::clone(feed), delta));
             !has_ended
@@ -334,12 +334,12 @@ impl Writer {
 
     /// Gives back what could not be written.
     fn put_back(&self, taken: Taken) {
-        let limits = *read(&self.shared.limits);
-        let mut feeds = lock(&self.shared.feeds);
+        let limits = *self.shared.limits.read();
+        let mut feeds = self.shared.feeds.lock();
         self.shared.statistics.in_flight.store(0, Ordering::Relaxed);
         for (feed, delta) in taken {
             {
-                let mut newer = lock(&feed);
+                let mut newer = feed.lock();
                 let newer_delta = std::mem::replace(&mut *newer, delta);
                 newer.absorb(newer_delta, &limits);
             }
@@ -355,7 +355,7 @@ impl Writer {
         self.retry_at = Instant::now() + wait;
         add(&self.shared.statistics.failures, 1);
         let why = format!("{error:#}");
-        let mut state = lock(&self.shared.state);
+        let mut state = self.shared.state.lock();
         match &mut state.failure {
             Some((known, _)) => *known = why,
             None => {
@@ -372,7 +372,7 @@ impl Writer {
     fn recovered(&mut self) {
         self.failures = 0;
         self.faults = 0;
-        if let Some((why, since)) = lock(&self.shared.state).failure.take() {
+        if let Some((why, since)) = self.shared.state.lock().failure.take() {
             tracing::info!("the history is written again; it could not be since {since}: {why}");
         }
     }
@@ -382,7 +382,7 @@ impl Writer {
         if self.store.is_some() {
             return Ok(());
         }
-        let cache_bytes = read(&self.shared.settings).cache_bytes;
+        let cache_bytes = self.shared.settings.read().cache_bytes;
         let path = &self.shared.path;
         // A file may open and yet have damage that no flush can get past.
         let checked = match self.faults > 0 && self.faults.is_multiple_of(FAULTS) {
@@ -391,7 +391,7 @@ impl Writer {
         };
         let opened = checked.and_then(|()| Memory::open(path, cache_bytes));
         let (store, memory) = Memory::or_anew(opened, path, cache_bytes, |aside| {
-            lock(&self.shared.state).set_aside.push(aside);
+            self.shared.state.lock().set_aside.push(aside);
         })?;
         let expected = self.numbers.flushes + 1;
         self.numbers = self.shared.remember(&store, memory);
@@ -408,14 +408,14 @@ impl Writer {
 
     /// Says whether there was anything to write.
     fn write(&mut self, taken: &mut Taken, merge: bool, victims: &[Key]) -> Result<bool> {
-        let interfaces: Vec<String> = read(&self.shared.interfaces).clone();
+        let interfaces: Vec<String> = self.shared.interfaces.read().clone();
         let documents = self.changed_documents();
         let is_empty = taken.iter().all(|(_, delta)| delta.is_empty());
         let nothing_new = is_empty
             && documents.is_empty()
             && victims.is_empty()
             && interfaces.len() == self.numbers.interfaces;
-        let settings = read(&self.shared.settings).clone();
+        let settings = self.shared.settings.read().clone();
         let to_merge = self.to_merge(merge, &settings);
         if nothing_new && to_merge.is_none() {
             return Ok(false);
@@ -464,7 +464,7 @@ impl Writer {
             Some(writer.put_run(numbers.flushes, plan.entries(), plan.in_order(&deltas))?)
         };
         for (number, ledger) in plan.ledgers.iter().enumerate() {
-            if read(&self.shared.ledgers).get(number) != Some(ledger) {
+            if self.shared.ledgers.read().get(number) != Some(ledger) {
                 writer.put_ledger(number as InterfaceId, ledger)?;
             }
         }
@@ -479,7 +479,7 @@ impl Writer {
         self.numbers = numbers;
         stages.end("apply");
         stages.tell();
-        let mut known = lock(&self.shared.documents);
+        let mut known = self.shared.documents.lock();
         for (name, bytes) in documents {
             // Unless it was changed again meanwhile.
             if known.all.get(&name) == Some(&bytes) {
@@ -490,7 +490,7 @@ impl Writer {
     }
 
     fn changed_documents(&self) -> Vec<(String, Vec<u8>)> {
-        let documents = lock(&self.shared.documents);
+        let documents = self.shared.documents.lock();
         documents
             .changed
             .iter()
@@ -513,7 +513,7 @@ impl Writer {
             return Some(u64::MAX);
         }
         if store.merging().is_none() {
-            let clients = read(&self.shared.catalogue).len() as u64;
+            let clients = self.shared.catalogue.read().len() as u64;
             let is_due = runs.len() >= RUNS
                 || waiting >= clients.max(ENTRIES)
                 || self.last_checkpoint.elapsed() >= settings.checkpoint_interval;
@@ -535,35 +535,37 @@ impl Writer {
         statistics.journal_clients.store(waiting, Ordering::Relaxed);
         // Those that are in the blocks are not looked into any more.
         let oldest = store.runs().first().map_or(u64::MAX, |run| run.number);
-        let merged = read(&shared.catalogue).runs_up_to(oldest - 1);
+        let merged = shared.catalogue.read().runs_up_to(oldest - 1);
         if merged != 0 {
             let mut from = Some(0);
             while let Some(row) = from {
-                from = write(&shared.catalogue).leave_runs(merged, row);
+                from = shared.catalogue.write().leave_runs(merged, row);
             }
-            write(&shared.catalogue).forget_runs(merged);
+            shared.catalogue.write().forget_runs(merged);
             self.last_checkpoint = Instant::now();
             add(&statistics.checkpoints, 1);
         }
         let bit = match run {
             None => 0,
-            Some(run) => write(&shared.catalogue)
+            Some(run) => shared
+                .catalogue
+                .write()
                 .run(run, !plan.victims.is_empty())
                 .context("there are too many runs")?,
         };
         for changes in plan.changes.chunks(LOCKED) {
-            let mut catalogue = write(&shared.catalogue);
+            let mut catalogue = shared.catalogue.write();
             for change in changes {
                 let record = plan.news(deltas, change).record();
                 catalogue.absorb(&change.key, &record, bit);
             }
         }
         for victims in plan.victims.chunks(LOCKED) {
-            let mut catalogue = write(&shared.catalogue);
+            let mut catalogue = shared.catalogue.write();
             victims.iter().for_each(|key| catalogue.remove(key));
         }
         {
-            let mut servers = write(&shared.servers);
+            let mut servers = shared.servers.write();
             servers.extend(plan.servers);
             for key in &plan.servers_removed {
                 servers.remove(key);
@@ -571,7 +573,7 @@ impl Writer {
         }
         {
             // Others may have been added meanwhile.
-            let mut ledgers = write(&shared.ledgers);
+            let mut ledgers = shared.ledgers.write();
             for (known, ledger) in ledgers.iter_mut().zip(plan.ledgers) {
                 *known = ledger;
             }
@@ -609,10 +611,10 @@ impl Writer {
         self.flush(true, &[])?;
         let size = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |it| it.len());
         let before = size(&self.shared.path);
-        *write(&self.shared.readable) = None;
+        *self.shared.readable.write() = None;
         let result = self.compact_alone();
         if let Some(store) = &self.store {
-            *write(&self.shared.readable) = Some(store.readable());
+            *self.shared.readable.write() = Some(store.readable());
         }
         result?;
         Ok((before, size(&self.shared.path)))
@@ -702,7 +704,7 @@ mod tests {
     use super::{Ended, Writer};
     use crate::{
         history::{
-            FILE, Feed, History, Memory, Settings, lock,
+            FILE, Feed, History, Memory, Settings,
             made::{BEGIN, ask},
         },
         pipeline::Sink,
@@ -780,13 +782,13 @@ mod tests {
             store.writer()?.commit(writer.numbers.flushes + 1)?;
             Err(anyhow::anyhow!("told to"))
         });
-        assert!(lock(&writer.shared.state).failure.is_some());
+        assert!(writer.shared.state.lock().failure.is_some());
         for round in 2..4 {
             feed.exchange(&ask(7, BEGIN).exchange());
             writer.flush(false, &[]).unwrap();
             assert_eq!(exchanges(&writer), round);
         }
-        assert!(lock(&writer.shared.state).failure.is_none());
+        assert!(writer.shared.state.lock().failure.is_none());
         // A panic is no other case.
         writer.guarded(|_| panic!("told to"));
         feed.exchange(&ask(7, BEGIN).exchange());

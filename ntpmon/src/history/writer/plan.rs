@@ -11,7 +11,6 @@ use crate::history::{
     client::{ClientRecord, News},
     fold::{Delta, Unnamed},
     key::Key,
-    read,
     server::ServerRecord,
     session::SessionRecord,
     store::{self, Ledger},
@@ -117,7 +116,7 @@ impl Writer {
             self.doorkeeper = Doorkeeper::new(settings.max_clients);
         }
         let mut plan = Plan {
-            ledgers: read(&self.shared.ledgers).clone(),
+            ledgers: self.shared.ledgers.read().clone(),
             victims: victims.to_vec(),
             ..Plan::default()
         };
@@ -145,7 +144,7 @@ impl Writer {
         });
 
         let mut last: HashMap<Key, u64, RandomState> = HashMap::default();
-        let catalogue = read(&self.shared.catalogue);
+        let catalogue = self.shared.catalogue.read();
         plan.victims.retain(|key| match catalogue.exchanges(key) {
             Some(exchanges) => {
                 plan.ledgers[usize::from(key.interface())].forget(exchanges);
@@ -187,7 +186,7 @@ impl Writer {
         settings: &Settings,
     ) -> HashSet<Key, RandomState> {
         let mut refused: HashSet<Key, RandomState> = HashSet::default();
-        let catalogue = read(&self.shared.catalogue);
+        let catalogue = self.shared.catalogue.read();
         let reserve = settings.max_clients / 16;
         let mut room = settings.max_clients.saturating_sub(catalogue.len());
         let mut wanted = 0;
@@ -256,7 +255,7 @@ impl Writer {
     }
 
     fn plan_servers(&self, plan: &mut Plan, deltas: &[&mut Delta], settings: &Settings) {
-        let servers = read(&self.shared.servers);
+        let servers = self.shared.servers.read();
         let mut changed: BTreeMap<Key, ServerRecord> = BTreeMap::new();
         for delta in deltas {
             for (address, record) in &delta.servers {

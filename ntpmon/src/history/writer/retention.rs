@@ -12,9 +12,7 @@ use crate::{
     history::{
         add,
         key::{InterfaceId, Key},
-        read,
         rollup::Resolution,
-        write,
     },
     ntp::clock,
 };
@@ -32,9 +30,9 @@ impl Writer {
         }
         self.last_tidy = Instant::now();
         self.shared.orders.forget_unused();
-        let retention = read(&self.shared.settings).retention;
+        let retention = self.shared.settings.read().retention;
         if let Some(age) = retention.clients {
-            let catalogue = read(&self.shared.catalogue);
+            let catalogue = self.shared.catalogue.read();
             let newest = catalogue.newest();
             // A packet with a time that has not come yet makes nobody old.
             let today = clock::utc();
@@ -48,7 +46,7 @@ impl Writer {
                 let more = victims.len() == REMOVED_AT_ONCE;
                 self.flush(false, &victims)?;
                 // Who asked again meanwhile is still there.
-                let catalogue = read(&self.shared.catalogue);
+                let catalogue = self.shared.catalogue.read();
                 let gone = victims
                     .iter()
                     .filter(|key| !catalogue.contains(key))
@@ -66,11 +64,11 @@ impl Writer {
 
     fn tidy_small_tables(&mut self) -> Result<()> {
         let shared = &self.shared;
-        let retention = read(&shared.settings).retention;
+        let retention = shared.settings.read().retention;
         let today = clock::utc();
-        let interfaces = read(&shared.interfaces).len().min(self.numbers.interfaces);
+        let interfaces = shared.interfaces.read().len().min(self.numbers.interfaces);
         let servers: Vec<Key> = retention.servers.map_or_else(Vec::new, |age| {
-            let servers = read(&shared.servers);
+            let servers = shared.servers.read();
             let mut newest: HashMap<InterfaceId, i64> = HashMap::new();
             for (key, record) in servers.iter() {
                 let newest = newest.entry(key.interface()).or_insert(i64::MIN);
@@ -109,15 +107,15 @@ impl Writer {
             }
         }
         // Those that come are trimmed with their flush; here, what stays when none do.
-        let newest = read(&shared.catalogue).newest().into_iter().max();
+        let newest = shared.catalogue.read().newest().into_iter().max();
         let newest = newest.unwrap_or(i64::MIN).min(today);
-        let (most, before) = sessions_bounds(&read(&shared.settings), newest);
+        let (most, before) = sessions_bounds(&shared.settings.read(), newest);
         removed += writer.trim_sessions(most, before, SESSIONS_AT_ONCE)?;
         if removed > 0 {
             let flushes = self.numbers.flushes + 1;
             writer.commit(flushes)?;
             self.numbers.flushes = flushes;
-            let mut known = write(&self.shared.servers);
+            let mut known = self.shared.servers.write();
             for key in &servers {
                 known.remove(key);
             }
@@ -129,9 +127,15 @@ impl Writer {
     pub(super) fn clean_up(&mut self, before: i64, dry_run: bool) -> Result<Removed> {
         // What is not written yet belongs to it.
         self.flush(false, &[])?;
-        let clients =
-            read(&self.shared.catalogue).oldest(usize::MAX, |_, last_seen, _| last_seen < before);
-        let servers: Vec<Key> = read(&self.shared.servers)
+        let clients = self
+            .shared
+            .catalogue
+            .read()
+            .oldest(usize::MAX, |_, last_seen, _| last_seen < before);
+        let servers: Vec<Key> = self
+            .shared
+            .servers
+            .read()
             .iter()
             .filter(|(_, record)| record.last_seen() < before)
             .map(|(key, _)| *key)
@@ -180,7 +184,7 @@ impl Writer {
                 break;
             }
         }
-        let mut known = write(&self.shared.servers);
+        let mut known = self.shared.servers.write();
         for key in &servers {
             known.remove(key);
         }
