@@ -562,6 +562,29 @@ fn without_a_word_the_default_route_decides_as_soon_as_there_is_one() {
 }
 
 #[test]
+fn what_was_stopped_is_not_watched_as_the_default_routes_later() {
+    let pair = Pair::new().unwrap();
+    second_interface(&pair);
+    let memory = Memory::default();
+    let daemon = Daemon::remembering(&pair.client, watching(&[]), &memory);
+    assert_eq!(daemon.running(), [""; 0], "no default route");
+    daemon.stop(DEVICE).unwrap();
+    let route = format!("default via {}", Pair::SERVER);
+    pair.client.ip(&format!("route add {route}")).unwrap();
+    daemon.end();
+
+    let daemon = Daemon::remembering(&pair.client, watching(&[]), &memory);
+    assert_eq!(daemon.running(), [""; 0], "it was stopped");
+    // That says nothing of another.
+    pair.client.ip("route replace default dev veth1").unwrap();
+    daemon.wait_for_state("veth1", "the default route's turn", |state| {
+        *state == State::Running
+    });
+    assert_eq!(daemon.running(), ["veth1"]);
+    daemon.end();
+}
+
+#[test]
 fn another_configuration_changes_what_it_says_and_nothing_else() {
     let pair = Pair::new().unwrap();
     second_interface(&pair);

@@ -21,6 +21,7 @@ use std::{
 };
 
 use ntpmon_tests::{
+    attached,
     daemon::{Daemon, END, Home},
     namespace::Namespace,
     ntpmon::Ended,
@@ -206,6 +207,34 @@ fn a_reload_takes_what_can_be_taken_and_names_what_cannot() {
         running.daemon.end(libc::SIGTERM).unwrap().status.code(),
         Some(0)
     );
+}
+
+#[test]
+fn a_reload_is_over_when_the_interfaces_are_watched_that_it_names() {
+    let (namespace, home) = (Namespace::new().unwrap(), Home::new().unwrap());
+    // Several, for attaching to one is quick.
+    let pairs = [["veth0", "veth1"], ["veth2", "veth3"], ["veth4", "veth5"]];
+    for [one, other] in pairs {
+        namespace
+            .ip(&format!("link add {one} type veth peer name {other}"))
+            .unwrap();
+    }
+    let mut command = home
+        .command_watching(&namespace, &[], "127.0.0.1:0", &[])
+        .unwrap();
+    home.configure("interfaces = ['lo']\n").unwrap();
+    let mut daemon = home.start(&mut command).unwrap();
+    let names = pairs.concat();
+    home.configure(&format!("interfaces = {names:?}\n"))
+        .unwrap();
+    daemon.signal(libc::SIGHUP).unwrap();
+    daemon.wait_for_note("READY=1", 2).unwrap();
+    // Asked of the kernel: the daemon would answer after the rest of its work.
+    for name in names.iter().rev() {
+        let programs = attached::programs(&namespace, name).unwrap();
+        assert_eq!(programs.len(), 2, "{name}: {programs:?}");
+    }
+    assert_eq!(attached::programs(&namespace, "lo").unwrap(), [""; 0]);
 }
 
 #[test]

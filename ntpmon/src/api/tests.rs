@@ -677,10 +677,27 @@ async fn a_page_of_another_origin_changes_nothing_and_reads_only_where_allowed()
         "https://ops.example/path",
         "https://user@ops.example",
         "https://Ops.example",
+        "https://ops.example:",
+        "https://ops.example:https",
+        "https://:443",
+        "https://[::1",
+        "https://[:",
+        "https://",
+        "ftp://ops.example",
         "ftp",
         "",
     ] {
         assert!(wrong.parse::<Origin>().is_err(), "{wrong}");
+    }
+    // What is one here is one to the layer that lets it in.
+    for right in [
+        "http://localhost:3000",
+        "https://[::1]:8443",
+        "http://my_host",
+    ] {
+        assert!(right.parse::<Origin>().is_ok(), "{right}");
+        let layer = tower_http::csrf::CsrfLayer::new();
+        assert!(layer.add_trusted_origin(right).is_ok(), "{right}");
     }
 }
 
