@@ -160,6 +160,12 @@ impl Catalogue {
         self.changes
     }
 
+    /// Where the rows end.
+    #[must_use]
+    pub const fn rows(&self) -> Row {
+        self.keys.len() as Row
+    }
+
     /// Clients on an interface.
     #[must_use]
     pub fn count_on(&self, interface: InterfaceId) -> u64 {

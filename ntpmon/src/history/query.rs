@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -15,7 +15,7 @@ use parking_lot::RwLockReadGuard;
 use self::orders::FEW;
 use super::{
     History, Shared,
-    catalogue::{Catalogue, Filter, LOOKED_AT, Picked, Row, Sort},
+    catalogue::{Catalogue, Filter, LOOKED_AT, Picked, Row, SCANNED, Sort},
     client::ClientRecord,
     key::{InterfaceId, Key},
     rollup::{Count, Resolution, Rollup},
@@ -93,6 +93,8 @@ pub struct ClientPage {
     pub next_cursor: Option<String>,
 }
 
+/// Clients at the beginning of a list that are found without putting all in order.
+const FIRST: usize = 1000;
 /// How long an answer waits for a compaction.
 const COMPACTION: Duration = Duration::from_secs(5);
 
@@ -160,6 +162,54 @@ impl Shared {
         let next = part.last().filter(|_| end < all.len());
         let keys = part.iter().map(|it| it.key).collect();
         (keys, all.len() as u64, next.copied())
+    }
+
+    /// The beginning of a list of all clients, where they would have to be put in order for it: to
+    /// find the first ones takes some milliseconds.
+    fn first(self: &Arc<Self>, query: &ClientQuery) -> Option<Keys> {
+        let start = match query.part {
+            Part::Page(page) => position(page, query.size),
+            Part::After(None) => 0,
+            Part::After(Some(_)) => return None,
+        };
+        let end = start.saturating_add(query.size);
+        let clients = self.catalogue.read().len();
+        let is_quicker = query.filter.is_all() && end <= FIRST && clients > FEW;
+        if !is_quicker || query.sort == Sort::ClientIp || self.is_ready(query.sort) {
+            return None;
+        }
+        let most = end + 1;
+        let mut found: Vec<Cursor> = Vec::with_capacity(2 * most);
+        let mut last: Option<Cursor> = None;
+        let mut row = 0;
+        self.in_slices(|catalogue| {
+            let end = row + SCANNED as Row;
+            let (rows, more) = match catalogue.rows().checked_sub(end) {
+                Some(_) => (row..end, true),
+                None => (row..catalogue.rows(), false),
+            };
+            for row in rows {
+                let Some(here) = catalogue.picked(row, query) else {
+                    continue;
+                };
+                if last.is_some_and(|last| here.compare(&last, query).is_ge()) {
+                    continue;
+                }
+                found.push(here);
+                if found.len() == 2 * most {
+                    found.select_nth_unstable_by(most - 1, |one, other| one.compare(other, query));
+                    found.truncate(most);
+                    last = found.last().copied();
+                }
+            }
+            row = end;
+            more
+        });
+        found.sort_unstable_by(|one, other| one.compare(other, query));
+        let part = found.get(start..end.min(found.len())).unwrap_or_default();
+        let next = part.last().filter(|_| end < found.len());
+        let keys = part.iter().map(|it| it.key).collect();
+        Some((keys, clients as u64, next.copied()))
     }
 
     /// A part of all clients, or of those who were picked, in the order of their addresses.
@@ -316,6 +366,9 @@ impl History {
         if query.sort == Sort::ClientIp && matches!(query.part, Part::After(_)) {
             // Found by the address itself: whoever has gone since the page before is not missed.
             return Ok(shared.by_address(picked.as_deref(), query, cursor));
+        }
+        if let Some(keys) = shared.first(query) {
+            return Ok(keys);
         }
         let list = shared.list(query);
         let total = match picked {

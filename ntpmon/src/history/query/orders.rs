@@ -3,7 +3,7 @@
 //! asked for, and nobody holds the catalogue's lock while he looks at all of it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Weak},
     thread,
     time::{Duration, Instant},
@@ -27,6 +27,8 @@ pub(in super::super) struct Orders {
     made: Mutex<HashMap<Sort, Made>>,
     /// One at a time.
     making: Mutex<()>,
+    /// Those that are made before somebody needs them.
+    renewing: Mutex<HashSet<Sort>>,
     asked: Mutex<HashMap<Filter, Asked>>,
     /// As well: who comes second for the same finds it made.
     picking: Mutex<()>,
@@ -39,8 +41,6 @@ struct Made {
     at: Instant,
     took: Duration,
     used: Instant,
-    /// Another is being made.
-    renewing: bool,
 }
 
 /// What is known of a filter.
@@ -193,7 +193,7 @@ impl List {
 
 impl Shared {
     /// Looks at the catalogue until there is no more.
-    fn in_slices(&self, mut look: impl FnMut(&Catalogue) -> bool) {
+    pub(super) fn in_slices(&self, mut look: impl FnMut(&Catalogue) -> bool) {
         loop {
             let catalogue = self.catalogue.read();
             if !look(&catalogue) {
@@ -213,44 +213,70 @@ impl Shared {
     }
 
     fn order(self: &Arc<Self>, sort: Sort) -> Arc<Order> {
+        self.ready_order(sort)
+            .unwrap_or_else(|| self.make_order(sort))
+    }
+
+    /// Whether an order can be used without waiting until it is made. It is being made otherwise.
+    pub(super) fn is_ready(self: &Arc<Self>, sort: Sort) -> bool {
+        let is_ready = self.ready_order(sort).is_some();
+        if !is_ready {
+            self.renew(sort);
+        }
+        is_ready
+    }
+
+    /// An order that is new enough, if there is one. Where it is not quite new another is made for
+    /// those who come after.
+    fn ready_order(self: &Arc<Self>, sort: Sort) -> Option<Arc<Order>> {
         let now = Instant::now();
         let (changes, clients) = {
             let catalogue = self.catalogue.read();
             (catalogue.changes(), catalogue.len())
         };
-        let mut made = self.orders.made.lock();
-        if let Some(made) = made.get_mut(&sort) {
+        let (order, is_due) = {
+            let mut made = self.orders.made.lock();
+            let made = made.get_mut(&sort)?;
             made.used = now;
             let age = now.duration_since(made.at);
-            let order = Arc::clone(&made.order);
-            if order.changes == changes {
-                return order;
+            let is_current = made.order.changes == changes;
+            if !is_current && (clients <= FEW || age >= OLDEST) {
+                return None;
             }
-            if clients > FEW && age < OLDEST {
-                if age > RENEWED.0.max(made.took * RENEWED.1) && !made.renewing {
-                    made.renewing = true;
-                    let shared = Arc::clone(self);
-                    let renewing = thread::Builder::new()
-                        .name("orders".to_owned())
-                        .spawn(move || drop(shared.make_order(sort)));
-                    made.renewing = renewing.is_ok();
-                }
-                return order;
-            }
+            let is_due = !is_current && age > RENEWED.0.max(made.took * RENEWED.1);
+            (Arc::clone(&made.order), is_due)
+        };
+        if is_due {
+            self.renew(sort);
         }
-        drop(made);
-        self.make_order(sort)
+        Some(order)
+    }
+
+    /// Makes an order on a thread of its own, unless that is being done.
+    fn renew(self: &Arc<Self>, sort: Sort) {
+        if !self.orders.renewing.lock().insert(sort) {
+            return;
+        }
+        let shared = Arc::clone(self);
+        let renewing = thread::Builder::new()
+            .name("orders".to_owned())
+            .spawn(move || {
+                drop(shared.make_order(sort));
+                shared.orders.renewing.lock().remove(&sort);
+            });
+        if renewing.is_err() {
+            self.orders.renewing.lock().remove(&sort);
+        }
     }
 
     fn make_order(&self, sort: Sort) -> Arc<Order> {
         let asked = Instant::now();
         let _one = self.orders.making.lock();
         let changes = self.catalogue.read().changes();
-        if let Some(made) = self.orders.made.lock().get_mut(&sort) {
+        if let Some(made) = self.orders.made.lock().get(&sort) {
             // Somebody else was quicker. What has changed since it was begun does not matter to
             // those who had asked before: else each of them would make another, in turn.
             if made.order.changes == changes || made.at >= asked {
-                made.renewing = false;
                 return Arc::clone(&made.order);
             }
         }
@@ -264,7 +290,6 @@ impl Shared {
             at,
             took: at.elapsed(),
             used: Instant::now(),
-            renewing: false,
         };
         self.orders.made.lock().insert(sort, made);
         order

@@ -263,6 +263,41 @@ fn the_pages_of_a_list_by_number_and_by_cursor_have_each_picked_client_once_and_
 }
 
 #[test]
+fn the_first_pages_are_the_same_while_the_order_is_not_made_yet() {
+    let directory = TempDir::new().unwrap();
+    let mut state = 7;
+    let history = history(&directory, &mut state);
+    for sort in SORTS {
+        for descending in [false, true] {
+            let mut query = ClientQuery {
+                filter: Filter::default(),
+                sort,
+                descending,
+                part: Part::Page(1),
+                size: 300,
+            };
+            let expected = expected(&history, &query);
+            for page in 1..=5 {
+                // The last ones are too far from the beginning.
+                history.0.orders.forget();
+                query.part = Part::Page(page);
+                let (keys, total, next) = history.keys(&query).unwrap();
+                let start = (page as usize - 1) * query.size;
+                assert!(keys == expected[start..start + query.size], "{query:?}");
+                assert_eq!(total, expected.len() as u64);
+                query.part = next.map_or(Part::Page(1), |next| {
+                    Part::After(Some(next.to_text(&query)))
+                });
+                let (after, ..) = history.keys(&query).unwrap();
+                let start = start + query.size;
+                assert!(after == expected[start..start + query.size], "{query:?}");
+            }
+        }
+    }
+    history.stop();
+}
+
+#[test]
 fn a_filtered_list_that_is_read_by_cursors_has_each_who_stays_as_it_is_while_others_do_not() {
     let directory = TempDir::new().unwrap();
     let mut state = 2;
