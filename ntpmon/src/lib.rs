@@ -21,4 +21,5 @@ pub mod ntp;
 mod output;
 pub mod pipeline;
 pub mod privileges;
+pub mod scheduling;
 pub mod tokens;

@@ -37,7 +37,7 @@ use crate::{
     config::{Config, DEFAULT_FILE, KEYS, Loaded, Sources},
     data_directory::DataDirectory,
     logging::{self, Logging},
-    privileges,
+    privileges, scheduling,
     tokens::Tokens,
 };
 
@@ -76,6 +76,7 @@ pub fn run(sources: Sources) -> Result<()> {
     let runtime = runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("ntpmon")
+        .on_thread_start(scheduling::answer_soon)
         .build()
         .context("starting the runtime")?;
     let daemon = Daemon {

@@ -15,8 +15,12 @@ use super::{
 };
 use crate::ntp::ClientClock;
 
+mod order;
 #[cfg(test)]
 mod tests;
+
+use order::Placed;
+pub use order::{Order, Unordered};
 
 /// The place of a client in the catalogue; another's after it was removed.
 pub type Row = u32;
@@ -612,15 +616,14 @@ impl Catalogue {
         if unordered.sort == Sort::ClientIp {
             let all = Filter::default();
             let (found, next) = self.after_key(unordered.after, false, &all, usize::MAX);
-            unordered
-                .rows
-                .extend(found.iter().map(|(_, row)| (0, *row)));
+            let found = found.iter().map(|(_, row)| Placed::new(0, *row));
+            unordered.rows.extend(found);
             unordered.after = next;
             return next.is_some();
         }
         let end = (begin + SCANNED).min(self.keys.len());
         let rows = (begin as Row..end as Row).filter(|row| self.flags[*row as usize] & LIVE != 0);
-        let rows = rows.map(|row| (self.value(row, unordered.sort), row));
+        let rows = rows.map(|row| Placed::new(self.value(row, unordered.sort), row));
         unordered.rows.extend(rows);
         unordered.looked_at = end;
         end < self.keys.len()
@@ -730,116 +733,5 @@ impl Picked {
                 Some((place * Self::WORD + bit) as Row)
             })
         })
-    }
-}
-
-/// See [`Catalogue::gather`].
-#[derive(Debug)]
-pub struct Unordered {
-    sort: Sort,
-    changes: u64,
-    rows: Vec<(u64, Row)>,
-    /// Rows that were looked at, or after whom to go on where they are in the order of their keys.
-    looked_at: usize,
-    after: Option<Key>,
-}
-
-impl Unordered {
-    /// Nobody yet, with room for so many: it would be made while others wait.
-    #[must_use]
-    pub fn new(sort: Sort, clients: usize) -> Self {
-        Self {
-            sort,
-            changes: 0,
-            rows: Vec::with_capacity(clients),
-            looked_at: 0,
-            after: None,
-        }
-    }
-
-    /// Sorts.
-    #[must_use]
-    pub fn sort(mut self) -> Order {
-        if self.sort != Sort::ClientIp {
-            self.rows.sort_unstable();
-        }
-        let known = self.rows.partition_point(|(value, _)| *value != u64::MAX);
-        let values = if self.sort == Sort::ClientIp {
-            Vec::new()
-        } else {
-            self.rows.iter().map(|(value, _)| *value).collect()
-        };
-        Order {
-            changes: self.changes,
-            known,
-            values,
-            rows: self.rows.into_iter().map(|(_, row)| row).collect(),
-        }
-    }
-}
-
-/// All clients in an order, each as it was when it was looked at. Since then some may have gone, and
-/// others come into their rows.
-#[derive(Debug, Default)]
-pub struct Order {
-    /// What [`Catalogue::changes`] was when that was begun.
-    pub changes: u64,
-    /// The least first; from here on it is not known.
-    known: usize,
-    values: Vec<u64>,
-    rows: Vec<Row>,
-}
-
-impl Order {
-    /// How many there are.
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    /// How many of them have a value that is known.
-    #[must_use]
-    pub const fn known(&self) -> usize {
-        self.known
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
-    /// Their rows, the least first.
-    #[must_use]
-    pub fn rows(&self) -> &[Row] {
-        &self.rows
-    }
-
-    /// What stands at a position, with its value: the least first, or the greatest, and in either
-    /// case what is not known at the end.
-    #[must_use]
-    pub fn at(&self, position: usize, descending: bool) -> Option<(u64, Row)> {
-        let place = if descending && position < self.known {
-            self.known - 1 - position
-        } else {
-            position
-        };
-        let row = *self.rows.get(place)?;
-        Some((self.values.get(place).copied().unwrap_or_default(), row))
-    }
-
-    /// The position after a row that had a value.
-    #[must_use]
-    pub fn after(&self, value: u64, row: Row, descending: bool) -> usize {
-        let place = self.values.partition_point(|it| *it < value);
-        let same = self.values[place..].partition_point(|it| *it == value);
-        // Rows of one value are in their own order.
-        let rows = &self.rows[place..place + same];
-        if descending && value != u64::MAX {
-            let before = rows.partition_point(|it| *it < row);
-            self.known - (place + before)
-        } else {
-            place + rows.partition_point(|it| *it <= row)
-        }
     }
 }

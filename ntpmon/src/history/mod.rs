@@ -109,7 +109,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             flush_interval: Duration::from_secs(1),
-            batch_size: 250_000,
+            batch_size: 200_000,
             checkpoint_interval: Duration::from_secs(300),
             max_clients: 1_000_000,
             max_servers: 16_384,

@@ -18,6 +18,7 @@ use super::{
     },
     ClientQuery,
 };
+use crate::scheduling;
 
 /// Orders of all clients, kept for as long as they are asked for. Making one of a million clients
 /// takes some 100 ms, so under load a list may be some seconds behind; each client's own record is
@@ -261,6 +262,7 @@ impl Shared {
         let renewing = thread::Builder::new()
             .name("orders".to_owned())
             .spawn(move || {
+                scheduling::let_others_go_first();
                 drop(shared.make_order(sort));
                 shared.orders.renewing.lock().remove(&sort);
             });
@@ -346,9 +348,9 @@ impl Shared {
         for (chunk, rows) in order.rows().chunks(found.len()).enumerate() {
             // Which of them are picked nobody can guess: a branch would take longer.
             let mut count = 0;
-            for (place, row) in rows.iter().enumerate() {
+            for (place, placed) in rows.iter().enumerate() {
                 found[count] = (chunk * found.len() + place) as u32;
-                count += usize::from(picked.has(*row));
+                count += usize::from(picked.has(placed.row));
             }
             places.extend_from_slice(&found[..count]);
         }

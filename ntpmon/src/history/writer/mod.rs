@@ -29,7 +29,7 @@ use super::{
     store::{self, MAX_RUNS, OpenError, Reader, RunSize, Store},
     verify::{self, Verified},
 };
-use crate::ntp::clock;
+use crate::{ntp::clock, scheduling};
 use anyhow::{Context, Result, anyhow};
 use parking_lot::Mutex;
 
@@ -96,8 +96,6 @@ const RETRIES: [Duration; 5] = [
 ];
 /// Failures in a row that are not the disk's fault, after which the file is looked through.
 const FAULTS: usize = 3;
-/// How much the writer lets others go first.
-const NICE: i32 = 5;
 /// What a session takes in the file besides its record.
 const SESSION_OVERHEAD: u64 = 16;
 
@@ -153,10 +151,7 @@ impl Writer {
     }
 
     pub(super) fn run(mut self, requests: &Receiver<Request>) {
-        // Of Linux's threads each has its own: who asks, or empties a ring, goes first.
-        if let Err(error) = rustix::process::nice(NICE) {
-            tracing::debug!(%error, "lowering the priority of the thread that writes");
-        }
+        scheduling::let_others_go_first();
         let _ended = Ended(Arc::clone(&self.shared));
         let mut begun = Instant::now();
         loop {

@@ -22,6 +22,7 @@ use super::{Common, Ended, Options, output_file::Output};
 use crate::{
     netlink::Changes,
     pipeline::{Host, Sink},
+    scheduling,
 };
 
 /// What is known at start.
@@ -158,7 +159,11 @@ impl Control {
         let worker = Worker::new(setup, host.clone(), sink, remember);
         thread::Builder::new()
             .name("monitor".to_owned())
-            .spawn(move || runtime.block_on(worker.run(receiver, changes)))
+            .spawn(move || {
+                // Those that empty the rings are made by this one.
+                scheduling::as_others();
+                runtime.block_on(worker.run(receiver, changes));
+            })
             .context("starting the thread that owns the captures")?;
         Ok(Self { requests, host })
     }

@@ -11,6 +11,7 @@ use ntpmon::{
     api::{self, Components, Process, SharedTokens},
     history::History,
     monitor::control::{Control, Setup},
+    scheduling,
     tokens::Tokens,
 };
 use tokio::{runtime::Runtime, sync::oneshot, task::JoinHandle};
@@ -26,6 +27,7 @@ impl Served {
     pub(super) fn start(history: History) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
+            .on_thread_start(scheduling::answer_soon)
             .build()?;
         let listener = TcpListener::bind("127.0.0.1:0").context("binding to loopback")?;
         let address = listener.local_addr()?;
