@@ -32,7 +32,7 @@ const CLIENTS: u32 = 1_000_000;
 /// Exchanges a second while questions are asked, from all clients alike.
 const RATE: u64 = 500_000;
 /// How long each question is asked.
-const ASKED: Duration = Duration::from_secs(6);
+const ASKED: Duration = Duration::from_secs(10);
 /// In the table of growth.
 const GROWTH: [u32; 4] = [10_000, 100_000, 1_000_000, 5_000_000];
 /// Forged clients, real ones beside them, and how often those ask.
@@ -164,6 +164,17 @@ pub(crate) fn serve(directory: &Path) -> Result<()> {
     );
     served.stop();
     history.stop();
+    let waiting = history.service_statistics().journal_clients;
+    drop(history);
+    let begun = Instant::now();
+    let history = open(directory, CLIENTS)?;
+    let start = begun.elapsed();
+    figures.add(
+        "start after the load",
+        format!("{} ms, with {waiting} changes in runs", start.as_millis()),
+        json!({ "seconds": seconds(start), "waiting": waiting }),
+    );
+    history.stop();
     println!("{}", serde_json::to_string(&figures)?);
     Ok(())
 }
@@ -222,6 +233,8 @@ fn under_load(history: &History, figures: &mut Figures) -> Result<()> {
     );
     let peak = peak.end();
     figures.add("resident memory, peak", format!("{peak} MB"), json!(peak));
+    let file = after.database_bytes >> 20;
+    figures.add("file", format!("{file} MB"), json!(file));
     served.stop();
     Ok(())
 }
