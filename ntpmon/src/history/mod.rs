@@ -160,6 +160,8 @@ struct Shared {
     feeds: Mutex<Vec<Arc<Mutex<Delta>>>>,
     /// A ring has more than can wait for the flush interval.
     hurried: AtomicBool,
+    /// What takes long is to leave off: there are seconds until the end.
+    ending: AtomicBool,
     interfaces: RwLock<Vec<String>>,
     documents: Mutex<Documents>,
     /// Nothing while the file cannot be used.
@@ -255,6 +257,7 @@ impl History {
             writer: Mutex::default(),
             feeds: Mutex::default(),
             hurried: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
             interfaces: RwLock::default(),
             documents: Mutex::default(),
             readable: RwLock::default(),
@@ -344,6 +347,7 @@ impl History {
     pub fn stop(&self) {
         let thread = self.0.writer.lock().take();
         if let Some(thread) = thread {
+            self.0.ending.store(true, Ordering::Release);
             let _ = self.0.requests.send(Request::Stop);
             if thread.join().is_err() {
                 tracing::error!("the thread that writes the history had died");

@@ -221,6 +221,8 @@ impl Writer {
         if let Err(error) = result
             && self.store.is_some()
             && self.failures == 0
+            // Or it was only left off; the last flush finds out.
+            && !self.shared.ending.load(Ordering::Acquire)
         {
             self.close();
             let _ = self.failed(error);
@@ -254,6 +256,7 @@ impl Writer {
         for _ in 0..2 {
             let has_runs = self.store.as_ref().is_some_and(|it| !it.runs().is_empty());
             if merge && has_runs {
+                self.go_on()?;
                 self.flush_once(true, &[])?;
             }
         }
@@ -302,6 +305,14 @@ impl Writer {
                 let _ = self.reopen();
                 self.failed(error)
             }
+        }
+    }
+
+    /// Ends work that somebody asked for and that can be left off.
+    fn go_on(&self) -> Result<()> {
+        match self.shared.ending.load(Ordering::Acquire) {
+            true => Err(anyhow!("left off: ntpmon ends")),
+            false => Ok(()),
         }
     }
 
@@ -411,8 +422,8 @@ impl Writer {
             && victims.is_empty()
             && interfaces.len() == self.numbers.interfaces;
         let settings = self.shared.settings.read().clone();
-        let to_merge = self.to_merge(merge, &settings);
-        if nothing_new && to_merge.is_none() {
+        let part = self.part_due(merge, &settings);
+        if nothing_new && part.is_none() {
             return Ok(false);
         }
         let mut stages = Stages::new();
@@ -449,7 +460,7 @@ impl Writer {
             writer.trim_sessions(most, before, at_once)?;
         }
         stages.end("small");
-        if let Some(most) = to_merge {
+        if let Some(most) = part {
             writer.merge(most)?;
             stages.end("merge");
         }
@@ -495,7 +506,7 @@ impl Writer {
 
     /// How many entries of the runs are to be put into the blocks with a flush; nothing where it is
     /// not time for that.
-    fn to_merge(&mut self, all: bool, settings: &Settings) -> Option<u64> {
+    fn part_due(&mut self, all: bool, settings: &Settings) -> Option<u64> {
         let store = self.store.as_ref()?;
         let runs = store.runs();
         let entries = |runs: &[RunSize]| runs.iter().map(|run| run.clients).sum::<u64>();
@@ -617,12 +628,12 @@ impl Writer {
 
     /// Waits for those who still read, then has the file to itself.
     fn compact_alone(&mut self) -> Result<()> {
-        let store = self.store.as_mut().context("the database is not open")?;
         let end = Instant::now() + Duration::from_secs(5);
         loop {
+            let store = self.store.as_mut().context("the database is not open")?;
             match store.compact() {
                 // It does a bounded part each time.
-                Ok(true) => {}
+                Ok(true) => self.go_on()?,
                 Ok(false) => return Ok(()),
                 Err(error) if Instant::now() >= end => return Err(error),
                 Err(_) => thread::sleep(Duration::from_millis(20)),
@@ -692,7 +703,10 @@ fn rollups(deltas: &[&Delta]) -> BTreeMap<(Resolution, InterfaceId, i64), Rollup
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, sync::Arc};
+    use std::{
+        fs,
+        sync::{Arc, atomic::Ordering},
+    };
 
     use tempfile::TempDir;
 
@@ -710,6 +724,7 @@ mod tests {
         let history = History::open(directory.path(), Settings::default()).unwrap();
         history.stop();
         let shared = Arc::clone(&history.0);
+        shared.ending.store(false, Ordering::Release);
         let (store, memory) = Memory::open(&shared.path, 1 << 20).unwrap();
         let numbers = shared.remember(&store, memory);
         (Writer::new(shared, store, numbers), history.feed("eth0"))
@@ -789,6 +804,24 @@ mod tests {
         feed.exchange(&ask(7, BEGIN).exchange());
         writer.flush(true, &[]).unwrap();
         assert_eq!(exchanges(&writer), 4);
+    }
+
+    #[test]
+    fn what_takes_long_is_left_off_at_the_end_and_the_last_flush_is_written() {
+        let directory = TempDir::new().unwrap();
+        let (mut writer, mut feed) = alone(&directory);
+        feed.exchange(&ask(7, BEGIN).exchange());
+        writer.flush(false, &[]).unwrap();
+        writer.shared.ending.store(true, Ordering::Release);
+        for error in [
+            writer.compact().unwrap_err(),
+            writer.clean_up(i64::MAX, false).unwrap_err(),
+        ] {
+            assert!(error.to_string().contains("left off"), "{error:#}");
+        }
+        feed.exchange(&ask(7, BEGIN).exchange());
+        writer.flush(false, &[]).unwrap();
+        assert_eq!(exchanges(&writer), 2);
     }
 
     #[test]

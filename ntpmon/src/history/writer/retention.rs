@@ -162,9 +162,11 @@ impl Writer {
             return Ok(removed);
         }
         for victims in clients.chunks(REMOVED_AT_ONCE) {
+            self.go_on()?;
             self.flush(false, victims)?;
         }
         loop {
+            self.go_on()?;
             let store = self.store.as_mut().context("the database is not open")?;
             let writer = store.writer()?;
             let sessions = writer.trim_sessions(u64::MAX, before, SESSIONS_AT_ONCE)?;
