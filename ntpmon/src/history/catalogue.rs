@@ -456,7 +456,7 @@ impl Catalogue {
             })
     }
 
-    /// Looks at the rows that follow on those that were looked at, at most [`SCANNED`] of them.
+    /// Looks at the rows that follow on those that were looked at, at most `SCANNED` of them.
     /// Returns whether there are more.
     pub fn pick(&self, filter: &Filter, picked: &mut Picked) -> bool {
         let begin = picked.words.len() * Picked::WORD;

@@ -28,7 +28,7 @@ impl Placed {
     }
 }
 
-/// See [`Catalogue::gather`].
+/// See [`super::Catalogue::gather`].
 #[derive(Debug)]
 pub struct Unordered {
     pub(super) sort: Sort,
@@ -70,7 +70,7 @@ impl Unordered {
 /// others come into their rows.
 #[derive(Debug, Default)]
 pub struct Order {
-    /// What [`Catalogue::changes`] was when that was begun.
+    /// What [`super::Catalogue::changes`] was when that was begun.
     pub changes: u64,
     /// The least first; from here on it is not known.
     known: usize,

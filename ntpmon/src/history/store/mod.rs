@@ -8,7 +8,7 @@
 //! | interfaces | number | name |
 //! | ledgers | interface | what no client's record holds any more, or ever held |
 //! | clients | address and interface of the first | a block of up to 71 clients, in order |
-//! | run 0…1, run 0…2 | address and interface of the first | what came of clients, see [`run`] |
+//! | run 0…1, run 0…2 | address and interface of the first | what came of clients, see run.rs |
 //! | servers | address and interface | server |
 //! | rollups | resolution, interface, start in seconds | rollup |
 //! | sessions | number | session |
