@@ -35,8 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How often the daemon is killed.
 const LIVES: u64 = 100;
-/// How long it lives after it was ready, at most; and longer now and then, so that the journal is
-/// merged too.
+/// How long it lives after it was ready, at most; and longer now and then, so that what
+/// came is merged too.
 const LIFE: Duration = Duration::from_millis(300);
 const LONGER: Duration = Duration::from_millis(900);
 const LONGER_EVERY: u64 = 10;
@@ -47,7 +47,7 @@ const START: Duration = Duration::from_millis(600);
 const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 /// What passes on a busy machine until a thread that should run does, and a flush is written.
 const BUSY: Duration = Duration::from_millis(100);
-/// Flushes go into a journal, which is merged this often: both are to be interrupted. Few sessions
+/// Flushes go into runs, which are merged this often: both are to be interrupted. Few sessions
 /// are kept one by one, since all are read after each life.
 const CONFIGURATION: &str = "[history]
 flush_interval_seconds = 0.1

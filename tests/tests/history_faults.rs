@@ -355,7 +355,8 @@ fn a_file_with_damage_anywhere_is_used_or_put_aside_and_writing_goes_on() {
 #[test]
 fn what_was_flushed_is_there_whenever_the_process_is_killed() {
     const KILLS: usize = 100;
-    const CLIENTS: u32 = 3000;
+    // Enough that what came is merged in parts.
+    const CLIENTS: u32 = 24_000;
     let directory = TempDir::new().unwrap();
     let settings = Settings {
         max_clients: CLIENTS as usize,
@@ -363,7 +364,7 @@ fn what_was_flushed_is_there_whenever_the_process_is_killed() {
         ..settings()
     };
     let mut random = Random(3);
-    let (mut before, mut longest, mut begun) = (0, Duration::ZERO, 0);
+    let (mut before, mut longest, mut begun, mut merging) = (0, Duration::ZERO, 0, 0);
     for kill in 0..KILLS {
         let mut child = Command::new(env!("CARGO_BIN_EXE_feed_history"))
             .arg(directory.path())
@@ -407,10 +408,14 @@ fn what_was_flushed_is_there_whenever_the_process_is_killed() {
         }
         assert!(verified.clients <= u64::from(CLIENTS));
         begun += usize::from(flushed > 0);
+        merging += usize::from(verified.merging);
         before = now;
         history.stop();
     }
     assert_eq!(names(directory.path()), [FILE]);
     assert!(begun > KILLS / 3, "only {begun} had flushed something");
-    println!("{before} exchanges, {begun} flushed, opened in {longest:?} at most");
+    assert!(merging > 3, "only {merging} were killed amid a merge");
+    println!(
+        "{before} exchanges, {begun} flushed, {merging} amid a merge, opened in {longest:?} at most"
+    );
 }

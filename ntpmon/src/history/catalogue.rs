@@ -248,10 +248,10 @@ impl Catalogue {
         Some(1 << slot)
     }
 
-    /// The bits of the runs up to a number: they are in the blocks now.
+    /// The bits of the runs before a number: they are in the blocks now.
     #[must_use]
-    pub fn runs_up_to(&self, number: u64) -> u64 {
-        self.slots.bits(|it| it <= number)
+    pub fn runs_before(&self, number: u64) -> u64 {
+        self.slots.bits(|it| it < number)
     }
 
     /// Forgets that some clients are in these runs. Says whether there are more rows from `from` on,
@@ -348,7 +348,8 @@ impl Catalogue {
         self.describe(row, record);
     }
 
-    /// As [`ClientRecord::absorb`] does it.
+    /// As [`ClientRecord::absorb`] does it, each time at once: the mean interval is not quite that of
+    /// the record, which several flushes may have been put together for.
     fn update(&mut self, row: usize, later: &ClientRecord) {
         let is_last = later.last_seen() >= self.last_seen[row];
         self.interval[row] = mean_interval(

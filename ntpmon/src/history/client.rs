@@ -1,5 +1,5 @@
-//! What is kept of a client: one fixed layout for what one flush interval brings, what the journal
-//! holds and what the table holds. A later record is put onto an earlier one by
+//! What is kept of a client: one fixed layout for what one flush interval brings, what runs hold and
+//! what blocks hold. A later record is put onto an earlier one by
 //! [`ClientRecord::absorb`], so that all three are made by the same few lines.
 
 use ntpmon_common::{Mode, NtpHeader, Timestamp};
@@ -310,7 +310,9 @@ impl ClientRecord {
     }
 
     /// Puts what came later onto this. (Where files are read in another order, "later" may hold
-    /// older packets: times and what describes the client are still right.)
+    /// older packets: times and what describes the client are still right.) Counts and times are
+    /// the same whatever was put together first; the mean interval and the quantiles are as good,
+    /// not the same.
     pub fn absorb(&mut self, later: &Self) {
         let is_last = later.last_seen() >= self.last_seen();
         let sessions = later.sessions.get();

@@ -304,7 +304,7 @@ impl History {
         })?
     }
 
-    /// As [`Self::flush`], and empties the journal.
+    /// As [`Self::flush`], and puts what is in runs into the blocks.
     ///
     /// # Errors
     /// As there.
@@ -455,7 +455,9 @@ impl Shared {
         self.statistics
             .journal_clients
             .store(waiting, Ordering::Relaxed);
-        *self.catalogue.write() = memory.catalogue;
+        let old = std::mem::replace(&mut *self.catalogue.write(), memory.catalogue);
+        // Takes a while, and nobody waits for it.
+        drop(old);
         self.orders.forget();
         *self.readable.write() = Some(store.readable());
         numbers

@@ -28,7 +28,9 @@ pub struct Verified {
     /// Blocks of clients.
     pub blocks: u64,
     /// What came of clients and is not in the blocks yet: entries of all runs.
-    pub journaled: u64,
+    pub in_runs: u64,
+    /// Whether a part of the runs is in the blocks.
+    pub merging: bool,
     /// Servers.
     pub servers: u64,
     /// Sessions that were kept one by one.
@@ -327,7 +329,8 @@ fn clients(
 ) -> Result<()> {
     let catalogue = shared.catalogue.read();
     let runs = reader.runs()?;
-    verified.journaled = runs.iter().map(|run| run.clients).sum();
+    verified.merging = reader.merging()?.is_some();
+    verified.in_runs = runs.iter().map(|run| run.clients).sum();
     problems.equal(&store.runs(), &&runs[..], || {
         "runs in memory and in the file".to_owned()
     });

@@ -73,13 +73,13 @@ const DOCUMENTS: TableDefinition<&str, &[u8]> = TableDefinition::new("documents"
 /// Of all tables together. A database with a larger number was written by a newer ntpmon.
 const LAYOUT: u64 = 2;
 
-/// A client in a block, or in the journal.
+/// A client in a block, or in a run.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Entry {
     /// Who.
     pub key: Key,
-    /// What is known, or in the journal what came since.
+    /// What is known, or in a run what came.
     pub record: ClientRecord,
 }
 
@@ -90,6 +90,8 @@ const SMALL: usize = MAX_BLOCK / 4;
 /// Clients in a run, up to which the next flush is added to it: many small ones would have to be
 /// looked into.
 const SMALL_RUN: u64 = if cfg!(test) { 2000 } else { 8192 };
+/// And as long as it is not so many times as large: it is written anew for that.
+const GROWTH: u64 = 16;
 /// Runs that there may be: each client has a bit for each.
 pub(super) const MAX_RUNS: usize = 64;
 
@@ -343,7 +345,7 @@ impl Store {
         client: impl FnMut(&Key, &ClientRecord, u64),
     ) -> Result<Loaded, OpenError> {
         let damaged = |error: anyhow::Error| OpenError::Damaged {
-            why: format!("{error:#}"),
+            why: format!("reading {}: {error:#}", path.display()),
         };
         let reader = self.readable().reader().map_err(damaged)?;
         let meta = |name| reader.meta(name).map_err(damaged);

@@ -96,8 +96,12 @@ impl Reader {
             runs.push(RunSize { number, clients });
         }
         runs.sort_unstable_by_key(|run| run.number);
-        if runs.len() > MAX_RUNS {
-            bail!("there are {} runs of clients", runs.len());
+        if runs.len() > MAX_RUNS || runs.first().is_some_and(|run| run.number == 0) {
+            bail!(
+                "there are {} runs of clients, the first of them {:?}",
+                runs.len(),
+                runs.first()
+            );
         }
         Ok(runs)
     }
@@ -116,8 +120,10 @@ impl Reader {
     /// Runs from a key on, side by side.
     pub(super) fn merge(&self, runs: &[(u64, Option<Key>)]) -> Result<Merge> {
         let cursors = runs.iter().map(|(number, from)| {
-            let table = self.run(*number)?.context("a run is missing")?;
-            Cursor::new(&table, from.as_ref())
+            let cursor = self
+                .run(*number)
+                .and_then(|table| Cursor::new(&table.context("it is missing")?, from.as_ref()));
+            cursor.with_context(|| format!("the run of flush {number}"))
         });
         Ok(Merge::new(cursors.collect::<Result<_>>()?))
     }
@@ -147,12 +153,12 @@ impl Reader {
             let entries = entries(bytes.value())?;
             let first: Key = zerocopy::transmute!(*key.value());
             if entries.first().is_none_or(|entry| entry.key != first) {
-                bail!("a block of clients does not begin with its key");
+                bail!("the block of {} does not begin with it", first.ip());
             }
             block(&first, entries);
             for entry in entries {
                 if last.is_some_and(|last| last >= entry.key) {
-                    bail!("clients are out of order");
+                    bail!("{} is out of order", entry.key.ip());
                 }
                 last = Some(entry.key);
                 while let Some(sum) = merge.next_before(Some(&entry.key))? {
@@ -380,7 +386,8 @@ impl Clients<'_> {
                 Slot::Vacant(slot) => slot.insert(self.reader.run(number)?.map(Run::new)),
             };
             if let Some(run) = run {
-                run.put_onto(key, &mut record)?;
+                run.put_onto(key, &mut record)
+                    .with_context(|| format!("{} in the run of flush {number}", key.ip()))?;
             }
         }
         Ok(record)

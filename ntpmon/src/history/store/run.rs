@@ -170,7 +170,9 @@ impl<'t> RunWriter<'t> {
 
     /// Adds a client, which comes after all that were added before.
     pub(super) fn push(&mut self, key: Key, found: Found<'_>) -> Result<()> {
-        debug_assert!(self.last.is_none_or(|last| last < key));
+        if self.last.is_some_and(|last| last >= key) {
+            bail!("{} would be out of order", key.ip());
+        }
         self.last = Some(key);
         let size = size_of::<Header>()
             + self.removed.as_bytes().len()
@@ -235,7 +237,7 @@ type Guard = AccessGuard<'static, &'static [u8]>;
 /// A run that is looked into, with the chunk that was used last: neighbours cost little.
 pub(super) struct Run {
     table: ReadOnlyTable<&'static [u8; 18], &'static [u8]>,
-    /// The chunk, its first key, and the first of the next.
+    /// The chunk and its last key.
     chunk: Option<(Guard, Key)>,
 }
 
@@ -346,7 +348,7 @@ impl Cursor {
             }
             if let Some(next) = self.next {
                 if last.is_some_and(|last| last >= next) {
-                    bail!("what came of clients is out of order");
+                    bail!("{} is out of order", next.ip());
                 }
                 return Ok(());
             }

@@ -9,8 +9,8 @@ use redb::{
 use zerocopy::IntoBytes;
 
 use super::{
-    CLIENTS, DOCUMENTS, Entry, INTERFACES, LEDGERS, Ledger, MARKS, MAX_BLOCK, META, Merging,
-    ROLLUPS, Readable, RunSize, SERVERS, SESSIONS, SMALL, SMALL_RUN, State, entries,
+    CLIENTS, DOCUMENTS, Entry, GROWTH, INTERFACES, LEDGERS, Ledger, MARKS, MAX_BLOCK, META,
+    Merging, ROLLUPS, Readable, RunSize, SERVERS, SESSIONS, SMALL, SMALL_RUN, State, entries,
     merge::{Merge, Sum},
     read::session,
     run::{self, Found, RunWriter},
@@ -258,8 +258,10 @@ impl Writer<'_> {
         news: impl Iterator<Item = (Key, Change<'n>)>,
     ) -> Result<u64> {
         let merging = self.state.merging.map_or(0, |it| it.up_to);
+        let count = count as u64;
         let last = self.state.runs.last().copied().filter(|last| {
-            last.number > merging && last.clients.saturating_add(count as u64) <= SMALL_RUN
+            let is_small = last.clients.saturating_add(count) <= SMALL_RUN;
+            last.number > merging && is_small && last.clients <= count.saturating_mul(GROWTH)
         });
         let number = last.map_or(flush, |last| last.number);
         let name = run::table_name(number);
@@ -296,12 +298,13 @@ impl Writer<'_> {
                         },
                     )?;
                 }
-                run.finish()?
+                let clients = run.finish()?;
+                if let Some(run) = self.state.runs.last_mut() {
+                    run.clients = clients;
+                }
+                clients
             }
         };
-        if let Some(run) = self.state.runs.last_mut() {
-            run.clients = clients;
-        }
         self.transaction
             .open_table(META)?
             .insert(name.as_str(), clients)?;
@@ -395,7 +398,8 @@ impl Writer<'_> {
             let written = blocks.len();
             before.clear();
             if let Some(first) = &this {
-                let bytes = table.get(first.bytes())?.context("a block is missing")?;
+                let bytes = table.get(first.bytes())?;
+                let bytes = bytes.with_context(|| format!("the block of {}", first.ip()))?;
                 before.extend_from_slice(entries(bytes.value())?);
             }
             let mut known = before.as_slice();

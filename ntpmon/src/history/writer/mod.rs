@@ -37,7 +37,7 @@ use parking_lot::Mutex;
 pub(super) enum Request {
     /// A ring has more than should wait.
     Hurry,
-    /// Write now, and empty the journal if told to.
+    /// Write now, and put the runs into the blocks if told to.
     Flush {
         merge: bool,
         reply: Sender<Result<()>>,
@@ -224,6 +224,7 @@ impl Writer {
             // Or it was only left off; the last flush finds out.
             && !self.shared.ending.load(Ordering::Acquire)
         {
+            self.tell_failure(&error);
             self.close();
             let _ = self.failed(error);
         }
@@ -296,6 +297,7 @@ impl Writer {
             }
             Err(error) => {
                 self.doubtful = Some(taken);
+                self.tell_failure(&error);
                 self.close();
                 self.faults = match store::is_of_disk(&error) {
                     true => 0,
@@ -360,6 +362,12 @@ impl Writer {
         self.failures += 1;
         self.retry_at = Instant::now() + wait;
         add(&self.shared.statistics.failures, 1);
+        self.tell_failure(&error);
+        Err(error)
+    }
+
+    /// To be done before the file is closed: who finds it closed asks why.
+    fn tell_failure(&self, error: &anyhow::Error) {
         let why = format!("{error:#}");
         let mut state = self.shared.state.lock();
         match &mut state.failure {
@@ -372,7 +380,6 @@ impl Writer {
                 state.failure = Some((why, now()));
             }
         }
-        Err(error)
     }
 
     fn recovered(&mut self) {
@@ -528,6 +535,10 @@ impl Writer {
             }
             // As many as came with each of them: so those that come meanwhile are no more.
             self.part = waiting.div_ceil((runs.len() as u64).clamp(PARTS / 4, PARTS));
+        } else if let Some(merging) = store.merging() {
+            // After a start it goes on where it was.
+            let end = runs.partition_point(|run| run.number <= merging.up_to);
+            self.part = self.part.max(entries(&runs[..end]).div_ceil(PARTS));
         }
         Some(self.part.max(PART))
     }
@@ -541,7 +552,7 @@ impl Writer {
         statistics.journal_clients.store(waiting, Ordering::Relaxed);
         // Those that are in the blocks are not looked into any more.
         let oldest = store.runs().first().map_or(u64::MAX, |run| run.number);
-        let merged = shared.catalogue.read().runs_up_to(oldest - 1);
+        let merged = shared.catalogue.read().runs_before(oldest);
         if merged != 0 {
             let mut from = Some(0);
             while let Some(row) = from {
@@ -710,7 +721,7 @@ mod tests {
 
     use tempfile::TempDir;
 
-    use super::{Ended, Writer};
+    use super::{Ended, PARTS, Writer};
     use crate::{
         history::{
             FILE, Feed, History, Memory, Settings,
@@ -804,6 +815,35 @@ mod tests {
         feed.exchange(&ask(7, BEGIN).exchange());
         writer.flush(true, &[]).unwrap();
         assert_eq!(exchanges(&writer), 4);
+    }
+
+    #[test]
+    fn a_merge_that_a_start_interrupts_goes_on_as_fast() {
+        let directory = TempDir::new().unwrap();
+        let (mut writer, mut feed) = alone(&directory);
+        let merging = |writer: &Writer| writer.store.as_ref().unwrap().merging().is_some();
+        for round in 0..20 {
+            (0..1000)
+                .for_each(|client| feed.exchange(&ask(round * 1000 + client, BEGIN).exchange()));
+            writer.flush(false, &[]).unwrap();
+            if merging(&writer) {
+                break;
+            }
+        }
+        assert!(merging(&writer));
+        drop(Ended(Arc::clone(&writer.shared)));
+        drop(writer);
+        let (mut writer, mut feed) = alone(&directory);
+        assert!(merging(&writer), "the last flush of a life ends none");
+        let before = exchanges(&writer);
+        let mut flushes = 0;
+        while merging(&writer) {
+            feed.exchange(&ask(7, BEGIN).exchange());
+            writer.flush(false, &[]).unwrap();
+            flushes += 1;
+        }
+        assert!(flushes <= PARTS + 1, "{flushes} flushes");
+        assert_eq!(exchanges(&writer), before + flushes);
     }
 
     #[test]
