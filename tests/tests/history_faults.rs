@@ -355,67 +355,95 @@ fn a_file_with_damage_anywhere_is_used_or_put_aside_and_writing_goes_on() {
 #[test]
 fn what_was_flushed_is_there_whenever_the_process_is_killed() {
     const KILLS: usize = 100;
+    let killed = Killed::times(KILLS, 3000, false);
+    assert!(killed.begun > KILLS / 3, "only {killed:?}");
+}
+
+#[test]
+fn what_was_flushed_is_there_when_the_process_is_killed_amid_a_merge() {
     // Enough that what came is merged in parts.
-    const CLIENTS: u32 = 24_000;
-    let directory = TempDir::new().unwrap();
-    let settings = Settings {
-        max_clients: CLIENTS as usize,
-        keep: Keep::All,
-        ..settings()
-    };
-    let mut random = Random(3);
-    let (mut before, mut longest, mut begun, mut merging) = (0, Duration::ZERO, 0, 0);
-    for kill in 0..KILLS {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_feed_history"))
-            .arg(directory.path())
-            .args([CLIENTS.to_string(), kill.to_string()])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let reader = thread::spawn(move || {
-            let (mut feeding, mut flushed) = (0, 0);
-            for line in lines.map_while(Result::ok) {
-                let mut words = line.split(' ');
-                let word = words.next().unwrap_or_default();
-                // The last line may be cut off.
-                let number = words.next().and_then(|it| it.parse::<u64>().ok());
-                match (word, number, words.next()) {
-                    ("feeding", Some(number), _) => feeding = feeding.max(number),
-                    ("flushed", Some(number), Some(_)) => flushed = number,
-                    _ => {}
+    let killed = Killed::times(30, 24_000, true);
+    assert!(killed.merging > 0, "only {killed:?}");
+}
+
+/// How the lives of a process ended.
+#[derive(Debug, Default)]
+struct Killed {
+    /// How many had flushed something.
+    begun: usize,
+    /// How many had put a part of what came into the blocks.
+    merging: usize,
+}
+
+impl Killed {
+    /// Kills it at some moment of half a second, from its start on or from its first flush on, and
+    /// each time compares what is there with what it had said.
+    fn times(kills: usize, clients: u32, flushed_first: bool) -> Self {
+        let directory = TempDir::new().unwrap();
+        let settings = Settings {
+            max_clients: clients as usize,
+            keep: Keep::All,
+            ..settings()
+        };
+        let mut random = Random(3);
+        let mut killed = Self::default();
+        let (mut before, mut longest) = (0, Duration::ZERO);
+        for kill in 0..kills {
+            let mut child = Command::new(env!("CARGO_BIN_EXE_feed_history"))
+                .arg(directory.path())
+                .args([clients.to_string(), kill.to_string()])
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            let (tell, told) = channel();
+            let reader = thread::spawn(move || {
+                let (mut feeding, mut flushed) = (0, 0);
+                for line in lines.map_while(Result::ok) {
+                    let mut words = line.split(' ');
+                    let word = words.next().unwrap_or_default();
+                    // The last line may be cut off.
+                    let number = words.next().and_then(|it| it.parse::<u64>().ok());
+                    match (word, number, words.next()) {
+                        ("feeding", Some(number), _) => feeding = feeding.max(number),
+                        ("flushed", Some(number), Some(_)) => {
+                            flushed = number;
+                            let _ = tell.send(());
+                        }
+                        _ => {}
+                    }
                 }
+                (feeding, flushed)
+            });
+            if flushed_first {
+                told.recv_timeout(PATIENCE).unwrap();
             }
-            (feeding, flushed)
-        });
-        thread::sleep(Duration::from_micros((random.next() % 500_000) as u64));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let (feeding, flushed) = reader.join().unwrap();
-        let opened = Instant::now();
-        let history = History::open(directory.path(), settings.clone()).unwrap();
-        longest = longest.max(opened.elapsed());
-        let verified = history
-            .verify()
-            .unwrap_or_else(|why| panic!("kill {kill}: {why}"));
-        let now = verified.exchanges();
-        assert!(
-            now >= before + flushed && now <= before + feeding,
-            "kill {kill}: {now} after {before}, of {flushed} flushed and {feeding} fed"
-        );
-        if let Some(on) = verified.interface("eth0") {
-            assert_eq!([on.in_minutes, on.in_hours, on.in_days], [now; 3]);
+            thread::sleep(Duration::from_micros((random.next() % 500_000) as u64));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let (feeding, flushed) = reader.join().unwrap();
+            let opened = Instant::now();
+            let history = History::open(directory.path(), settings.clone()).unwrap();
+            longest = longest.max(opened.elapsed());
+            let verified = history
+                .verify()
+                .unwrap_or_else(|why| panic!("kill {kill}: {why}"));
+            let now = verified.exchanges();
+            assert!(
+                now >= before + flushed && now <= before + feeding,
+                "kill {kill}: {now} after {before}, of {flushed} flushed and {feeding} fed"
+            );
+            if let Some(on) = verified.interface("eth0") {
+                assert_eq!([on.in_minutes, on.in_hours, on.in_days], [now; 3]);
+            }
+            assert!(verified.clients <= u64::from(clients));
+            killed.begun += usize::from(flushed > 0);
+            killed.merging += usize::from(verified.merging);
+            before = now;
+            history.stop();
         }
-        assert!(verified.clients <= u64::from(CLIENTS));
-        begun += usize::from(flushed > 0);
-        merging += usize::from(verified.merging);
-        before = now;
-        history.stop();
+        assert_eq!(names(directory.path()), [FILE]);
+        println!("{before} exchanges, {killed:?}, opened in {longest:?} at most");
+        killed
     }
-    assert_eq!(names(directory.path()), [FILE]);
-    assert!(begun > KILLS / 3, "only {begun} had flushed something");
-    assert!(merging > 3, "only {merging} were killed amid a merge");
-    println!(
-        "{before} exchanges, {begun} flushed, {merging} amid a merge, opened in {longest:?} at most"
-    );
 }
