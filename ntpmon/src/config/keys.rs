@@ -164,6 +164,9 @@ pub const KEYS: &[Key] = &[
     key("client.token_file", Kind::Text, PATH),
 ];
 
+/// Names the file where no flag does.
+pub(super) const CONFIG_VARIABLE: &str = "NTPMON_CONFIG";
+
 /// What all our variables begin with.
 pub(super) const PREFIX: &str = "NTPMON_";
 
@@ -174,7 +177,7 @@ pub(super) const SHORT: [(&str, &str); 2] =
 /// Ours too, and none of the file's keys: which file to read, which daemon to ask by which token,
 /// and what the build and the tests take from the environment.
 pub(super) const ELSEWHERE: [&str; 8] = [
-    super::load::CONFIG_VARIABLE,
+    CONFIG_VARIABLE,
     "NTPMON_TOKEN",
     "NTPMON_URL",
     "NTPMON_BINARY",

@@ -19,11 +19,8 @@ use toml::{
 
 use super::{
     Config, DEFAULT_FILE,
-    keys::{ELSEWHERE, KEYS, Key, Kind, PREFIX, SHORT, is_section, similar},
+    keys::{CONFIG_VARIABLE, ELSEWHERE, KEYS, Key, Kind, PREFIX, SHORT, is_section, similar},
 };
-
-/// Names the file where no flag does.
-pub(super) const CONFIG_VARIABLE: &str = "NTPMON_CONFIG";
 
 /// Where settings come from, the later over the earlier.
 #[derive(Clone, Debug, Default)]

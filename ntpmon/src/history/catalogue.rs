@@ -8,8 +8,7 @@ use std::{
 };
 
 use super::{
-    client::{ClientRecord, clock_code, mean_interval},
-    fold::Unnamed,
+    client::{ClientRecord, Tally, clock_code, mean_interval},
     key::{InterfaceId, Key},
     store::MAX_RUNS,
 };
@@ -290,9 +289,9 @@ impl Catalogue {
 
     /// How many exchanges a client had, and how many of them nobody answered.
     #[must_use]
-    pub fn exchanges(&self, key: &Key) -> Option<Unnamed> {
+    pub fn exchanges(&self, key: &Key) -> Option<Tally> {
         let row = self.row(key)? as usize;
-        Some(Unnamed {
+        Some(Tally {
             exchanges: self.sessions[row],
             unanswered: self.unanswered[row],
         })

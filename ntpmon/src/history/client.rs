@@ -8,7 +8,7 @@ use zerocopy::{
     byteorder::little_endian::{F32, I64, U16, U32, U64},
 };
 
-use super::{fold::Unnamed, histogram::Sketch};
+use super::histogram::Sketch;
 use crate::ntp::{
     ClientClock,
     exchange::{Exchange, Role},
@@ -154,6 +154,23 @@ pub struct ClientRecord {
     pub total: Duration,
 }
 
+/// How many exchanges there were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// How many.
+    pub exchanges: u64,
+    /// Of those, the ones that nobody answered.
+    pub unanswered: u64,
+}
+
+impl Tally {
+    /// Adds others.
+    pub const fn add(&mut self, other: Self) {
+        self.exchanges += other.exchanges;
+        self.unanswered += other.unanswered;
+    }
+}
+
 /// What came of a client in some time.
 #[derive(Clone, Copy, Debug)]
 pub enum News<'a> {
@@ -175,13 +192,13 @@ impl News<'_> {
 
     /// Requests that asked something new, and how many of them nobody answered.
     #[must_use]
-    pub const fn exchanges(&self) -> Unnamed {
+    pub const fn exchanges(&self) -> Tally {
         match self {
-            Self::Visit(visit) => Unnamed {
+            Self::Visit(visit) => Tally {
                 exchanges: 1,
                 unanswered: !visit.is_answered() as u64,
             },
-            Self::Record(record) => Unnamed {
+            Self::Record(record) => Tally {
                 exchanges: record.sessions(),
                 unanswered: record.unanswered(),
             },

@@ -9,7 +9,7 @@ use foldhash::fast::RandomState;
 
 pub use self::clients::Clients;
 use super::{
-    client::ClientRecord,
+    client::{ClientRecord, Tally},
     key::InterfaceId,
     rollup::{Resolution, Rollup},
     server::ServerRecord,
@@ -20,7 +20,7 @@ use crate::ntp::{exchange::Exchange, pair::Totals};
 /// How much a delta may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Clients by name: beyond, exchanges count as [`Unnamed`].
+    /// Clients by name: beyond, exchanges count as [`Tally`].
     pub clients: usize,
     /// Clients at which it should be flushed.
     pub full: usize,
@@ -39,23 +39,6 @@ const SESSIONS_FULL: usize = 100_000;
 /// Minutes that it may have: later ones are added to the last.
 const MINUTES: usize = 64;
 
-/// Exchanges that no client's record holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Unnamed {
-    /// How many.
-    pub exchanges: u64,
-    /// Of those, the ones that nobody answered.
-    pub unanswered: u64,
-}
-
-impl Unnamed {
-    /// Adds others.
-    pub const fn add(&mut self, other: Self) {
-        self.exchanges += other.exchanges;
-        self.unanswered += other.unanswered;
-    }
-}
-
 /// What has changed on one interface since the last flush.
 #[derive(Debug)]
 pub struct Delta {
@@ -72,7 +55,7 @@ pub struct Delta {
     /// Those that were to be kept and found no room.
     pub sessions_left_out: u64,
     /// Exchanges of clients that found no room.
-    pub unnamed: Unnamed,
+    pub unnamed: Tally,
     /// Exchanges with servers that found no room.
     pub unnamed_servers: u64,
     /// All exchanges.
@@ -95,7 +78,7 @@ impl Delta {
             rollups: BTreeMap::new(),
             sessions: Vec::new(),
             sessions_left_out: 0,
-            unnamed: Unnamed::default(),
+            unnamed: Tally::default(),
             unnamed_servers: 0,
             exchanges: 0,
         }

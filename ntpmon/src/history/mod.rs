@@ -417,9 +417,9 @@ impl Shared {
     }
 
     /// Takes what a file holds in place of what was in memory.
-    fn remember(&self, store: &Store, memory: Memory) -> writer::Numbers {
+    fn remember(&self, store: &Store, memory: Memory) -> store::Numbers {
         let loaded = memory.loaded;
-        let numbers = writer::Numbers {
+        let numbers = store::Numbers {
             interfaces: loaded.interfaces.len(),
             next_session: loaded.next_session,
             flushes: loaded.flushes,

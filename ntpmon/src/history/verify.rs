@@ -10,12 +10,10 @@ use foldhash::fast::RandomState;
 use super::{
     Shared,
     catalogue::{Catalogue, Row, Sort},
-    client::{self, ClientRecord},
-    fold::Unnamed,
+    client::{self, ClientRecord, Tally},
     key::{InterfaceId, Key},
     rollup::{Count, Resolution},
-    store::{MAX_BLOCK, Reader, Store},
-    writer::Numbers,
+    store::{MAX_BLOCK, Numbers, Reader, Store},
 };
 
 /// What was found in a file in which nothing is wrong.
@@ -135,12 +133,12 @@ fn name(key: &Key) -> String {
 #[derive(Default)]
 struct Sums {
     clients: u64,
-    records: Unnamed,
+    records: Tally,
     of_servers: u64,
-    all: Unnamed,
+    all: Tally,
     answered: u64,
     /// In minutes, hours and days.
-    resolved: [Unnamed; 3],
+    resolved: [Tally; 3],
 }
 
 /// Called by the writer, so that nothing is written meanwhile.
@@ -344,7 +342,7 @@ fn clients(
             return;
         };
         sums.clients += 1;
-        sums.records.add(Unnamed {
+        sums.records.add(Tally {
             exchanges: record.sessions(),
             unanswered: record.unanswered(),
         });
@@ -521,7 +519,7 @@ fn rollups(
             problems.check(false, || format!("a rollup of interface {interface}"));
             return;
         };
-        let counted = Unnamed {
+        let counted = Tally {
             exchanges: rollup.get(Count::exchanges),
             unanswered: rollup.get(Count::unanswered),
         };

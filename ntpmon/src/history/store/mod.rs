@@ -46,8 +46,7 @@ use zerocopy::{
 };
 
 use super::{
-    client::{self, ClientRecord},
-    fold::Unnamed,
+    client::{self, ClientRecord, Tally},
     key::Key,
     server::ServerRecord,
 };
@@ -121,8 +120,8 @@ pub struct Ledger {
 impl Ledger {
     /// Exchanges of clients that never got a record: there were too many.
     #[must_use]
-    pub const fn other(&self) -> Unnamed {
-        Unnamed {
+    pub const fn other(&self) -> Tally {
+        Tally {
             exchanges: self.other_exchanges.get(),
             unanswered: self.other_unanswered.get(),
         }
@@ -130,8 +129,8 @@ impl Ledger {
 
     /// Exchanges of clients whose record was removed.
     #[must_use]
-    pub const fn forgotten(&self) -> Unnamed {
-        Unnamed {
+    pub const fn forgotten(&self) -> Tally {
+        Tally {
             exchanges: self.forgotten_exchanges.get(),
             unanswered: self.forgotten_unanswered.get(),
         }
@@ -144,13 +143,13 @@ impl Ledger {
     }
 
     /// Adds exchanges of clients that get no record.
-    pub fn add_other(&mut self, unnamed: Unnamed) {
+    pub fn add_other(&mut self, unnamed: Tally) {
         self.other_exchanges += unnamed.exchanges;
         self.other_unanswered += unnamed.unanswered;
     }
 
     /// Notes that a client's record with so many is removed.
-    pub fn forget(&mut self, exchanges: Unnamed) {
+    pub fn forget(&mut self, exchanges: Tally) {
         self.forgotten_clients += 1;
         self.forgotten_exchanges += exchanges.exchanges;
         self.forgotten_unanswered += exchanges.unanswered;
@@ -199,6 +198,17 @@ impl Readable {
                 .context("beginning to read the database")?,
         })
     }
+}
+
+/// Where the numbering of the file is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Numbers {
+    /// Names that are written.
+    pub interfaces: usize,
+    /// Of the next session.
+    pub next_session: u64,
+    /// How many flushes were written.
+    pub flushes: u64,
 }
 
 /// The open database, for its one writer.

@@ -26,7 +26,7 @@ use super::{
     now,
     rollup::{Resolution, Rollup},
     session::SessionRecord,
-    store::{self, MAX_RUNS, OpenError, Reader, RunSize, Store},
+    store::{self, MAX_RUNS, Numbers, OpenError, Reader, RunSize, Store},
     verify::{self, Verified},
 };
 use crate::{ntp::clock, scheduling};
@@ -63,15 +63,6 @@ pub struct Removed {
     pub sessions: u64,
     /// Rollups of minutes, hours and days.
     pub rollups: u64,
-}
-
-/// Where the numbering of the file is.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Numbers {
-    /// Names that are written.
-    pub interfaces: usize,
-    pub next_session: u64,
-    pub flushes: u64,
 }
 
 /// Runs are put into the blocks when there are so many,

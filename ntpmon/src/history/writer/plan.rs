@@ -8,8 +8,8 @@ use foldhash::fast::RandomState;
 use super::{REMOVED_AT_ONCE, Writer, doorkeeper::Doorkeeper};
 use crate::history::{
     Settings,
-    client::{ClientRecord, News},
-    fold::{Delta, Unnamed},
+    client::{ClientRecord, News, Tally},
+    fold::Delta,
     key::Key,
     server::ServerRecord,
     session::SessionRecord,
@@ -300,8 +300,8 @@ impl Writer {
 }
 
 /// How often a client asked, by all deltas.
-fn exchanges(deltas: &[&mut Delta], changes: &[Change]) -> Unnamed {
-    let mut sum = Unnamed::default();
+fn exchanges(deltas: &[&mut Delta], changes: &[Change]) -> Tally {
+    let mut sum = Tally::default();
     for change in changes {
         let clients = &deltas[change.delta as usize].clients;
         sum.add(clients.get(change.place as usize).exchanges());
