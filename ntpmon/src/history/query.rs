@@ -93,8 +93,10 @@ pub struct ClientPage {
     pub next_cursor: Option<String>,
 }
 
-/// Clients at the beginning of a list that are found without putting all in order.
+/// Clients at the beginning of a list that are found without putting all in order, and how long they
+/// are the first.
 const FIRST: usize = 1000;
+const BEGINNING: Duration = Duration::from_secs(1);
 /// How long an answer waits for a compaction.
 const COMPACTION: Duration = Duration::from_secs(5);
 
@@ -164,31 +166,49 @@ impl Shared {
         (keys, all.len() as u64, next.copied())
     }
 
-    /// The beginning of a list of all clients, where they would have to be put in order for it: to
-    /// find the first ones takes some milliseconds.
+    /// A part of the beginning of a list of all clients, where they would have to be put in order for
+    /// it.
     fn first(self: &Arc<Self>, query: &ClientQuery) -> Option<Keys> {
         let start = match query.part {
             Part::Page(page) => position(page, query.size),
             Part::After(None) => 0,
             Part::After(Some(_)) => return None,
         };
-        let end = start.saturating_add(query.size);
+        let is_near = start.saturating_add(query.size) <= FIRST && query.filter.is_all();
         let clients = self.catalogue.read().len();
-        let is_quicker = query.filter.is_all() && end <= FIRST && clients > FEW;
-        if !is_quicker || query.sort == Sort::ClientIp || self.is_ready(query.sort) {
+        if !is_near || clients <= FEW || query.sort == Sort::ClientIp || self.is_ready(query.sort) {
             return None;
         }
-        let most = end + 1;
+        let beginning = self.beginning(query);
+        let catalogue = self.catalogue.read();
+        let is_there = |it: &&Cursor| catalogue.key(it.row) == Some(it.key);
+        let mut rest = beginning.iter().filter(is_there).skip(start);
+        let part: Vec<Cursor> = rest.by_ref().take(query.size).copied().collect();
+        let next = part.last().filter(|_| rest.next().is_some());
+        let keys = part.iter().map(|it| it.key).collect();
+        Some((keys, clients as u64, next.copied()))
+    }
+
+    /// The first of all clients, as they were a second ago at most. To find them takes some
+    /// milliseconds; who comes meanwhile waits for that.
+    fn beginning(&self, query: &ClientQuery) -> Arc<Vec<Cursor>> {
+        let mut known = self.orders.beginnings.lock();
+        let list = (query.sort, query.descending);
+        if let Some((at, beginning)) = known.get(&list)
+            && at.elapsed() < BEGINNING
+        {
+            return Arc::clone(beginning);
+        }
+        // One more shows that more follow.
+        let most = FIRST + 1;
+        let at = Instant::now();
         let mut found: Vec<Cursor> = Vec::with_capacity(2 * most);
         let mut last: Option<Cursor> = None;
         let mut row = 0;
         self.in_slices(|catalogue| {
             let end = row + SCANNED as Row;
-            let (rows, more) = match catalogue.rows().checked_sub(end) {
-                Some(_) => (row..end, true),
-                None => (row..catalogue.rows(), false),
-            };
-            for row in rows {
+            let more = end < catalogue.rows();
+            for row in row..end.min(catalogue.rows()) {
                 // Nearly all are behind those that were found: a look at the value shows it.
                 let value = catalogue.value(row, query.sort);
                 let is_behind = |last: Cursor| match query.descending && value != u64::MAX {
@@ -212,10 +232,10 @@ impl Shared {
             more
         });
         found.sort_unstable_by(|one, other| one.compare(other, query));
-        let part = found.get(start..end.min(found.len())).unwrap_or_default();
-        let next = part.last().filter(|_| end < found.len());
-        let keys = part.iter().map(|it| it.key).collect();
-        Some((keys, clients as u64, next.copied()))
+        found.truncate(most);
+        let beginning = Arc::new(found);
+        known.insert(list, (at, Arc::clone(&beginning)));
+        beginning
     }
 
     /// A part of all clients, or of those who were picked, in the order of their addresses.

@@ -16,7 +16,7 @@ use super::{
         Shared,
         catalogue::{Catalogue, Filter, Order, Picked, Row, Sort, Unordered},
     },
-    ClientQuery,
+    ClientQuery, Cursor,
 };
 use crate::scheduling;
 
@@ -30,10 +30,15 @@ pub(in super::super) struct Orders {
     making: Mutex<()>,
     /// Those that are made before somebody needs them.
     renewing: Mutex<HashSet<Sort>>,
+    /// The first of those that are not made yet, ascending or descending.
+    pub(super) beginnings: Mutex<HashMap<(Sort, bool), Beginning>>,
     asked: Mutex<HashMap<Filter, Asked>>,
     /// As well: who comes second for the same finds it made.
     picking: Mutex<()>,
 }
+
+/// The first of an order, and when that was begun.
+type Beginning = (Instant, Arc<Vec<Cursor>>);
 
 #[derive(Clone, Debug)]
 struct Made {
@@ -93,6 +98,7 @@ impl Orders {
     pub(in super::super) fn forget(&self) {
         self.made.lock().clear();
         self.asked.lock().clear();
+        self.beginnings.lock().clear();
     }
 
     fn keep(&self, filter: &Filter, picked: &Arc<Picked>, at: Instant, changes: u64) {
