@@ -451,7 +451,7 @@ impl Shared {
         }
         drop(documents);
         *self.servers.write() = loaded.servers.into_iter().collect();
-        let waiting = loaded.runs.iter().map(|run| run.clients).sum();
+        let waiting = store::RunSize::sum(&loaded.runs);
         self.statistics
             .journal_clients
             .store(waiting, Ordering::Relaxed);

@@ -13,7 +13,7 @@ use super::{
     client::{self, ClientRecord, Tally},
     key::{InterfaceId, Key},
     rollup::{Count, Resolution},
-    store::{MAX_BLOCK, Numbers, Reader, Store},
+    store::{MAX_BLOCK, Numbers, Reader, RunSize, Store},
 };
 
 /// What was found in a file in which nothing is wrong.
@@ -328,7 +328,7 @@ fn clients(
     let catalogue = shared.catalogue.read();
     let runs = reader.runs()?;
     verified.merging = reader.merging()?.is_some();
-    verified.in_runs = runs.iter().map(|run| run.clients).sum();
+    verified.in_runs = RunSize::sum(&runs);
     problems.equal(&store.runs(), &&runs[..], || {
         "runs in memory and in the file".to_owned()
     });

@@ -4,7 +4,7 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 
 use anyhow::Result;
 
-use super::run::Cursor;
+use super::run::{Cursor, Found};
 use crate::history::{client::ClientRecord, key::Key};
 
 /// Runs that are walked through side by side, the oldest first.
@@ -36,6 +36,12 @@ impl Sum {
             news: None,
             runs: 0,
         }
+    }
+
+    /// Adds what a later run has.
+    pub(super) fn add(&mut self, later: &Found<'_>) {
+        self.removed |= later.removed;
+        later.put_onto(&mut self.news);
     }
 
     /// The client's record, from what its block has.
@@ -81,10 +87,7 @@ impl Merge {
                 break;
             }
             let cursor = &mut self.cursors[place];
-            cursor.advance(|found| {
-                sum.removed |= found.removed;
-                found.put_onto(&mut sum.news);
-            })?;
+            cursor.advance(|found| sum.add(&found))?;
             sum.runs |= 1 << place;
             self.taken += 1;
             match cursor.peek() {

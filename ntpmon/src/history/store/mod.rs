@@ -237,6 +237,14 @@ pub struct RunSize {
     pub clients: u64,
 }
 
+impl RunSize {
+    /// How many clients all of them have; one that several have counts for each.
+    #[must_use]
+    pub fn sum(runs: &[Self]) -> u64 {
+        runs.iter().map(|run| run.clients).sum()
+    }
+}
+
 /// Runs are being put into the blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Merging {

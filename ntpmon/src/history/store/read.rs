@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap, hash_map::Entry as Slot};
 
 use anyhow::{Context, Result, anyhow, bail};
 use redb::{
-    AccessGuard, ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata,
-    TableDefinition, TableError, TableHandle,
+    AccessGuard, ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata, TableError,
+    TableHandle,
 };
 use zerocopy::FromBytes;
 
@@ -109,9 +109,7 @@ impl Reader {
     /// A run's table; nothing where it is in the blocks and gone.
     fn run(&self, number: u64) -> Result<Option<ReadOnlyTable<&'static [u8; 18], &'static [u8]>>> {
         let name = run::table_name(number);
-        let table: TableDefinition<'_, &'static [u8; 18], &'static [u8]> =
-            TableDefinition::new(&name);
-        match self.transaction.open_table(table) {
+        match self.transaction.open_table(run::table(&name)) {
             Err(TableError::TableDoesNotExist(_)) => Ok(None),
             table => Ok(Some(table?)),
         }

@@ -11,7 +11,7 @@
 //! Each part is in the order of the keys, and a client is in at most one of the last two.
 
 use anyhow::{Context, Result, bail};
-use redb::{AccessGuard, Range, ReadOnlyTable, Table};
+use redb::{AccessGuard, Range, ReadOnlyTable, Table, TableDefinition};
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, byteorder::little_endian::U16,
 };
@@ -32,6 +32,11 @@ const PREFIX: &str = "run ";
 
 pub(super) fn table_name(number: u64) -> String {
     format!("{PREFIX}{number:016x}")
+}
+
+/// The table of a run, by the name that [`table_name`] gives it.
+pub(super) const fn table(name: &str) -> TableDefinition<'_, &'static [u8; 18], &'static [u8]> {
+    TableDefinition::new(name)
 }
 
 /// The number of a run by the name of its table; nothing where it is another table.

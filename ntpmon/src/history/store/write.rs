@@ -3,9 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context, Result};
-use redb::{
-    Database, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
-};
+use redb::{Database, ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
 use zerocopy::IntoBytes;
 
 use super::{
@@ -265,8 +263,7 @@ impl Writer<'_> {
         });
         let number = last.map_or(flush, |last| last.number);
         let name = run::table_name(number);
-        let table: TableDefinition<'_, &'static [u8; 18], &'static [u8]> =
-            TableDefinition::new(&name);
+        let table = run::table(&name);
         let clients = match last {
             None => {
                 let mut run = RunWriter::new(self.transaction.open_table(table)?);
@@ -281,9 +278,7 @@ impl Writer<'_> {
                 let mut sums = self.read_run(number)?;
                 for (key, change) in news {
                     let sum = sums.entry(key).or_insert(Sum::nothing(key));
-                    let found = change.found();
-                    sum.removed |= found.removed;
-                    found.put_onto(&mut sum.news);
+                    sum.add(&change.found());
                 }
                 self.transaction.delete_table(table)?;
                 let mut run = RunWriter::new(self.transaction.open_table(table)?);
@@ -360,9 +355,7 @@ impl Writer<'_> {
                 self.state.merging = None;
                 for (number, _) in runs {
                     let name = run::table_name(number);
-                    let table: TableDefinition<'_, &'static [u8; 18], &'static [u8]> =
-                        TableDefinition::new(&name);
-                    self.transaction.delete_table(table)?;
+                    self.transaction.delete_table(run::table(&name))?;
                     meta.remove(name.as_str())?;
                 }
                 self.state.runs.retain(|run| run.number > up_to);

@@ -507,8 +507,6 @@ impl Writer {
     fn part_due(&mut self, all: bool, settings: &Settings) -> Option<u64> {
         let store = self.store.as_ref()?;
         let runs = store.runs();
-        let entries = |runs: &[RunSize]| runs.iter().map(|run| run.clients).sum::<u64>();
-        let waiting = entries(runs);
         if runs.is_empty() {
             self.last_checkpoint = Instant::now();
             return None;
@@ -516,8 +514,13 @@ impl Writer {
         if all || runs.len() >= MAX_RUNS - 2 {
             return Some(u64::MAX);
         }
-        if store.merging().is_none() {
+        if let Some(merging) = store.merging() {
+            // After a start it goes on where it was.
+            let end = runs.partition_point(|run| run.number <= merging.up_to);
+            self.part = self.part.max(RunSize::sum(&runs[..end]).div_ceil(PARTS));
+        } else {
             let clients = self.shared.catalogue.read().len() as u64;
+            let waiting = RunSize::sum(runs);
             let is_due = runs.len() >= RUNS
                 || waiting >= clients.max(ENTRIES)
                 || self.last_checkpoint.elapsed() >= settings.checkpoint_interval;
@@ -526,10 +529,6 @@ impl Writer {
             }
             // As many as came with each of them: so those that come meanwhile are no more.
             self.part = waiting.div_ceil((runs.len() as u64).clamp(PARTS / 4, PARTS));
-        } else if let Some(merging) = store.merging() {
-            // After a start it goes on where it was.
-            let end = runs.partition_point(|run| run.number <= merging.up_to);
-            self.part = self.part.max(entries(&runs[..end]).div_ceil(PARTS));
         }
         Some(self.part.max(PART))
     }
@@ -539,7 +538,7 @@ impl Writer {
         let store = self.store.as_ref().context("the database is not open")?;
         let shared = &self.shared;
         let statistics = &shared.statistics;
-        let waiting = store.runs().iter().map(|run| run.clients).sum();
+        let waiting = RunSize::sum(store.runs());
         statistics.journal_clients.store(waiting, Ordering::Relaxed);
         // Those that are in the blocks are not looked into any more.
         let oldest = store.runs().first().map_or(u64::MAX, |run| run.number);
