@@ -102,10 +102,9 @@ impl Clients {
 
     fn print(&self, daemon: &Daemon) -> Result<()> {
         let answer = daemon.get(&format!("{PATH}/clients"), &self.parameters())?;
-        let mut out = Output::stdout();
+        let out = Output::stdout();
         if self.format == Format::Json {
-            answer.copy_to(&mut out)?;
-            return out.print("\n");
+            return out.copy(answer);
         }
         let page: Page = answer.json()?;
         let mut text = Vec::new();

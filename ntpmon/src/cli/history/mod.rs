@@ -14,7 +14,10 @@ use comfy_table::{CellAlignment, Table};
 use jiff::{Span, SpanRelativeTo, Timestamp};
 use serde::Serialize;
 
-use super::{client::written, interfaces::width};
+use super::{
+    client::{Answer, written},
+    interfaces::width,
+};
 use crate::output::printable;
 
 /// Where the API has what is remembered.
@@ -198,6 +201,12 @@ impl Output<io::StdoutLock<'static>> {
             terminal,
             pending: false,
         }
+    }
+
+    /// What the daemon answered, as it is, and a line's end.
+    fn copy(mut self, answer: Answer) -> Result<()> {
+        answer.copy_to(&mut self)?;
+        self.print("\n")
     }
 
     fn print(mut self, text: &str) -> Result<()> {

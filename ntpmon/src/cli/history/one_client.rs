@@ -40,12 +40,9 @@ impl OneClient {
         let daemon = self.connection.open()?;
         let path = format!("{PATH}/clients/{}", path_part(&self.ip.to_string()));
         let answer = daemon.get(&path, &[("sessions", self.sessions.to_string())])?;
-        let mut out = Output::stdout();
+        let out = Output::stdout();
         match self.format {
-            Format::Json => {
-                answer.copy_to(&mut out)?;
-                out.print("\n")
-            }
+            Format::Json => out.copy(answer),
             Format::Table => {
                 let reply: Reply = answer.json()?;
                 out.print(&text(&reply.data, width(), Timestamp::now()))

@@ -61,12 +61,9 @@ impl Servers {
                 ],
             ),
         }?;
-        let mut out = Output::stdout();
+        let out = Output::stdout();
         match self.format {
-            Format::Json => {
-                answer.copy_to(&mut out)?;
-                out.print("\n")
-            }
+            Format::Json => out.copy(answer),
             Format::Table => {
                 let list: List = answer.json()?;
                 out.print(&text(&list, self.page, width(), Timestamp::now()))
