@@ -95,7 +95,7 @@ fn run(packets: &[Stamped], settings: Settings) -> Totals {
             let exchange = timekeeper.exchange(pair, &addresses);
             seen.take(&exchange, packets, settings.in_order);
         }
-        Outcome::Unsolicited(_) => seen.unsolicited += 1,
+        Outcome::Unsolicited { .. } => seen.unsolicited += 1,
         Outcome::Multiple(_) => seen.multiple += 1,
         Outcome::Broadcast(_) | Outcome::Control(_) | Outcome::Private(_) => seen.others += 1,
     };

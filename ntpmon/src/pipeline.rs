@@ -28,6 +28,17 @@ pub trait Sink: Send + 'static {
     /// An exchange is over: answered, or its time has run out.
     fn exchange(&mut self, exchange: &Exchange);
 
+    /// A packet that belongs to no exchange; never [`Outcome::Exchange`].
+    fn other(&mut self, outcome: &Outcome<'_>) {
+        let _ = outcome;
+    }
+
+    /// This host's clock was stepped, `unix` nanoseconds after 1970 by the new time. Told to one
+    /// ring only, whichever sees it first.
+    fn clock_stepped(&mut self, step: Step, unix: i64) {
+        let _ = (step, unix);
+    }
+
     /// A batch is over. `totals` is what was counted since the ring's capture began, `unix` the
     /// time in nanoseconds since 1970.
     fn publish(&mut self, totals: &Totals, unix: i64);
@@ -39,6 +50,20 @@ impl<A: Sink, B: Sink> Sink for (A, Option<B>) {
         self.0.exchange(exchange);
         if let Some(second) = &mut self.1 {
             second.exchange(exchange);
+        }
+    }
+
+    fn other(&mut self, outcome: &Outcome<'_>) {
+        self.0.other(outcome);
+        if let Some(second) = &mut self.1 {
+            second.other(outcome);
+        }
+    }
+
+    fn clock_stepped(&mut self, step: Step, unix: i64) {
+        self.0.clock_stepped(step, unix);
+        if let Some(second) = &mut self.1 {
+            second.clock_stepped(step, unix);
         }
     }
 
@@ -95,6 +120,8 @@ impl<S: Sink> Consumer<S> {
         let mut deliver = |outcome: Outcome<'_>| {
             if let Outcome::Exchange(pair) = outcome {
                 sink.exchange(&timekeeper.exchange(pair, addresses));
+            } else {
+                sink.other(&outcome);
             }
         };
         match drained {
@@ -134,6 +161,8 @@ impl<S: Sink> Consumer<S> {
                 "this host's clock was stepped by {:.6} s",
                 step.nanoseconds as f64 / 1e9
             );
+            let unix = self.utc.unix(clock::monotonic());
+            self.sink.clock_stepped(step, unix);
         }
     }
 

@@ -107,7 +107,12 @@ pub enum Outcome<'a> {
     /// A request was answered, or its time is over.
     Exchange(Pair<'a>),
     /// A response to nothing: late, or made up.
-    Unsolicited(&'a Stamped),
+    Unsolicited {
+        /// The packet.
+        response: &'a Stamped,
+        /// Its request was seen, but had timed out.
+        late: bool,
+    },
     /// A further response to a request that was answered.
     Multiple(&'a Stamped),
     /// Mode 5.
@@ -247,7 +252,10 @@ impl Held {
         if !self.paired {
             totals.unsolicited += 1;
             totals.late += u64::from(self.late);
-            sink(Outcome::Unsolicited(&self.response));
+            sink(Outcome::Unsolicited {
+                response: &self.response,
+                late: self.late,
+            });
         }
     }
 }
@@ -541,7 +549,10 @@ impl Pairer {
         } else if ntp.origin().is_zero() && asked.rival_until >= self.now {
             // Two requests without a transmit time wait: this may be the answer to either.
             self.totals.unsolicited += 1;
-            sink(Outcome::Unsolicited(packet));
+            sink(Outcome::Unsolicited {
+                response: packet,
+                late: false,
+            });
         } else {
             asked.interleaved = by.is_interleaved(&request.event, &packet.event);
             asked.answer(packet, in_order, sink);

@@ -206,7 +206,7 @@ impl World {
                         Some(response) => Pair(pair.request.frame, response.frame),
                     }
                 }
-                Outcome::Unsolicited(packet) => Unsolicited(packet.frame),
+                Outcome::Unsolicited { response, .. } => Unsolicited(response.frame),
                 Outcome::Multiple(packet) => Multiple(packet.frame),
                 Outcome::Broadcast(packet)
                 | Outcome::Control(packet)
