@@ -19,6 +19,7 @@ pub mod rollup;
 pub mod search;
 pub mod server;
 pub mod session;
+pub mod shelf;
 pub mod store;
 pub mod verify;
 pub mod view;
@@ -164,6 +165,7 @@ struct Shared {
     ending: AtomicBool,
     interfaces: RwLock<Vec<String>>,
     documents: Mutex<Documents>,
+    shelves: shelf::Shelves,
     /// Nothing while the file cannot be used.
     readable: RwLock<Option<Readable>>,
     catalogue: RwLock<Catalogue>,
@@ -260,6 +262,7 @@ impl History {
             ending: AtomicBool::new(false),
             interfaces: RwLock::default(),
             documents: Mutex::default(),
+            shelves: shelf::Shelves::default(),
             readable: RwLock::default(),
             catalogue: RwLock::default(),
             servers: RwLock::default(),

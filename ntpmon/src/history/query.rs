@@ -20,6 +20,7 @@ use super::{
     key::{InterfaceId, Key},
     rollup::{Count, Resolution, Rollup},
     search::Range,
+    shelf::{Item, Order, Shelf},
     store::Reader,
     view::{
         Activity, Client, ClientDetail, HistoryHealth, HourOfClient, InterfaceStatistics,
@@ -124,6 +125,19 @@ impl Shared {
             ));
         };
         Ok(readable.reader()?)
+    }
+
+    /// What the file has of a shelf.
+    pub(super) fn written_shelf(
+        &self,
+        shelf: Shelf,
+        from: &[u8],
+        to: &[u8],
+        order: Order,
+        limit: usize,
+    ) -> Result<Vec<Item>, QueryError> {
+        self.settle();
+        Ok(self.reader()?.shelf(shelf, from, to, order, limit)?)
     }
 
     /// Clients as they are, wherever their changes stand.

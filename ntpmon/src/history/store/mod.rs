@@ -13,6 +13,7 @@
 //! | rollups | resolution, interface, start in seconds | rollup |
 //! | sessions | number | session |
 //! | documents | name | small settings of other parts |
+//! | shelves | shelf, key | what other parts keep in order, see shelf.rs |
 //!
 //! A block fills four pages: writing many clients costs one change of the tree for some seventy of
 //! them, and no page is left half empty. Since a block would be written anew for each of its
@@ -68,6 +69,7 @@ const SERVERS: TableDefinition<&[u8; 18], &[u8]> = TableDefinition::new("servers
 const ROLLUPS: TableDefinition<(u8, u16, i64), &[u8]> = TableDefinition::new("rollups");
 const SESSIONS: TableDefinition<u64, &[u8]> = TableDefinition::new("sessions");
 const DOCUMENTS: TableDefinition<&str, &[u8]> = TableDefinition::new("documents");
+const SHELVES: TableDefinition<(u8, &[u8]), &[u8]> = TableDefinition::new("shelves");
 
 /// Of all tables together. A database with a larger number was written by a newer ntpmon.
 const LAYOUT: u64 = 2;
@@ -476,6 +478,7 @@ fn initialise(database: &Database) -> Result<()> {
     transaction.open_table(ROLLUPS)?;
     transaction.open_table(SESSIONS)?;
     transaction.open_table(DOCUMENTS)?;
+    transaction.open_table(SHELVES)?;
     transaction.commit()?;
     Ok(())
 }

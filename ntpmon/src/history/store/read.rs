@@ -11,7 +11,7 @@ use zerocopy::FromBytes;
 
 use super::{
     CLIENTS, DOCUMENTS, Entry, INTERFACES, LEDGERS, Ledger, Loaded, MARKS, MAX_RUNS, META, Merging,
-    ROLLUPS, RunSize, SERVERS, SESSIONS, entries,
+    ROLLUPS, RunSize, SERVERS, SESSIONS, SHELVES, entries,
     merge::{Merge, Sum},
     run::{self, Cursor, Run},
     search, unchecked,
@@ -22,6 +22,7 @@ use crate::history::{
     rollup::{Resolution, Rollup},
     server::ServerRecord,
     session::SessionRecord,
+    shelf::{Item, Order, Shelf},
 };
 
 /// The state of one moment.
@@ -215,6 +216,39 @@ impl Reader {
             servers.push((zerocopy::transmute!(*key.value()), record));
         }
         Ok(servers)
+    }
+
+    /// Values of a shelf from a key up to, but without, another; up to the end where that is empty.
+    pub(in crate::history) fn shelf(
+        &self,
+        shelf: Shelf,
+        from: &[u8],
+        to: &[u8],
+        order: Order,
+        limit: usize,
+    ) -> Result<Vec<Item>> {
+        let table = match self.transaction.open_table(SHELVES) {
+            // The file is an older one, and nothing was put down yet.
+            Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            table => table?,
+        };
+        let shelf = shelf as u8;
+        let end = match to {
+            [] => (shelf + 1, [].as_slice()),
+            to => (shelf, to),
+        };
+        let mut items = table.range((shelf, from)..end)?;
+        let mut found = Vec::new();
+        while found.len() < limit {
+            let item = match order {
+                Order::Oldest => items.next(),
+                Order::Newest => items.next_back(),
+            };
+            let Some(item) = item else { break };
+            let (key, value) = item?;
+            found.push((key.value().1.to_vec(), value.value().to_vec()));
+        }
+        Ok(found)
     }
 
     /// All documents.

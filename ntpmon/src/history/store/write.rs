@@ -8,7 +8,8 @@ use zerocopy::IntoBytes;
 
 use super::{
     CLIENTS, DOCUMENTS, Entry, GROWTH, INTERFACES, LEDGERS, Ledger, MARKS, MAX_BLOCK, META,
-    Merging, ROLLUPS, Readable, RunSize, SERVERS, SESSIONS, SMALL, SMALL_RUN, State, entries,
+    Merging, ROLLUPS, Readable, RunSize, SERVERS, SESSIONS, SHELVES, SMALL, SMALL_RUN, State,
+    entries,
     merge::{Merge, Sum},
     read::session,
     run::{self, Found, RunWriter},
@@ -19,6 +20,7 @@ use crate::history::{
     rollup::{Resolution, Rollup},
     server::ServerRecord,
     session::SessionRecord,
+    shelf::Shelf,
 };
 
 /// Clients after which blocks are written, however many more there are for them.
@@ -104,6 +106,25 @@ impl Writer<'_> {
         self.transaction
             .open_table(DOCUMENTS)?
             .insert(name, bytes)?;
+        Ok(())
+    }
+
+    /// Writes values of shelves, and removes those that are none.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put_shelves<'a>(
+        &self,
+        changes: impl Iterator<Item = (Shelf, &'a [u8], Option<&'a [u8]>)>,
+    ) -> Result<()> {
+        let mut table = self.transaction.open_table(SHELVES)?;
+        for (shelf, key, value) in changes {
+            let key = (shelf as u8, key);
+            match value {
+                Some(value) => drop(table.insert(key, value)?),
+                None => drop(table.remove(key)?),
+            }
+        }
         Ok(())
     }
 

@@ -414,9 +414,11 @@ impl Writer {
     fn write(&mut self, taken: &mut Taken, merge: bool, victims: &[Key]) -> Result<bool> {
         let interfaces: Vec<String> = self.shared.interfaces.read().clone();
         let documents = self.changed_documents();
+        let shelves = self.shared.shelves.take();
         let is_empty = taken.iter().all(|(_, delta)| delta.is_empty());
         let nothing_new = is_empty
             && documents.is_empty()
+            && shelves.is_empty()
             && victims.is_empty()
             && interfaces.len() == self.numbers.interfaces;
         let settings = self.shared.settings.read().clone();
@@ -438,6 +440,7 @@ impl Writer {
         for (name, bytes) in &documents {
             writer.put_document(name, bytes)?;
         }
+        shelves.write(&writer)?;
         for ((resolution, interface, start), rollup) in rollups(&deltas) {
             writer.add_rollup(resolution, interface, start, &rollup)?;
         }
@@ -483,6 +486,7 @@ impl Writer {
         self.numbers = numbers;
         stages.end("apply");
         stages.tell();
+        self.shared.shelves.written(&shelves);
         let mut known = self.shared.documents.lock();
         for (name, bytes) in documents {
             // Unless it was changed again meanwhile.
