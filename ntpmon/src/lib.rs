@@ -12,6 +12,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod data_directory;
+pub mod health;
 pub mod history;
 pub mod logging;
 pub mod memory;

@@ -25,6 +25,38 @@ fn nanoseconds(time: Timespec) -> i64 {
     time.tv_sec * 1_000_000_000 + time.tv_nsec
 }
 
+/// How far monotonic time was moved by slewing: it follows the corrections that are made to this
+/// host's clock, which the clock of the hardware does not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slew {
+    /// From some point on, in nanoseconds.
+    pub nanoseconds: i64,
+    /// By how much that may be wrong for what was seen since the reading before.
+    pub uncertain: i64,
+}
+
+impl Slew {
+    /// Reads the clocks.
+    #[must_use]
+    pub fn now() -> Self {
+        let Reading { offset, width } = sample(ClockId::Monotonic, ClockId::MonotonicRaw);
+        Self {
+            nanoseconds: offset.wrapping_neg(),
+            uncertain: i64::try_from(width).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// Reads them again.
+    pub fn refresh(&mut self) {
+        let now = Self::now();
+        let moved = now.nanoseconds.wrapping_sub(self.nanoseconds);
+        *self = Self {
+            nanoseconds: now.nanoseconds,
+            uncertain: now.uncertain.saturating_add(moved.saturating_abs()),
+        };
+    }
+}
+
 /// A step of UTC against monotonic time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
@@ -41,7 +73,7 @@ pub struct UtcOffset {
     width: u64,
 }
 
-/// UTC − monotonic as it was read once, in nanoseconds.
+/// One clock − another as they were read once, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     offset: i64,
@@ -58,7 +90,7 @@ impl UtcOffset {
     /// Reads the clocks.
     #[must_use]
     pub fn now() -> Self {
-        let Reading { offset, width } = sample();
+        let Reading { offset, width } = sample(ClockId::Monotonic, ClockId::Realtime);
         Self {
             current: offset,
             width,
@@ -73,7 +105,7 @@ impl UtcOffset {
 
     /// Reads the clocks again and says whether UTC was stepped in between.
     pub fn refresh(&mut self) -> Option<Step> {
-        self.update(sample())
+        self.update(sample(ClockId::Monotonic, ClockId::Realtime))
     }
 
     fn update(&mut self, Reading { offset, width }: Reading) -> Option<Step> {
@@ -94,21 +126,21 @@ impl UtcOffset {
     }
 }
 
-/// UTC − monotonic; the best of a few readings, since any may be interrupted.
-fn sample() -> Reading {
+/// `other` − `one`; the best of a few readings, since any may be interrupted.
+fn sample(one: ClockId, other: ClockId) -> Reading {
     let mut best = Reading {
         offset: 0,
         width: u64::MAX,
     };
     for _ in 0..5 {
-        let before = monotonic();
-        let utc = nanoseconds(clock_gettime(ClockId::Realtime));
-        let after = monotonic();
-        let width = after - before;
+        let before = nanoseconds(clock_gettime(one));
+        let between = nanoseconds(clock_gettime(other));
+        let after = nanoseconds(clock_gettime(one));
+        let width = (after - before).unsigned_abs();
         if width < best.width {
-            let middle = before + width / 2;
+            let middle = before + (after - before) / 2;
             best = Reading {
-                offset: utc - middle.cast_signed(),
+                offset: between - middle,
                 width,
             };
         }
@@ -129,6 +161,17 @@ mod tests {
         for _ in 0..1000 {
             assert_eq!(offset.refresh(), None);
         }
+    }
+
+    #[test]
+    fn what_is_slewed_meanwhile_is_what_is_uncertain() {
+        let mut slew = Slew::now();
+        let before = slew.nanoseconds;
+        slew.refresh();
+        let moved = (slew.nanoseconds - before).abs();
+        assert!(slew.uncertain >= moved, "{slew:?}");
+        // A crystal and its corrections differ by less than a thousandth.
+        assert!(moved < SMALLEST_STEP.cast_signed() * 100, "{moved}");
     }
 
     const fn at(current: i64) -> UtcOffset {

@@ -280,7 +280,14 @@ fn timings(pair: &Pair<'_>, response: &Stamped, role: Option<Role>) -> Timings {
     timings
 }
 
-fn offset_and_delay(t1: Timestamp, t2: Timestamp, t3: Timestamp, t4: Timestamp) -> (Span, Span) {
+/// What the four times of an exchange say: how far the server is ahead, and how long the ways took.
+#[must_use]
+pub fn offset_and_delay(
+    t1: Timestamp,
+    t2: Timestamp,
+    t3: Timestamp,
+    t4: Timestamp,
+) -> (Span, Span) {
     let (there, back) = (t2.since(t1).0, t3.since(t4).0);
     // The mean without overflow, whatever the distance of the clocks.
     let offset = ((i128::from(there) + i128::from(back)) / 2) as i64;
