@@ -12,7 +12,7 @@ use super::{
     client::{ClientRecord, Tally},
     key::InterfaceId,
     rollup::{Resolution, Rollup},
-    server::ServerRecord,
+    server::{ServerRecord, Strays},
     session::{Keep, SessionRecord},
 };
 use crate::ntp::{exchange::Exchange, pair::Totals};
@@ -39,6 +39,9 @@ const SESSIONS_FULL: usize = 100_000;
 /// Minutes that it may have: later ones are added to the last.
 const MINUTES: usize = 64;
 
+/// Servers whose answers nobody waited for.
+const STRAYS: usize = 1024;
+
 /// What has changed on one interface since the last flush.
 #[derive(Debug)]
 pub struct Delta {
@@ -48,6 +51,8 @@ pub struct Delta {
     pub clients: Clients,
     /// Servers that were asked.
     pub servers: HashMap<[u8; 16], ServerRecord, RandomState>,
+    /// Answers of servers that nobody waited for.
+    pub strays: HashMap<[u8; 16], Strays, RandomState>,
     /// By the second at which the minute began.
     pub rollups: BTreeMap<i64, Rollup>,
     /// Exchanges that are kept one by one.
@@ -75,6 +80,7 @@ impl Delta {
             interface,
             clients,
             servers: HashMap::default(),
+            strays: HashMap::default(),
             rollups: BTreeMap::new(),
             sessions: Vec::new(),
             sessions_left_out: 0,
@@ -135,6 +141,16 @@ impl Delta {
         }
     }
 
+    /// Adds an answer that nobody waited for. Addresses are forged most of all here: what finds no
+    /// room is in the rollups.
+    pub fn add_stray(&mut self, server: [u8; 16], strays: Strays) {
+        if let Some(known) = self.strays.get_mut(&server) {
+            known.add(strays);
+        } else if self.strays.len() < STRAYS {
+            self.strays.insert(server, strays);
+        }
+    }
+
     /// Adds the packets that a pairer has counted since `before`.
     pub fn add_packets(&mut self, totals: &Totals, before: &Totals, now: i64) {
         if totals != before {
@@ -177,6 +193,9 @@ impl Delta {
             } else {
                 self.unnamed_servers += record.answered() + record.unanswered();
             }
+        }
+        for (address, strays) in later.strays {
+            self.add_stray(address, strays);
         }
         for (minute, rollup) in later.rollups {
             self.rollup_of(minute).merge(&rollup);

@@ -9,6 +9,7 @@
 pub mod catalogue;
 pub mod client;
 pub mod export;
+pub mod findings;
 pub mod fold;
 pub mod histogram;
 pub mod key;
@@ -33,7 +34,7 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Sender, channel},
     },
@@ -49,13 +50,18 @@ use self::{
     catalogue::Catalogue,
     fold::{Delta, Limits},
     key::{InterfaceId, Key},
-    server::ServerRecord,
+    server::{ServerRecord, Strays},
     session::Keep,
     store::{Ledger, OpenError, Readable, Store},
     writer::{Request, Writer},
 };
 use crate::{
-    ntp::{clock, exchange::Exchange, pair::Totals},
+    health::{Evidence, Found, Kind, Servers},
+    ntp::{
+        clock::{self, Slew, Step},
+        exchange::Exchange,
+        pair::{Outcome, Totals},
+    },
     pipeline::Sink,
 };
 
@@ -166,6 +172,9 @@ struct Shared {
     interfaces: RwLock<Vec<String>>,
     documents: Mutex<Documents>,
     shelves: shelf::Shelves,
+    findings: findings::Findings,
+    /// The servers of each ring that is watched.
+    watched: Mutex<Vec<(InterfaceId, Weak<Mutex<Servers>>)>>,
     /// Nothing while the file cannot be used.
     readable: RwLock<Option<Readable>>,
     catalogue: RwLock<Catalogue>,
@@ -263,6 +272,8 @@ impl History {
             interfaces: RwLock::default(),
             documents: Mutex::default(),
             shelves: shelf::Shelves::default(),
+            findings: findings::Findings::default(),
+            watched: Mutex::default(),
             readable: RwLock::default(),
             catalogue: RwLock::default(),
             servers: RwLock::default(),
@@ -278,7 +289,11 @@ impl History {
             .spawn(move || writer.run(&receiver))
             .context("starting the thread that writes the history")?;
         *shared.writer.lock() = Some(thread);
-        Ok(Self(shared))
+        let history = Self(shared);
+        history
+            .resume_findings()
+            .context("reading what was found")?;
+        Ok(history)
     }
 
     /// Where a ring's exchanges of an interface go.
@@ -287,9 +302,17 @@ impl History {
         let interface = self.0.number(interface);
         let delta = Arc::new(Mutex::new(Delta::new(interface)));
         self.0.feeds.lock().push(Arc::clone(&delta));
+        let servers = Arc::new(Mutex::new(Servers::default()));
+        let mut watched = self.0.watched.lock();
+        watched.retain(|(_, servers)| servers.strong_count() > 0);
+        watched.push((interface, Arc::downgrade(&servers)));
+        drop(watched);
         Feed {
+            interface,
+            servers,
+            slew: Slew::now(),
             limits: *self.0.limits.read(),
-            shared: Arc::clone(&self.0),
+            history: self.clone(),
             delta,
             before: Totals::default(),
             now: clock::utc(),
@@ -512,8 +535,12 @@ impl Memory {
 
 /// Takes the exchanges of one ring.
 pub struct Feed {
-    shared: Arc<Shared>,
+    history: History,
+    interface: InterfaceId,
     delta: Arc<Mutex<Delta>>,
+    servers: Arc<Mutex<Servers>>,
+    /// As of the last batch.
+    slew: Slew,
     limits: Limits,
     /// What was counted when it was published last.
     before: Totals,
@@ -539,19 +566,78 @@ impl Feed {
 impl Sink for Feed {
     fn exchange(&mut self, exchange: &Exchange) {
         self.delta.lock().add(exchange, self.now, &self.limits);
+        let Self {
+            history, interface, ..
+        } = self;
+        let known = || {
+            let key = Key::new(exchange.request.event.destination, *interface);
+            history
+                .0
+                .servers
+                .read()
+                .get(&key)
+                .and_then(ServerRecord::seed)
+        };
+        let mut servers = self.servers.lock();
+        servers.observe(exchange, self.slew, known, |found| {
+            history.tell(&found, Some(*interface));
+        });
+    }
+
+    fn other(&mut self, outcome: &Outcome<'_>) {
+        let (response, kind) = match outcome {
+            // Who is late was asked.
+            Outcome::Unsolicited {
+                response,
+                late: false,
+            } => (response, Kind::UnsolicitedAnswer),
+            Outcome::Multiple(response) => (response, Kind::DuplicatedAnswer),
+            _ => return,
+        };
+        let is_multiple = kind == Kind::DuplicatedAnswer;
+        let strays = Strays {
+            multiple: is_multiple.into(),
+            unsolicited: (!is_multiple).into(),
+        };
+        self.delta.lock().add_stray(response.event.source, strays);
+        let (history, interface) = (&self.history, self.interface);
+        self.servers.lock().stray(response, kind, |found| {
+            history.tell(&found, Some(interface));
+        });
+    }
+
+    fn clock_stepped(&mut self, step: Step, unix: i64) {
+        let kind = Kind::LocalClockStepped;
+        let found = Found {
+            kind,
+            severity: kind.severity(),
+            time: Some(unix),
+            server: None,
+            client: None,
+            is_known: true,
+            evidence: Evidence::LocalStep {
+                change_seconds: step.nanoseconds as f64 / 1e9,
+            },
+        };
+        self.history.tell(&found, None);
+        let watched = self.history.0.watched.lock().clone();
+        for servers in watched.iter().filter_map(|(_, servers)| servers.upgrade()) {
+            servers.lock().local_clock_stepped();
+        }
     }
 
     fn publish(&mut self, totals: &Totals, unix: i64) {
         self.now = clock::utc();
-        self.limits = *self.shared.limits.read();
+        self.slew.refresh();
+        self.limits = *self.history.0.limits.read();
         let full = {
             let mut delta = self.delta.lock();
             delta.add_packets(totals, &self.before, unix);
             delta.is_full(&self.limits)
         };
         self.before = *totals;
-        if full && !self.shared.hurried.swap(true, Ordering::AcqRel) {
-            let _ = self.shared.requests.send(Request::Hurry);
+        if full && !self.history.0.hurried.swap(true, Ordering::AcqRel) {
+            let _ = self.history.0.requests.send(Request::Hurry);
         }
     }
 }

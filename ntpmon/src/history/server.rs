@@ -6,8 +6,18 @@ use zerocopy::{
     byteorder::little_endian::{I64, U16, U32, U64},
 };
 
-use super::client::{Duration, LAYOUT, UNKNOWN};
-use crate::ntp::exchange::Exchange;
+use super::client::{Duration, UNKNOWN, role_code, role_from};
+use crate::{
+    health::{Asked, Manner, Seed},
+    ntp::exchange::{Exchange, Role},
+};
+
+/// The layout that this version writes.
+const LAYOUT: u8 = 2;
+/// As many bytes had the one before: what came later stands at the end.
+const SIZE_OF_LAYOUT_1: usize = std::mem::offset_of!(ServerRecord, multiple);
+/// Kisses that are counted by name; others together.
+pub const KISSES: [&str; 3] = ["RATE", "DENY", "RSTR"];
 
 /// What is known of a server on an interface.
 #[derive(
@@ -39,9 +49,49 @@ pub struct ServerRecord {
     pub offset: Duration,
     /// The round trip without the server's share, where this host asked.
     pub delay: Duration,
+    multiple: U64,
+    unsolicited: U64,
+    /// By [`KISSES`], and all others.
+    kinds_of_kisses: [U32; KISSES.len() + 1],
+    role: u8,
+    /// How it was asked last, and how it answered then; both zero before layout 2 had them.
+    asked: u8,
+    ttl: u8,
+    authentication: u8,
+    has_extensions: u8,
+}
+
+/// Answers that nobody waited for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Strays {
+    /// Further ones to a request that was answered.
+    pub multiple: u64,
+    /// Those to no request.
+    pub unsolicited: u64,
+}
+
+impl Strays {
+    /// Adds others.
+    pub const fn add(&mut self, other: Self) {
+        self.multiple += other.multiple;
+        self.unsolicited += other.unsolicited;
+    }
 }
 
 impl ServerRecord {
+    /// From the database, also from one that knew less.
+    #[must_use]
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        if let (Some(1), SIZE_OF_LAYOUT_1) = (bytes.first(), bytes.len()) {
+            let mut padded = [0; size_of::<Self>()];
+            padded[..SIZE_OF_LAYOUT_1].copy_from_slice(bytes);
+            padded[0] = LAYOUT;
+            return Self::read_from_bytes(&padded).ok();
+        }
+        let record = Self::read_from_bytes(bytes).ok()?;
+        (record.layout == LAYOUT).then_some(record)
+    }
+
     /// A server that was asked for the first time, at `seen`, in nanoseconds since 1970.
     #[must_use]
     pub fn new(exchange: &Exchange, seen: i64) -> Self {
@@ -63,6 +113,14 @@ impl ServerRecord {
             total: Duration::NONE,
             offset: Duration::NONE,
             delay: Duration::NONE,
+            multiple: U64::ZERO,
+            unsolicited: U64::ZERO,
+            kinds_of_kisses: [U32::ZERO; KISSES.len() + 1],
+            role: 0,
+            asked: 0,
+            ttl: 0,
+            authentication: 0,
+            has_extensions: 0,
         };
         record.add(exchange, seen);
         record
@@ -73,6 +131,9 @@ impl ServerRecord {
         let is_last = seen >= self.last_seen();
         self.first_seen.set(self.first_seen().min(seen));
         self.last_seen.set(self.last_seen().max(seen));
+        if let Some(role) = exchange.role {
+            self.role = role_code(role);
+        }
         let Some(response) = &exchange.response else {
             self.unanswered += 1;
             return;
@@ -80,8 +141,11 @@ impl ServerRecord {
         self.answered += 1;
         let ntp = &response.event.ntp;
         self.versions |= 1 << ntp.version();
-        if exchange.kiss_code().is_some() {
+        if let Some(code) = exchange.kiss_code() {
             self.kisses += 1;
+            let known = KISSES.iter().position(|it| it.as_bytes() == code);
+            let kind = &mut self.kinds_of_kisses[known.unwrap_or(KISSES.len())];
+            kind.set(kind.get().saturating_add(1));
         } else if !exchange.is_time_sample() {
             self.unsynchronised += 1;
         }
@@ -94,6 +158,11 @@ impl ServerRecord {
             self.port.set(response.event.source_port);
             self.packet_length.set(response.event.payload_length);
             self.ntp = ntp.0;
+            let manner = Manner::of(&response.event);
+            self.asked = Asked::of(&exchange.request.event).0;
+            self.ttl = manner.ttl;
+            self.authentication = manner.authentication;
+            self.has_extensions = u8::from(manner.has_extensions);
         }
         let timings = &exchange.timings;
         self.processing.add(
@@ -133,11 +202,67 @@ impl ServerRecord {
             self.port = later.port;
             self.packet_length = later.packet_length;
             self.ntp = later.ntp;
+            self.asked = later.asked;
+            self.ttl = later.ttl;
+            self.authentication = later.authentication;
+            self.has_extensions = later.has_extensions;
+        }
+        if later.role != 0 {
+            self.role = later.role;
+        }
+        self.add_strays(later.strays());
+        for (kind, more) in self.kinds_of_kisses.iter_mut().zip(later.kinds_of_kisses) {
+            kind.set(kind.get().saturating_add(more.get()));
         }
         self.processing.absorb(&later.processing, is_last);
         self.total.absorb(&later.total, is_last);
         self.offset.absorb(&later.offset, is_last);
         self.delay.absorb(&later.delay, is_last);
+    }
+
+    /// Adds answers that nobody waited for.
+    pub fn add_strays(&mut self, strays: Strays) {
+        self.multiple += strays.multiple;
+        self.unsolicited += strays.unsolicited;
+    }
+
+    /// Answers that nobody waited for.
+    #[must_use]
+    pub const fn strays(&self) -> Strays {
+        Strays {
+            multiple: self.multiple.get(),
+            unsolicited: self.unsolicited.get(),
+        }
+    }
+
+    /// Kisses by their code; all that are not in [`KISSES`] under `other`.
+    pub fn kinds_of_kisses(&self) -> impl Iterator<Item = (&'static str, u32)> + use<> {
+        let names = KISSES.into_iter().chain(["other"]);
+        names.zip(self.kinds_of_kisses.map(|kind| kind.get()))
+    }
+
+    /// What this host was to those who asked it last.
+    #[must_use]
+    pub const fn role(&self) -> Option<Role> {
+        role_from(self.role)
+    }
+
+    /// What later answers are held against; nothing before it answered with a time.
+    #[must_use]
+    pub fn seed(&self) -> Option<Seed> {
+        let ntp = self.ntp()?;
+        let is_known = self.asked != 0 && crate::ntp::kiss_code(&ntp).is_none();
+        is_known.then(|| Seed {
+            ntp,
+            asked: Asked(self.asked),
+            manner: Manner {
+                version: ntp.version(),
+                precision: ntp.precision(),
+                authentication: self.authentication,
+                has_extensions: self.has_extensions != 0,
+                ttl: self.ttl,
+            },
+        })
     }
 
     /// The layout it was written in.

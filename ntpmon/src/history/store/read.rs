@@ -211,8 +211,10 @@ impl Reader {
         let mut servers = Vec::new();
         for item in self.transaction.open_table(SERVERS)?.iter()? {
             let (key, bytes) = item?;
-            let record = ServerRecord::read_from_bytes(bytes.value())
-                .map_err(|_| anyhow!("a server's record has {} bytes", bytes.value().len()))?;
+            let record = ServerRecord::read(bytes.value()).with_context(|| {
+                let (length, layout) = (bytes.value().len(), bytes.value().first());
+                format!("a server's record has {length} bytes and layout {layout:?}")
+            })?;
             servers.push((zerocopy::transmute!(*key.value()), record));
         }
         Ok(servers)

@@ -271,6 +271,19 @@ impl Writer {
                 }
             }
         }
+        for delta in deltas {
+            for (address, strays) in &delta.strays {
+                let key = Key::new(*address, delta.interface);
+                // Who was never asked gets no record by answering.
+                if let Some(known) = changed.get_mut(&key) {
+                    known.add_strays(*strays);
+                } else if let Some(known) = servers.get(&key) {
+                    let mut known = *known;
+                    known.add_strays(*strays);
+                    changed.insert(key, known);
+                }
+            }
+        }
         let new = changed
             .keys()
             .filter(|key| !servers.contains_key(key))
