@@ -6,6 +6,7 @@ pub mod error;
 pub mod extract;
 
 mod auth;
+mod events;
 mod export;
 mod health;
 mod history;
@@ -13,7 +14,9 @@ mod interfaces;
 mod limits;
 mod openapi;
 mod process;
+mod reply;
 mod serve;
+mod servers;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -139,6 +142,8 @@ impl SharedTokens {
 fn reading() -> OpenApiRouter<State> {
     interfaces::reading()
         .merge(history::reading())
+        .merge(servers::reading())
+        .merge(events::reading())
         .merge(export::reading())
 }
 

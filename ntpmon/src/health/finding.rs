@@ -20,6 +20,9 @@ macro_rules! names {
             /// All of them.
             pub const EACH: &[Self] = &[$(Self::$variant,)*];
 
+            /// All of them by their names.
+            pub const NAMES: &[(&str, Self)] = &[$(($name, Self::$variant),)*];
+
             /// The name in the API.
             #[must_use]
             pub const fn name(self) -> &'static str {

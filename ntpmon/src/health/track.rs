@@ -2,8 +2,9 @@
 //! moves an offset: jitter, a longer way in one direction, two crystals that differ, and this host's
 //! own clock being slewed or stepped.
 //!
-//! A way that became longer in one direction by x moves the offset by x/2 and the delay by x. What
-//! the delay cannot explain, nor the scatter of the samples before, nor drift, is a step.
+//! A way that became longer in one direction by x moves the offset by x/2 and the delay by x. So each
+//! offset may be wrong by half of what its delay has above the shortest of late. What that cannot
+//! explain, nor the scatter of the samples before, nor drift, is a step.
 
 use std::collections::VecDeque;
 
@@ -58,32 +59,67 @@ pub struct Step {
 
 /// The last points.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Track(VecDeque<Point>);
+pub(super) struct Track {
+    points: VecDeque<Point>,
+    shortest: Shortest,
+}
+
+/// The shortest delay of late, in two generations, so that a way that became longer for good is
+/// usual one day.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shortest {
+    current: Option<i64>,
+    previous: Option<i64>,
+    points: usize,
+}
+
+/// Points in a generation.
+const GENERATION: usize = 128;
+
+impl Shortest {
+    fn add(&mut self, delay: i64) {
+        if self.points >= GENERATION {
+            self.previous = self.current.take();
+            self.points = 0;
+        }
+        self.points += 1;
+        self.current = Some(self.current.map_or(delay, |known| known.min(delay)));
+    }
+
+    /// How much longer a delay is, in nanoseconds.
+    fn exceeded_by(&self, delay: i64) -> i64 {
+        let known = self.current.into_iter().chain(self.previous);
+        known
+            .min()
+            .map_or(0, |shortest| delay.saturating_sub(shortest).max(0))
+    }
+}
 
 impl Track {
     /// Takes the next point, at which the server is `offset` ahead. After a step the points before
     /// count on as if they had been taken after it, so that the way back is seen too.
     pub(super) fn observe(&mut self, point: Point, offset: i64) -> Option<Step> {
-        if self.0.back().is_some_and(|last| point.at < last.at) {
+        if self.points.back().is_some_and(|last| point.at < last.at) {
             // Another file, or another life.
-            self.0.clear();
+            *self = Self::default();
         }
+        self.shortest.add(point.delay);
         let step = self.step(&point, offset);
         if let Some(step) = &step {
-            for old in &mut self.0 {
+            for old in &mut self.points {
                 old.place = old.place.wrapping_add(step.change);
             }
         }
-        if self.0.len() >= POINTS {
-            self.0.pop_front();
+        if self.points.len() >= POINTS {
+            self.points.pop_front();
         }
-        self.0.push_back(point);
+        self.points.push_back(point);
         step
     }
 
     fn step(&self, point: &Point, offset: i64) -> Option<Step> {
-        let last = self.0.back()?;
-        if self.0.len() < FEWEST {
+        let last = self.points.back()?;
+        if self.points.len() < FEWEST {
             return None;
         }
         let drift = self.drift();
@@ -91,7 +127,7 @@ impl Track {
         let elapsed = |at: i64| at - last.at;
         let drifted = |at: i64| scaled(drift.unwrap_or(0), elapsed(at));
         let mut rests: Vec<i64> = self
-            .0
+            .points
             .iter()
             .map(|it| {
                 it.place
@@ -106,13 +142,12 @@ impl Track {
             .wrapping_sub(last.place)
             .saturating_sub(expected);
 
-        let mut delays: Vec<i64> = self.0.iter().map(|it| it.delay).collect();
+        let mut delays: Vec<i64> = self.points.iter().map(|it| it.delay).collect();
         let delay_before = median(&mut delays)?;
-        let shortest = *delays.first()?;
-        // Of the way that is usual now, and of the shortest: the one that the points before went.
-        let by_delay = [shortest, delay_before]
-            .map(|usual| i64::try_from(point.delay.abs_diff(usual) / 2).unwrap_or(i64::MAX));
-        let by_delay = by_delay[0].max(by_delay[1]);
+        // Of the points before, and of this one: each may have gone the longer way.
+        let by_delay =
+            [delay_before, point.delay].map(|delay| self.shortest.exceeded_by(delay) / 2);
+        let by_delay = by_delay[0].saturating_add(by_delay[1]);
         let rate = if drift.is_some() {
             DRIFT_KNOWN
         } else {
@@ -130,7 +165,7 @@ impl Track {
             delay_before,
             delay_after: point.delay,
             explained,
-            samples: self.0.len(),
+            samples: self.points.len(),
         })
     }
 
@@ -139,12 +174,12 @@ impl Track {
     /// told.
     fn drift(&self) -> Option<i64> {
         let (fewest, shortest) = FOR_DRIFT;
-        let (first, last) = (self.0.front()?, self.0.back()?);
-        if self.0.len() < fewest || last.at - first.at < shortest {
+        let (first, last) = (self.points.front()?, self.points.back()?);
+        if self.points.len() < fewest || last.at - first.at < shortest {
             return None;
         }
-        let half = self.0.len() / 2;
-        let mut slopes: Vec<i64> = (self.0.iter().zip(self.0.iter().skip(half)))
+        let half = self.points.len() / 2;
+        let mut slopes: Vec<i64> = (self.points.iter().zip(self.points.iter().skip(half)))
             .filter_map(|(one, other)| {
                 let elapsed = i128::from(other.at - one.at);
                 let moved = i128::from(other.place.wrapping_sub(one.place));

@@ -19,6 +19,7 @@ pub mod query;
 pub mod rollup;
 pub mod search;
 pub mod server;
+pub mod servers;
 pub mod session;
 pub mod shelf;
 pub mod store;

@@ -20,6 +20,7 @@ use super::{
     key::{InterfaceId, Key},
     rollup::{Count, Resolution, Rollup},
     search::Range,
+    server::ServerRecord,
     shelf::{Item, Order, Shelf},
     store::Reader,
     view::{
@@ -572,29 +573,35 @@ impl History {
         skip: usize,
         most: usize,
     ) -> (Vec<Server>, u64) {
+        let picked = self.pick_servers(addresses, interfaces);
+        let total = picked.len() as u64;
+        let rest = picked.iter().skip(skip).take(most);
+        let found = rest.map(|(key, name, record)| Server::new(key, name, record));
+        (found.collect(), total)
+    }
+
+    /// The servers in these ranges of addresses, or all, in the order of addresses.
+    pub(super) fn pick_servers(
+        &self,
+        addresses: Option<&[Range]>,
+        interfaces: Option<&[InterfaceId]>,
+    ) -> Vec<(Key, String, ServerRecord)> {
         let names = self.0.interfaces.read();
         let servers = self.0.servers.read();
         let all = [[0; 16]..=[0xff; 16]];
-        let picked = addresses
+        addresses
             .unwrap_or(&all)
             .iter()
             .flat_map(|range| {
                 let first = Key::new(*range.start(), 0);
                 servers.range(first..=Key::new(*range.end(), InterfaceId::MAX))
             })
-            .filter(|(key, _)| interfaces.is_none_or(|them| them.contains(&key.interface())));
-        let mut found = Vec::new();
-        let mut total = 0;
-        for (place, (key, record)) in picked.enumerate() {
-            total += 1;
-            if place >= skip
-                && found.len() < most
-                && let Some(name) = names.get(usize::from(key.interface()))
-            {
-                found.push(Server::new(key, name, record));
-            }
-        }
-        (found, total)
+            .filter(|(key, _)| interfaces.is_none_or(|them| them.contains(&key.interface())))
+            .filter_map(|(key, record)| {
+                let name = names.get(usize::from(key.interface()))?;
+                Some((*key, name.clone(), *record))
+            })
+            .collect()
     }
 
     /// What happened on each interface since the database began.

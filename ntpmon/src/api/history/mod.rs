@@ -6,11 +6,8 @@ pub(super) mod schema;
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
-
-use axum::{Json, http::StatusCode};
+use axum::Json;
 use serde::Serialize;
-use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -23,8 +20,9 @@ use self::{
 };
 use super::{
     State,
-    error::{ApiError, shown},
+    error::ApiError,
     extract::{self, Path},
+    reply::{List, One, Paged, Pagination, address, ask},
 };
 use crate::{
     history::{
@@ -57,66 +55,7 @@ pub(super) fn changing() -> OpenApiRouter<State> {
     OpenApiRouter::default().routes(routes!(cleanup))
 }
 
-impl From<QueryError> for ApiError {
-    fn from(error: QueryError) -> Self {
-        match error {
-            QueryError::Unavailable(_) => {
-                Self::unavailable("history_unavailable", error.to_string())
-            }
-            QueryError::Cursor(text) => {
-                let message = QueryError::Cursor(shown(&text)).to_string();
-                Self::new(StatusCode::BAD_REQUEST, "invalid_cursor", message)
-            }
-            QueryError::Failed(error) => Self::internal(&error),
-        }
-    }
-}
-
 const SECOND: i64 = 1_000_000_000;
-
-/// Asks the history where waiting for the disk keeps nobody else.
-pub(super) async fn ask<T: Send + 'static, E: Into<ApiError> + Send + 'static>(
-    state: &State,
-    ask: impl FnOnce(&History) -> Result<T, E> + Send + 'static,
-) -> Result<T, ApiError> {
-    let history = state.history.clone();
-    spawn_blocking(move || ask(&history).map_err(Into::into))
-        .await
-        .map_err(|error| ApiError::internal(&anyhow::Error::new(error)))?
-}
-
-/// Which part of a list this is.
-#[derive(Debug, Serialize, ToSchema)]
-struct Pagination {
-    /// From 1; null where a cursor was followed.
-    page: Option<u64>,
-    /// At most so many.
-    page_size: u64,
-    /// In all.
-    total: u64,
-    /// In all.
-    total_pages: u64,
-    /// Whether more follow.
-    has_next: bool,
-    /// Whether there are some before; null where a cursor was followed.
-    has_prev: Option<bool>,
-    /// Give this as `cursor` to get what follows, however the list has changed meanwhile.
-    next_cursor: Option<String>,
-}
-
-impl Pagination {
-    fn new(page: &Page, total: u64, has_next: bool, next_cursor: Option<String>) -> Self {
-        Self {
-            page: page.number,
-            page_size: page.size,
-            total,
-            total_pages: total.div_ceil(page.size),
-            has_next,
-            has_prev: page.number.map(|number| number > 1 && total > 0),
-            next_cursor,
-        }
-    }
-}
 
 /// A part of a list of clients.
 #[derive(Debug, Serialize, ToSchema)]
@@ -140,45 +79,6 @@ impl ClientList {
             data: found.clients,
             pagination: Pagination::new(page, found.total, has_next, found.next_cursor),
         }
-    }
-}
-
-/// Any list.
-#[derive(Debug, Serialize, ToSchema)]
-struct List<T> {
-    /// Always true.
-    success: bool,
-    /// How many there are.
-    count: usize,
-    /// They.
-    data: Vec<T>,
-}
-
-impl<T> List<T> {
-    fn new(data: Vec<T>) -> Json<Self> {
-        Json(Self {
-            success: true,
-            count: data.len(),
-            data,
-        })
-    }
-}
-
-/// Any single thing.
-#[derive(Debug, Serialize, ToSchema)]
-struct One<T> {
-    /// Always true.
-    success: bool,
-    /// It.
-    data: T,
-}
-
-impl<T> One<T> {
-    const fn new(data: T) -> Json<Self> {
-        Json(Self {
-            success: true,
-            data,
-        })
     }
 }
 
@@ -253,16 +153,6 @@ async fn search(
     list_clients(&state, &filters, &pagination, &body).await
 }
 
-fn address(text: &str) -> Result<IpAddr, ApiError> {
-    text.parse().map_err(|_| {
-        ApiError::invalid_parameter(
-            "the address",
-            text,
-            "an IPv4 or IPv6 address, as 192.0.2.1 or 2001:db8::1",
-        )
-    })
-}
-
 /// A client on every interface, its last sessions and its activity by the hour
 #[utoipa::path(
     get,
@@ -296,19 +186,6 @@ async fn client(
     })
 }
 
-/// A part of a list of servers.
-#[derive(Debug, Serialize, ToSchema)]
-struct ServerList {
-    /// Always true.
-    success: bool,
-    /// The servers of this page.
-    data: Vec<Server>,
-    /// How many they are.
-    count: usize,
-    /// Which part it is; there are no cursors.
-    pagination: Pagination,
-}
-
 /// Servers, by address
 #[utoipa::path(
     get,
@@ -322,36 +199,22 @@ struct ServerList {
         ("interface_name" = inline(Option<Names>), Query, style = Form, explode = false, description = "Any of these interfaces, separated by commas"),
     ),
     responses(
-        (status = 200, description = "A page of servers; empty beyond the last", body = ServerList),
+        (status = 200, description = "A page of servers; empty beyond the last", body = Paged<Server>),
         (status = 400, description = "A parameter cannot be, or is not known"),
     )
 )]
-async fn servers(state: State, parameters: Parameters) -> Result<Json<ServerList>, ApiError> {
+async fn servers(state: State, parameters: Parameters) -> Result<Json<Paged<Server>>, ApiError> {
     parameters.only(&[&["page", "page_size", "search_ip", "interface_name"]])?;
     let page = parameters.page()?;
     let ranges = parameters.addresses()?;
     let interfaces = parameters.interfaces(&state.history)?;
-    let before = page
-        .number
-        .unwrap_or(1)
-        .saturating_sub(1)
-        .saturating_mul(page.size);
-    let (start, size) = (
-        usize::try_from(before).unwrap_or(usize::MAX),
-        page.size as usize,
-    );
+    let (start, size) = (page.start(), page.size as usize);
     let (data, total) = ask(&state, move |history| {
         let found = history.servers(ranges.as_deref(), interfaces.as_deref(), start, size);
         Ok::<_, ApiError>(found)
     })
     .await?;
-    let has_next = before.saturating_add(data.len() as u64) < total && !data.is_empty();
-    Ok(Json(ServerList {
-        success: true,
-        count: data.len(),
-        data,
-        pagination: Pagination::new(&page, total, has_next, None),
-    }))
+    Ok(Paged::new(data, &page, total))
 }
 
 /// A server on every interface

@@ -2,7 +2,7 @@
 //! with the same checks. A name that is not known is refused: a mistyped filter would otherwise
 //! answer with everything.
 
-use std::ops::RangeInclusive;
+use std::{net::IpAddr, ops::RangeInclusive};
 
 use axum::{
     extract::FromRequestParts,
@@ -25,9 +25,10 @@ use crate::{
         query::{ClientQuery, Part},
         rollup::Resolution,
         search,
+        servers::ServerSort,
     },
     netlink,
-    ntp::ClientClock,
+    ntp::{ClientClock, exchange::Role},
 };
 
 /// Values by their names.
@@ -111,7 +112,7 @@ const LISTS: &[&str] = &["client_ips", "interface_name", "interface_names"];
 pub(super) const MAX_LIST: usize = 1000;
 /// Which part of a list, in which order.
 pub(super) const PAGE: &[&str] = &["page", "page_size", "cursor"];
-pub(super) const ORDER: &[&str] = &["sort", "order"];
+pub(in crate::api) const ORDER: &[&str] = &["sort", "order"];
 
 /// The most that one page has.
 pub(super) const MAX_PAGE_SIZE: u64 = 1000;
@@ -138,12 +139,26 @@ pub(super) const SORTS: &[(&str, Sort)] = &[
     ("request_rate_per_second", Sort::RequestRate),
 ];
 
-pub(super) const ORDERS: &[(&str, bool)] = &[("asc", false), ("desc", true)];
+pub(in crate::api) const ORDERS: &[(&str, bool)] = &[("asc", false), ("desc", true)];
 
 pub(super) const CLOCKS: &[(&str, ClientClock)] = &[
     (ClientClock::Honest.name(), ClientClock::Honest),
     (ClientClock::Randomised.name(), ClientClock::Randomised),
     (ClientClock::Unknown.name(), ClientClock::Unknown),
+];
+
+pub(in crate::api) const ROLES: &[(&str, Role)] = &[
+    ("client", Role::Client),
+    ("server", Role::Server),
+    ("transit", Role::Transit),
+];
+
+pub(in crate::api) const SERVER_SORTS: &[(&str, ServerSort)] = &[
+    ("server_ip", ServerSort::Address),
+    ("offset", ServerSort::Offset),
+    ("reach", ServerSort::Reach),
+    ("last_seen", ServerSort::LastSeen),
+    ("sessions", ServerSort::Sessions),
 ];
 
 pub(super) const RESOLUTIONS: &[(&str, Resolution)] = &[
@@ -154,11 +169,19 @@ pub(super) const RESOLUTIONS: &[(&str, Resolution)] = &[
 
 /// A page of a list.
 #[derive(Clone, Debug)]
-pub(super) struct Page {
+pub(in crate::api) struct Page {
     /// Nothing where a cursor is followed.
     pub number: Option<u64>,
     pub size: u64,
     pub part: Part,
+}
+
+impl Page {
+    /// How many come before it.
+    pub(in crate::api) fn start(&self) -> usize {
+        let before = self.number.unwrap_or(1).saturating_sub(1);
+        usize::try_from(before.saturating_mul(self.size)).unwrap_or(usize::MAX)
+    }
 }
 
 impl Parameters {
@@ -224,7 +247,11 @@ impl Parameters {
     }
 
     /// A text, and nothing else.
-    fn text(&self, name: &str, expected: &str) -> Result<Option<&str>, ApiError> {
+    pub(in crate::api) fn text(
+        &self,
+        name: &str,
+        expected: &str,
+    ) -> Result<Option<&str>, ApiError> {
         let Some(value) = self.value(name) else {
             return Ok(None);
         };
@@ -245,6 +272,35 @@ impl Parameters {
             let found = words.iter().find(|(word, _)| *word == text);
             found.map(|(_, meant)| *meant)
         })
+    }
+
+    /// What several of some words stand for.
+    pub(in crate::api) fn words<T: Copy>(
+        &self,
+        name: &str,
+        words: &[(&str, T)],
+    ) -> Result<Option<Vec<T>>, ApiError> {
+        let expected = one_of(words);
+        let Some(items) = self.list(name, &expected)? else {
+            return Ok(None);
+        };
+        let mean = |item: &String| {
+            let found = words.iter().find(|(word, _)| word == item);
+            let value = Value::String(item.clone());
+            found.map_or_else(|| Err(self.refuse(name, &value, &expected)), |it| Ok(it.1))
+        };
+        items.iter().map(mean).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// An address.
+    pub(in crate::api) fn address(&self, name: &str) -> Result<Option<IpAddr>, ApiError> {
+        let expected = "an IPv4 or IPv6 address, as 192.0.2.1 or 2001:db8::1";
+        self.made(name, expected, |value| value.as_str()?.trim().parse().ok())
+    }
+
+    /// Names of interfaces, whether or not they are known.
+    pub(in crate::api) fn names(&self, name: &str) -> Result<Option<Vec<String>>, ApiError> {
+        self.list(name, "names of interfaces, as eth0 or eth0,eth1")
     }
 
     /// A whole number in a range.
@@ -269,7 +325,7 @@ impl Parameters {
     }
 
     /// Any number in a range.
-    pub(super) fn decimal(
+    pub(in crate::api) fn decimal(
         &self,
         name: &str,
         range: RangeInclusive<f64>,
@@ -286,7 +342,7 @@ impl Parameters {
     }
 
     /// Yes or no; no, where nothing is said.
-    pub(super) fn flag(&self, name: &str) -> Result<bool, ApiError> {
+    pub(in crate::api) fn flag(&self, name: &str) -> Result<bool, ApiError> {
         let flag = self.made(name, "true or false", |value| match (value, self.written) {
             (Value::String(text), Written::Query) => text.parse().ok(),
             (_, Written::Query) => None,
@@ -296,7 +352,7 @@ impl Parameters {
     }
 
     /// A time, in nanoseconds since 1970; the nearest of those that can be told so.
-    pub(super) fn time(&self, name: &str) -> Result<Option<i64>, ApiError> {
+    pub(in crate::api) fn time(&self, name: &str) -> Result<Option<i64>, ApiError> {
         let expected = "a time as 2026-11-21T08:00:00Z, or in seconds since 1970";
         self.made(name, expected, |value| {
             let seconds = |seconds: f64| seconds.is_finite().then_some((seconds * 1e9) as i128);
@@ -353,7 +409,7 @@ impl Parameters {
     }
 
     /// The interfaces that are named: by both names, where both are given.
-    pub(super) fn interfaces(
+    pub(in crate::api) fn interfaces(
         &self,
         history: &History,
     ) -> Result<Option<Vec<InterfaceId>>, ApiError> {
@@ -372,7 +428,7 @@ impl Parameters {
     }
 
     /// The addresses that are looked for, in order and each once.
-    pub(super) fn addresses(&self) -> Result<Option<Vec<search::Range>>, ApiError> {
+    pub(in crate::api) fn addresses(&self) -> Result<Option<Vec<search::Range>>, ApiError> {
         let mut ranges = None;
         let expected = "an address, a network as 192.0.2.0/24 or the beginning of an address as \
                         192.0.2.";
@@ -407,7 +463,7 @@ impl Parameters {
     }
 
     /// From when to when, both included.
-    pub(super) fn between(&self) -> Result<(Option<i64>, Option<i64>), ApiError> {
+    pub(in crate::api) fn between(&self) -> Result<(Option<i64>, Option<i64>), ApiError> {
         let (since, until) = (self.time("since")?, self.time("until")?);
         if let (Some(from), Some(to)) = (since, until)
             && from > to
@@ -435,7 +491,7 @@ impl Parameters {
     }
 
     /// Which part of a list is wanted.
-    pub(super) fn page(&self) -> Result<Page, ApiError> {
+    pub(in crate::api) fn page(&self) -> Result<Page, ApiError> {
         let size = self
             .number("page_size", 1..=MAX_PAGE_SIZE)?
             .unwrap_or(PAGE_SIZE);

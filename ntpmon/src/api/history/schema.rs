@@ -16,11 +16,12 @@ use utoipa::{
     },
 };
 
-use super::parameters::{CLOCKS, MAX_LIST, ORDERS, RESOLUTIONS, SORTS};
+use super::parameters::{CLOCKS, MAX_LIST, ORDERS, RESOLUTIONS, ROLES, SERVER_SORTS, SORTS};
+use crate::health::{Kind, Severity};
 
 /// One of the words of a table.
 macro_rules! words {
-    ($name:ident, $table:ident) => {
+    ($name:ident, $table:expr) => {
         pub(in crate::api) struct $name;
 
         impl PartialSchema for $name {
@@ -41,6 +42,25 @@ words!(SortName, SORTS);
 words!(OrderName, ORDERS);
 words!(ClockName, CLOCKS);
 words!(ResolutionName, RESOLUTIONS);
+words!(RoleName, ROLES);
+words!(ServerSortName, SERVER_SORTS);
+words!(SeverityName, Severity::NAMES);
+words!(EventKind, Kind::NAMES);
+
+/// Some kinds of events.
+pub(in crate::api) struct EventKinds;
+
+impl PartialSchema for EventKinds {
+    fn schema() -> RefOr<Schema> {
+        ArrayBuilder::new()
+            .items(EventKind::schema())
+            .min_items(Some(1))
+            .max_items(Some(MAX_LIST))
+            .into()
+    }
+}
+
+impl ToSchema for EventKinds {}
 
 /// RFC 3339, or seconds since 1970.
 pub(in crate::api) struct Time;
