@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod capture;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod daemon;
@@ -23,4 +24,5 @@ mod output;
 pub mod pipeline;
 pub mod privileges;
 pub mod scheduling;
+mod seconds;
 pub mod tokens;

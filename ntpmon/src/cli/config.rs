@@ -16,7 +16,7 @@ use toml::Value;
 
 use crate::{
     api::Tls,
-    config::{Config, DEFAULT_FILE, Flag, KEYS, Loaded, Sources},
+    config::{Config, DEFAULT_FILE, Flag, KEYS, LISTS, Loaded, Sources},
     tokens::Tokens,
 };
 
@@ -190,6 +190,18 @@ fn as_toml(loaded: &Loaded) -> String {
             None => writeln!(text, "# {name} is not set"),
         };
     }
+    for list in LISTS {
+        for entry in loaded.entries(list) {
+            let _ = write!(text, "\n[[{}]] # {}\n", list.path, entry.source);
+            for (key, value, source) in entry.keys {
+                let name = key.path;
+                let _ = match value {
+                    Some(value) => writeln!(text, "{name} = {value} # {source}"),
+                    None => writeln!(text, "# {name} is not set"),
+                };
+            }
+        }
+    }
     text
 }
 
@@ -203,6 +215,13 @@ fn as_json(loaded: &Loaded) -> Result<Map<String, serde_json::Value>> {
         let source = loaded.source(key.path).to_string();
         let entry = json!({ "value": value, "source": source });
         object.insert(key.path.to_owned(), entry);
+    }
+    for entry in LISTS.iter().flat_map(|list| loaded.entries(list)) {
+        for (key, value, source) in entry.keys {
+            let value = serde_json::to_value(value)?;
+            let shown = json!({ "value": value, "source": source.to_string() });
+            object.insert(format!("{}.{}", entry.name, key.path), shown);
+        }
     }
     Ok(object)
 }
@@ -264,7 +283,8 @@ mod tests {
         };
         let text = "interfaces = ['eth0']\n[history]\nflush_interval_seconds = 2\n\
                     [history.sessions]\nkeep = '1/8'\n[log]\nfile = '/var/log/\"ntpmon\"'\n";
-        for loaded in [load(""), load(text)] {
+        let listed = "[[check]]\nserver = '[::1]:1123'\nname = 'a \\b'\n[[check]]\nserver = 'a'\n";
+        for loaded in [load(""), load(text), load(listed)] {
             let shown = as_toml(&loaded);
             assert_eq!(load(&shown).config, loaded.config, "{shown}");
         }

@@ -1,7 +1,9 @@
 //! Every key there is, with what is right for it. What is told of a wrong value, the names of the
 //! environment's variables and the order of `ntpmon config show` all come from here.
 
-/// A key of the file.
+use super::entries::LISTS;
+
+/// A key of the file, or of an entry of an array of tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
     /// Its place, sections and all: `history.sessions.keep`.
@@ -27,7 +29,7 @@ pub enum Kind {
     Numbers,
 }
 
-const fn key(path: &'static str, kind: Kind, expected: &'static str) -> Key {
+pub(super) const fn key(path: &'static str, kind: Kind, expected: &'static str) -> Key {
     Key {
         path,
         kind,
@@ -203,26 +205,35 @@ impl Key {
 
 /// Whether it is a section of the file, such as `history.sessions`.
 pub(super) fn is_section(path: &str) -> bool {
-    let within = |key: &Key| {
-        key.path
+    let starts = |whole: &str, path| {
+        whole
             .strip_prefix(path)
-            .is_some_and(|it| it.starts_with('.'))
+            .is_some_and(|it: &str| it.starts_with('.'))
     };
-    KEYS.iter().any(within)
+    let within = |key: &Key| starts(key.path, path);
+    KEYS.iter().any(within) || LISTS.iter().any(|list| starts(list.path, path))
 }
 
 /// What may have been meant by a name that is none.
-pub(super) fn similar<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    names
+pub(super) fn similar<'a>(
+    name: &str,
+    mut names: impl Iterator<Item = &'a str> + Clone,
+) -> Option<&'a str> {
+    let alike = names
+        .clone()
         .map(|it| (strsim::jaro(name, it), it))
         .filter(|(likeness, _)| *likeness > 0.85)
         .max_by(|one, other| one.0.total_cmp(&other.0))
-        .map(|(_, it)| it)
+        .map(|(_, it)| it);
+    // Or it was left off in what it is counted.
+    let begins = |it: &&str| it.strip_prefix(name).is_some_and(|it| it.starts_with('_'));
+    alike.or_else(|| names.find(begins))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::List;
 
     #[test]
     fn the_documentation_has_every_key_in_order_with_what_is_right_for_it() {
@@ -237,21 +248,35 @@ mod tests {
                 [cells[0].trim_matches('`'), cells[1], cells[2]]
             })
             .collect();
-        let known: Vec<_> = KEYS.iter().map(|key| (key.path, key.expected)).collect();
+        let known = KEYS.iter().map(|key| (key.path.to_owned(), key.expected));
+        let entries = LISTS.iter().flat_map(|list| {
+            let path = |key: &Key| format!("{}[].{}", list.path, key.path);
+            list.keys.iter().map(move |key| (path(key), key.expected))
+        });
+        let known: Vec<_> = known.chain(entries).collect();
         let documented: Vec<_> = told
             .iter()
-            .map(|[path, _, right]| (*path, *right))
+            .map(|[path, _, right]| ((*path).to_owned(), *right))
             .collect();
         assert_eq!(documented, known);
         // A default that is told is the default.
         let defaults = toml::Value::try_from(crate::config::Config::default()).unwrap();
         for [path, default, _] in told {
-            let value = path
-                .split('.')
-                .try_fold(&defaults, |table, name| table.get(name));
-            let value = value.map(ToString::to_string);
+            let value = match path.split_once("[].") {
+                None => path
+                    .split('.')
+                    .try_fold(&defaults, |table, name| table.get(name))
+                    .cloned(),
+                Some((list, key)) => {
+                    let list = List::find(list).unwrap();
+                    let given = toml::Table::new();
+                    assert_eq!(default == "must be set", list.needs(&given, key), "{path}");
+                    list.default_of(&given, key)
+                }
+            };
+            let value = value.as_ref().map(ToString::to_string);
             let default = match default {
-                "not set" => None,
+                "not set" | "must be set" => None,
                 default => Some(default.trim_matches('`').to_owned()),
             };
             assert_eq!(default, value, "{path}");

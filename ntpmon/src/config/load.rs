@@ -2,6 +2,8 @@
 //! by itself, so that every fault is found in one go and each is told with where it stands; also
 //! one that a later source puts right.
 
+mod lists;
+
 use std::{
     collections::BTreeMap,
     env,
@@ -17,8 +19,11 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
+use self::lists::Placed;
+pub use self::lists::Shown;
 use super::{
     Config, DEFAULT_FILE,
+    entries::{LISTS, List},
     keys::{CONFIG_VARIABLE, ELSEWHERE, KEYS, Key, Kind, PREFIX, SHORT, is_section, similar},
 };
 
@@ -95,6 +100,7 @@ pub struct Loaded {
     /// What is not wrong and probably not meant.
     pub warnings: Vec<String>,
     sources: BTreeMap<&'static str, Source>,
+    lists: BTreeMap<&'static str, Vec<Placed>>,
 }
 
 impl Loaded {
@@ -169,6 +175,7 @@ impl Config {
 #[derive(Debug, Default)]
 struct Merge {
     settings: BTreeMap<&'static str, (Value, Source)>,
+    lists: BTreeMap<&'static str, Vec<Placed>>,
     warnings: Vec<String>,
     faults: Vec<Fault>,
 }
@@ -223,6 +230,8 @@ impl Merge {
             let source = place.source(name.span());
             if let Some(key) = Key::find(&path) {
                 self.set(key.path, value.clone(), source);
+            } else if let Some(list) = List::find(&path) {
+                self.list(place, list, (span.get_ref(), value), &source);
             } else if !is_section(&path) {
                 self.unknown(&path, section, &source);
             } else if let (DeValue::Table(spans), Value::Table(values)) = (span.get_ref(), value) {
@@ -239,20 +248,24 @@ impl Merge {
     }
 
     fn unknown(&mut self, path: &str, section: &str, source: &Source) {
-        let within: Vec<&str> = KEYS
-            .iter()
-            .filter_map(|key| match section {
-                "" => Some(key.path),
-                _ => key.path.strip_prefix(section)?.strip_prefix('.'),
-            })
-            .map(|rest| rest.split_once('.').map_or(rest, |(name, _)| name))
-            .collect();
+        let lists = LISTS.iter().map(|list| list.path);
+        let paths = KEYS.iter().map(|key| key.path).chain(lists);
+        let mut within: Vec<&str> = Vec::new();
+        for path in paths.clone() {
+            let rest = match section {
+                "" => Some(path),
+                _ => path
+                    .strip_prefix(section)
+                    .and_then(|rest| rest.strip_prefix('.')),
+            };
+            let name = rest.map(|rest| rest.split_once('.').map_or(rest, |(name, _)| name));
+            within.extend(name.filter(|name| !within.contains(name)));
+        }
         let name = path.rsplit('.').next().unwrap_or(path);
         // Keys, and the sections that they are in.
-        let whole = KEYS.iter().flat_map(|key| {
-            let ends = key.path.match_indices('.').map(|(at, _)| at);
-            ends.chain([key.path.len()])
-                .filter_map(|end| key.path.get(..end))
+        let whole = paths.flat_map(|path| {
+            let ends = path.match_indices('.').map(|(at, _)| at);
+            ends.chain([path.len()]).filter_map(|end| path.get(..end))
         });
         let meant = similar(name, within.iter().copied())
             .map(|it| match section {
@@ -267,11 +280,7 @@ impl Merge {
             })
             .or_else(|| similar(path, whole).map(str::to_owned));
         let hint = meant.map_or_else(
-            || {
-                let mut names = within;
-                names.dedup();
-                format!("expected one of {}", names.join(", "))
-            },
+            || format!("expected one of {}", within.join(", ")),
             |it| format!("did you mean {it}?"),
         );
         self.fault(format!("{path} in {source}: there is no such key: {hint}"));
@@ -335,9 +344,14 @@ impl Merge {
     }
 
     fn finish(mut self, file: Option<PathBuf>) -> Result<Loaded, Faults> {
+        self.conflicts();
         let mut whole = Table::new();
         for (path, (value, _)) in &self.settings {
             put(&mut whole, path, value.clone());
+        }
+        for (path, entries) in &self.lists {
+            let entries = entries.iter().map(|it| Value::Table(it.values.clone()));
+            put(&mut whole, path, Value::Array(entries.collect()));
         }
         let config = match Config::deserialize(Value::Table(whole)) {
             Ok(mut config) => {
@@ -351,9 +365,11 @@ impl Merge {
                 }
                 Some(config)
             }
-            // Each was read by itself before.
+            // Each was read by itself before, and what an entry lacks is told.
             Err(error) => {
-                self.fault(error.message().to_owned());
+                if self.faults.is_empty() {
+                    self.fault(error.message().to_owned());
+                }
                 None
             }
         };
@@ -367,6 +383,7 @@ impl Merge {
                     .into_iter()
                     .map(|(path, (_, source))| (path, source))
                     .collect(),
+                lists: self.lists,
             }),
             _ => Err(Faults(self.faults)),
         }

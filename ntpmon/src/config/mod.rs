@@ -2,6 +2,8 @@
 //! into one typed [`Config`]. A wrong setting is told with its key, its value, where it stands and
 //! what would be right, and all of them at once. Nothing here opens what the settings name.
 
+mod check;
+mod entries;
 mod keys;
 mod load;
 mod types;
@@ -16,11 +18,12 @@ use ntpmon_common::settings::{MAX_PORTS, MAX_RINGS};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    entries::{Conflict, Entry, LISTS, List, faults},
     keys::{KEYS, Key, Kind},
-    load::{Fault, Faults, Flag, Loaded, Source, Sources},
+    load::{Fault, Faults, Flag, Loaded, Shown, Source, Sources},
     types::{Keep, Mode},
 };
-use crate::{api::Origin, history, logging};
+use crate::{api::Origin, check::Definition, history, logging};
 
 /// Where the file is looked for unless another is named.
 pub const DEFAULT_FILE: &str = "/etc/ntpmon/ntpmon.toml";
@@ -45,6 +48,9 @@ pub struct Config {
     pub api: Api,
     /// How the command line reaches a daemon.
     pub client: Client,
+    /// Servers that are asked for the time.
+    #[serde(rename = "check")]
+    pub checks: Vec<Definition>,
 }
 
 impl Default for Config {
@@ -57,6 +63,7 @@ impl Default for Config {
             history: History::default(),
             api: Api::default(),
             client: Client::default(),
+            checks: Vec::new(),
         }
     }
 }
@@ -88,7 +95,7 @@ pub struct Capture {
     /// UDP ports that are NTP, on either side; each once.
     pub ports: Vec<u16>,
     /// How long a request waits for its response.
-    #[serde(rename = "timeout_seconds", with = "types::seconds")]
+    #[serde(rename = "timeout_seconds", with = "crate::seconds")]
     pub timeout: Duration,
     /// Where incoming packets are taken.
     pub mode: Mode,
@@ -122,12 +129,12 @@ impl Default for Capture {
 #[serde(default, deny_unknown_fields)]
 pub struct History {
     /// What was seen is stored so often.
-    #[serde(rename = "flush_interval_seconds", with = "types::seconds")]
+    #[serde(rename = "flush_interval_seconds", with = "crate::seconds")]
     pub flush_interval: Duration,
     /// So many clients changed are stored before the interval is over.
     pub batch_size: usize,
     /// How often the state that only speeds up a start is stored.
-    #[serde(rename = "checkpoint_interval_seconds", with = "types::seconds")]
+    #[serde(rename = "checkpoint_interval_seconds", with = "crate::seconds")]
     pub checkpoint_interval: Duration,
     /// Clients that are known by name; what exceeds them is counted together.
     pub max_clients: usize,
@@ -260,7 +267,7 @@ pub struct Api {
     /// A body that is larger is refused.
     pub max_body_kib: usize,
     /// A request that takes longer is given up.
-    #[serde(rename = "request_timeout_seconds", with = "types::seconds")]
+    #[serde(rename = "request_timeout_seconds", with = "crate::seconds")]
     pub request_timeout: Duration,
     /// Requests beyond these are told to come again.
     pub max_concurrent_requests: usize,

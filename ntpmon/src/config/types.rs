@@ -61,24 +61,6 @@ impl<'de> Deserialize<'de> for Keep {
     }
 }
 
-/// A duration in seconds, with or without a fraction.
-pub(super) mod seconds {
-    use super::*;
-
-    pub(in crate::config) fn serialize<S: Serializer>(
-        duration: &Duration,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.serialize_f64(duration.as_secs_f64())
-    }
-
-    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Duration, D::Error> {
-        Duration::try_from_secs_f64(f64::deserialize(deserializer)?).map_err(de::Error::custom)
-    }
-}
-
 /// A hundred years: more is for ever, and there is a word for that.
 pub(super) const MAX_DAYS: u32 = 36_500;
 const DAY: u64 = 86_400;

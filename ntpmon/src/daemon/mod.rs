@@ -34,7 +34,7 @@ use self::{
 };
 use crate::{
     capture,
-    config::{Config, DEFAULT_FILE, KEYS, Loaded, Sources},
+    config::{Config, DEFAULT_FILE, KEYS, LISTS, Loaded, Sources},
     data_directory::DataDirectory,
     logging::{self, Logging},
     privileges, scheduling,
@@ -308,7 +308,8 @@ impl Daemon {
             config: &loaded.config,
             tokens: &tokens,
         });
-        for key in KEYS.iter().map(|key| key.path) {
+        let lists = LISTS.iter().map(|list| list.path);
+        for key in KEYS.iter().map(|key| key.path).chain(lists) {
             let reloads = OWN_RELOADABLE.contains(&key) || parts.reloads(key);
             let value = loaded.value(key);
             if reloads && value != self.loaded.value(key) {

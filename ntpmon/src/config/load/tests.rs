@@ -73,6 +73,7 @@ fn every_field_is_a_key_and_every_key_a_field() {
             _ => found.push(path.trim_start_matches('.').to_owned()),
         }
     }
+    let is_list = |path: &String| LISTS.iter().any(|list| list.path == path);
     let mut config = Config::default();
     for path in [
         &mut config.log.file,
@@ -86,6 +87,7 @@ fn every_field_is_a_key_and_every_key_a_field() {
     }
     let mut fields = Vec::new();
     walk("", &Value::try_from(&config).unwrap(), &mut fields);
+    fields.retain(|field| !is_list(field));
     fields.sort();
     let mut keys: Vec<_> = KEYS.iter().map(|key| key.path.to_owned()).collect();
     keys.sort();
@@ -171,7 +173,7 @@ red = 1
         "capture.ports = [123, 0] in DIR/ntpmon.toml:9: expected a list of 1 to 8 UDP ports, each 1 to 65535",
         "capture.rings = 3 in DIR/ntpmon.toml:10: expected 1, 2 or 4",
         "retention in DIR/ntpmon.toml:11: there is no such key: did you mean history.retention?",
-        "colour in DIR/ntpmon.toml:13: there is no such key: expected one of interfaces, data_dir, log, capture, history, api, client",
+        "colour in DIR/ntpmon.toml:13: there is no such key: expected one of interfaces, data_dir, log, capture, history, api, client, check",
         "api.compression = \"yes\" in the environment's NTPMON_API_COMPRESSION: expected true or false",
         "history.cache_mib = \"a lot\" in the environment's NTPMON_HISTORY_CACHE_MIB: expected a whole number, 1 to 65536",
         "api.listen = \"localhost\" of --listen: expected an address and a port, such as \"127.0.0.1:8000\" or \"[::1]:8000\"; port 0 takes a free one",
@@ -203,32 +205,182 @@ fn every_key_has_a_value_that_is_refused() {
 
 #[test]
 fn bounds_are_where_they_are_said_to_be() {
-    // The two ends of every range of numbers stand in what is expected of it.
     for key in KEYS {
-        let bounds: Vec<f64> = key
-            .expected
-            .split([' ', ','])
-            .filter_map(|word| word.parse().ok())
-            .collect();
-        if key.kind != Kind::Number || key.path == "capture.rings" {
-            continue;
-        }
-        let whole = !key.expected.starts_with("seconds");
-        let accepts = |number: f64| {
-            let value = if whole {
-                Value::Integer(number as i64)
-            } else {
-                Value::Float(number)
-            };
-            alone(key.path, &value).is_some_and(|config| config.check().is_empty())
-        };
-        let step = if whole { 1.0 } else { 0.0001 };
-        let (low, high) = (bounds[0], bounds[1]);
-        assert!(accepts(low) && accepts(high), "{}", key.path);
-        assert!(!accepts(high + step), "{}", key.path);
-        let ever = bounds.get(2) == Some(&0.0);
-        assert_eq!(accepts(low - step), ever, "{}", key.path);
+        let alone =
+            |value: Value| alone(key.path, &value).is_some_and(|config| config.check().is_empty());
+        has_its_bounds(key, alone);
     }
+    for list in LISTS {
+        for key in list.keys {
+            has_its_bounds(key, |value| list.accepts(&Table::new(), key.path, &value));
+        }
+    }
+}
+
+/// The two ends of every range of numbers stand in what is expected of it.
+fn has_its_bounds(key: &Key, accepts_value: impl Fn(Value) -> bool) {
+    let bounds: Vec<f64> = key
+        .expected
+        .split([' ', ','])
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    if key.kind != Kind::Number || ["capture.rings", "version"].contains(&key.path) {
+        return;
+    }
+    let whole = !key.expected.starts_with("seconds");
+    let accepts = |number: f64| {
+        let value = if whole {
+            Value::Integer(number as i64)
+        } else {
+            Value::Float(number)
+        };
+        accepts_value(value)
+    };
+    let step = if whole { 1.0 } else { 0.0001 };
+    let (low, high) = (bounds[0], bounds[1]);
+    assert!(accepts(low) && accepts(high), "{}", key.path);
+    assert!(!accepts(high + step), "{}", key.path);
+    let ever = bounds.get(2) == Some(&0.0);
+    assert_eq!(accepts(low - step), ever, "{}", key.path);
+}
+
+#[test]
+fn every_key_of_an_entry_has_a_value_that_is_refused() {
+    for list in LISTS {
+        for key in list.keys {
+            for value in [
+                Value::Float(f64::NAN),
+                Value::Array(vec![Value::Array(Vec::new())]),
+            ] {
+                let refused = !list.accepts(&Table::new(), key.path, &value);
+                assert!(refused, "{}.{}", list.path, key.path);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_field_of_an_entry_is_a_key_and_every_key_can_be_set() {
+    let check: crate::check::Definition =
+        toml::from_str("server = 'ntp.example'\nname = 'name'\n").unwrap();
+    let fields = Table::try_from(check).unwrap();
+    let mut fields: Vec<_> = fields.keys().map(String::as_str).collect();
+    fields.sort_unstable();
+    let mut keys: Vec<_> = List::find("check").unwrap().keys.iter().collect();
+    keys.sort_unstable_by_key(|key| key.path);
+    assert_eq!(fields, keys.iter().map(|key| key.path).collect::<Vec<_>>());
+}
+
+const CHECKS: &str = "\
+[[check]]
+server = 'ntp.example:1123'
+
+[[check]]
+name = 'ours'
+server = \"[2001:db8::1]\"
+samples = 1
+family = 'ipv6'
+";
+
+#[test]
+fn entries_of_arrays_of_tables_are_read_each_with_where_it_stands() {
+    let (path, loaded) = load(CHECKS, &[], &[]);
+    let loaded = loaded.unwrap();
+    let names: Vec<_> = loaded.config.checks.iter().map(|it| it.name()).collect();
+    assert_eq!(names, ["ntp.example:1123", "ours"]);
+    assert_eq!(loaded.config.checks[1].samples, 1);
+    assert_eq!(loaded.config.checks[1].version, 4);
+    let shown = loaded.entries(List::find("check").unwrap());
+    let at = |line| Source::File(path.clone(), line);
+    let begins: Vec<_> = shown
+        .iter()
+        .map(|it| (it.name.as_str(), &it.source))
+        .collect();
+    assert_eq!(begins, [("check[1]", &at(1)), ("check[2]", &at(4))]);
+    let samples = shown[1].keys.iter().find(|it| it.0.path == "samples");
+    let (_, value, source) = samples.unwrap();
+    assert_eq!((value, source), (&Some(Value::Integer(1)), &at(7)));
+    let (_, value, source) = &shown[0].keys[1];
+    assert_eq!((value, source), (&None, &Source::Default));
+
+    let (_, written) = load("check = [{ server = 'a' }, { server = 'b' }]\n", &[], &[]);
+    assert_eq!(written.unwrap().config.checks.len(), 2);
+}
+
+#[test]
+fn every_fault_of_an_entry_is_told_with_its_place() {
+    let text = "\
+[[check]]
+server = 'http://ntp.example'
+samples = 0
+interval = 3
+
+[[check]]
+name = ''
+colour = 'red'
+version = 5
+";
+    let server = "expected a name or an address, with or without a port, such as \"ntp.example\", \
+                  \"192.0.2.1:123\", \"2001:db8::1\" or \"[2001:db8::1]:123\"";
+    let mut found = faults_of(text, &[("NTPMON_CHECK_SERVER", "a")], &[]);
+    let mut expected = [
+        format!("check[1].server = \"http://ntp.example\" in DIR/ntpmon.toml:2: {server}"),
+        "check[1].samples = 0 in DIR/ntpmon.toml:3: expected a whole number, 1 to 16".to_owned(),
+        "check[1].interval in DIR/ntpmon.toml:4: there is no such key: did you mean interval_seconds?".to_owned(),
+        "check[2].name = \"\" in DIR/ntpmon.toml:7: expected a text of 1 to 128 bytes, without control characters".to_owned(),
+        "check[2].colour in DIR/ntpmon.toml:8: there is no such key: expected one of server, name, interval_seconds, samples, sample_interval_seconds, timeout_seconds, version, family".to_owned(),
+        "check[2].version = 5 in DIR/ntpmon.toml:9: expected 3 or 4".to_owned(),
+        format!("check[2].server in DIR/ntpmon.toml:6 is missing: {server}"),
+    ];
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn what_does_not_go_together_is_told_of_entries() {
+    let text = "\
+[[check]]
+server = 'a'
+[[check]]
+server = 'A:123'
+[[check]]
+server = 'b'
+interval_seconds = 5
+[[check]]
+server = 'c'
+samples = 16
+timeout_seconds = 30
+";
+    assert_eq!(
+        faults_of(text, &[], &[]),
+        [
+            "check[2].name in DIR/ntpmon.toml:3 is missing: expected a name of its own: \"a\" is check[1]",
+            "check[3].interval_seconds = 5 in DIR/ntpmon.toml:7: expected 6 at least, which a round of its samples may take",
+            "check[4].interval_seconds = 64.0 in DIR/ntpmon.toml:8: expected 480 at least, which a round of its samples may take",
+        ]
+    );
+}
+
+#[test]
+fn what_is_no_array_of_tables_is_told() {
+    assert_eq!(
+        faults_of("[check]\nserver = 'a'\n", &[], &[]),
+        ["check in DIR/ntpmon.toml:1: expected [[check]], in two brackets, for each of them"]
+    );
+    assert_eq!(
+        faults_of("check = [3]\n", &[], &[]),
+        ["check[1] = 3 in DIR/ntpmon.toml:1: expected a table, [[check]]"]
+    );
+    assert_eq!(
+        faults_of("[[chekc]]\nserver = 'a'\n", &[], &[]),
+        ["chekc in DIR/ntpmon.toml:1: there is no such key: did you mean check?"]
+    );
+    let many = "[[check]]\nserver = 'a'\n".repeat(10_001);
+    assert_eq!(
+        faults_of(&many, &[], &[]),
+        ["check in DIR/ntpmon.toml:1: expected 10000 at most"]
+    );
 }
 
 #[test]
