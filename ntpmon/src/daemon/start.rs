@@ -12,6 +12,7 @@ use crate::{
     api::{self, Component, Components, Process, SharedTokens, Tls},
     config::{self, Config},
     history::History,
+    metrics::{Export, Metrics, Sources},
     monitor::{
         Common, Options,
         control::{Control, Setup},
@@ -73,12 +74,22 @@ pub(super) async fn start(
     control.statuses().await?;
 
     let shared = SharedTokens::new(tokens.clone());
+    let components = components(&history);
+    let export = Export::new(None);
+    let asked = components.clone();
+    let metrics = Metrics::new(Sources {
+        started,
+        conditions: Box::new(move |runtime| asked.conditions(runtime)),
+        export: export.clone(),
+        ..Sources::new(control.clone(), history.clone())
+    });
     let state = api::State {
         control: control.clone(),
         history: history.clone(),
         tokens: shared.clone(),
         settings,
-        components: components(&history),
+        components,
+        metrics,
         process: Process::new(),
         started,
     };
