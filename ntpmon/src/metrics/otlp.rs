@@ -87,6 +87,10 @@ impl Export {
         self.0.settings.send_if_modified(|known| {
             let is_new = *known != settings;
             *known = settings;
+            if is_new {
+                // It was another receiver's.
+                self.0.progress.lock().failure = None;
+            }
             is_new
         });
     }
