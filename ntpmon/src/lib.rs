@@ -4,7 +4,8 @@
 //! a frame at a NIC or in a capture file ([`capture`]) becomes an event, events become exchanges
 //! ([`ntp`]), on the thread of the ring that they came through ([`pipeline`]). The command line
 //! ([`cli`]) shows them, or the daemon ([`daemon`]) folds them into what it remembers ([`history`])
-//! and answers questions about that over HTTP ([`api`]). No stage knows the one after it.
+//! and answers questions about that over HTTP ([`api`]), or tells its numbers ([`metrics`]). No
+//! stage knows the one after it.
 
 pub mod api;
 pub mod capture;
@@ -17,6 +18,7 @@ pub mod health;
 pub mod history;
 pub mod logging;
 pub mod memory;
+pub mod metrics;
 pub mod monitor;
 pub mod netlink;
 pub mod ntp;

@@ -45,6 +45,11 @@ pub fn address(client: u32) -> [u8; 16] {
 impl<C: FnMut(Drained<'_>)> Feeder<C> {
     /// One exchange of each of these clients, answered after some microseconds, now.
     pub fn exchanges(&mut self, clients: impl IntoIterator<Item = u32>) {
+        self.exchanges_with(SERVER, clients);
+    }
+
+    /// As [`Self::exchanges`], with another server.
+    pub fn exchanges_with(&mut self, server: [u8; 16], clients: impl IntoIterator<Item = u32>) {
         (self.consume)(Drained::Begin);
         let monotonic = clock::monotonic();
         let wall = Timestamp::from_unix_nanoseconds(clock::utc());
@@ -54,7 +59,7 @@ impl<C: FnMut(Drained<'_>)> Feeder<C> {
             let mut request = Event::EMPTY;
             request.time = monotonic;
             request.source = address(client);
-            request.destination = SERVER;
+            request.destination = server;
             request.source_port = 40_000 + (client & 0x3fff) as u16;
             request.destination_port = 123;
             request.payload_length = 48;
@@ -64,7 +69,7 @@ impl<C: FnMut(Drained<'_>)> Feeder<C> {
             request.ntp.0[40..].copy_from_slice(&transmit.to_be_bytes());
             let mut response = request;
             response.time = monotonic + 20_000 + spread;
-            (response.source, response.destination) = (SERVER, request.source);
+            (response.source, response.destination) = (server, request.source);
             (response.source_port, response.destination_port) = (123, request.source_port);
             response.ntp.0[0] = 4 << 3 | 4;
             response.ntp.0[1] = 2;

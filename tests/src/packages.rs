@@ -1,5 +1,5 @@
-//! The NTP daemons, from Debian packages that are unpacked, not installed: they conflict with each
-//! other as packages, and would start as services. Everything lands in `target/packages/`, once.
+//! The NTP daemons, and what reads our metrics, from Debian packages that are unpacked, not installed:
+//! they conflict with each other as packages, and would start as services. Everything lands in `target/packages/`, once.
 
 use std::{
     collections::BTreeSet,
@@ -14,21 +14,25 @@ use anyhow::{Context, Result, anyhow, ensure};
 use crate::process::run;
 
 /// The packages to unpack.
-const PACKAGES: [&str; 6] = [
+const PACKAGES: [&str; 8] = [
     "chrony",
     "ntpsec",
     "ntpsec-ntpdate",
     "ntpsec-ntpdig",
     "openntpd",
+    "prometheus",
     "python3-ntp",
+    "python3-prometheus-client",
 ];
 
 /// The programs that must run, by package: their libraries are looked at.
-const PROGRAMS: [(&str, &str); 5] = [
+const PROGRAMS: [(&str, &str); 7] = [
     ("chrony", "usr/sbin/chronyd"),
     ("chrony", "usr/bin/chronyc"),
     ("ntpsec", "usr/sbin/ntpd"),
     ("openntpd", "usr/sbin/ntpd"),
+    ("prometheus", "usr/bin/prometheus"),
+    ("prometheus", "usr/bin/promtool"),
     ("python3-ntp", PYTHON_LIBRARY),
 ];
 
@@ -60,7 +64,7 @@ const TOOLS: [(&str, &str); 8] = [
 /// The C library that NTPsec's Python tools load; Debian puts it where only an installed package
 /// finds it.
 const PYTHON_LIBRARY: &str = "usr/lib/x86_64-linux-gnu/ntp/libntpc.so.1";
-/// NTPsec's Python modules.
+/// Where a package has its Python modules.
 const PYTHON_MODULES: &str = "usr/lib/python3/dist-packages";
 
 /// The unpacked daemons.
@@ -77,7 +81,12 @@ impl Packages {
         PREPARED
             .get_or_init(|| Self::prepare().map_err(|error| format!("{error:#}")))
             .as_ref()
-            .map_err(|error| anyhow!("the NTP daemons to test with are not there: {error}"))
+            .map_err(|error| anyhow!("the programs to test with are not there: {error}"))
+    }
+
+    /// A value for PYTHONPATH with which Prometheus' own parsers are found.
+    pub fn prometheus_client(&self) -> PathBuf {
+        self.file("python3-prometheus-client", PYTHON_MODULES)
     }
 
     /// The path of a file of a package.
@@ -112,7 +121,9 @@ impl Packages {
         let packages = Self { directory };
         // Made last: a run that was interrupted is taken up again.
         let ready = packages.directory.join("ready");
-        if ready.exists() {
+        let wanted = PACKAGES.join("\n");
+        // Of an earlier version of these tests, which wanted others, it is no word.
+        if fs::read_to_string(&ready).is_ok_and(|unpacked| unpacked == wanted) {
             return Ok(packages);
         }
         let missing: Vec<_> = PACKAGES
@@ -131,7 +142,7 @@ impl Packages {
                 .with_context(|| format!("cannot make {}", modules.display()))?;
         }
         packages.install_libraries()?;
-        fs::write(&ready, "").with_context(|| format!("cannot make {}", ready.display()))?;
+        fs::write(&ready, wanted).with_context(|| format!("cannot make {}", ready.display()))?;
         Ok(packages)
     }
 

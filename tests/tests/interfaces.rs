@@ -19,6 +19,7 @@ use std::{
 use ntpmon::{
     api::{self, Components, Process, SharedTokens},
     history::{self, History},
+    metrics::{Metrics, Sources},
     monitor::control::{Control, Setup},
     ntp::{exchange::Exchange, pair::Totals},
     pipeline::Sink,
@@ -78,6 +79,7 @@ impl<'a> Daemon<'a> {
         let history = History::open(data.path(), history::Settings::default()).unwrap();
         let state = api::State {
             control: control.clone(),
+            metrics: Metrics::new(Sources::new(control.clone(), history.clone())),
             history,
             tokens: SharedTokens::new(Tokens::default()),
             settings: Arc::default(),

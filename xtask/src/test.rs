@@ -44,13 +44,15 @@ const VM_PACKAGES: [(&str, &str, &str); 1] = [(
 )];
 
 /// Packages that the tests download and unpack, never install: apt has to know them.
-const DOWNLOADED: [&str; 8] = [
+const DOWNLOADED: [&str; 10] = [
     "chrony",
     "ntpsec",
     "ntpsec-ntpdate",
     "ntpsec-ntpdig",
     "python3-ntp",
     "openntpd",
+    "prometheus",
+    "python3-prometheus-client",
     "linux-image-cloud-amd64",
     "qemu-system-x86",
 ];

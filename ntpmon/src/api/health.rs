@@ -7,6 +7,7 @@ use indexmap::IndexMap;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::{
+    runtime::Handle,
     sync::Semaphore,
     task::spawn_blocking,
     time::{error::Elapsed, timeout},
@@ -107,6 +108,17 @@ impl Components {
             turn: Arc::new(Semaphore::new(1)),
         }));
         self
+    }
+}
+
+impl Components {
+    /// Whether each part does what it should; blocks until all have said so.
+    pub fn conditions(&self, runtime: &Handle) -> Vec<(&'static str, bool)> {
+        let condition = |asked: &Arc<Asked>| {
+            let component = runtime.block_on(asked.answer());
+            (asked.name, component.status == Condition::Healthy)
+        };
+        self.0.iter().map(condition).collect()
     }
 }
 

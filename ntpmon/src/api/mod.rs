@@ -12,6 +12,7 @@ mod health;
 mod history;
 mod interfaces;
 mod limits;
+mod metrics;
 mod openapi;
 mod process;
 mod reply;
@@ -57,7 +58,7 @@ pub use self::{
     process::Process,
     serve::{Tls, serve},
 };
-use crate::{history::History, monitor::control::Control, tokens::Tokens};
+use crate::{history::History, metrics::Metrics, monitor::control::Control, tokens::Tokens};
 
 /// How the API is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +103,8 @@ pub struct State {
     pub settings: Arc<Settings>,
     /// The parts that say in `/api/ntp/health` how they are, interfaces aside.
     pub components: Components,
+    /// The daemon's numbers.
+    pub metrics: Metrics,
     /// What the daemon takes of the machine.
     pub process: Process,
     /// When the daemon started.
@@ -145,6 +148,7 @@ fn reading() -> OpenApiRouter<State> {
         .merge(servers::reading())
         .merge(events::reading())
         .merge(export::reading())
+        .merge(metrics::reading())
 }
 
 /// The routes that change something, so need admin scope.
@@ -195,6 +199,10 @@ fn assemble(routes: Router<State>, state: State) -> Router {
         .layer(middleware::from_fn(error::envelope))
         .layer(middleware::from_fn(guarded))
         .layer(middleware::from_fn(traced))
+        .layer(middleware::from_fn_with_state(
+            state.metrics.clone(),
+            metrics::counted,
+        ))
         .with_state(state)
 }
 

@@ -22,6 +22,7 @@ use super::{
     *,
 };
 use crate::{
+    metrics::Sources,
     monitor::{Options, control::Setup},
     tokens::{Change, Created, Scope},
 };
@@ -75,10 +76,13 @@ fn history() -> History {
 }
 
 fn with(settings: Settings, tokens: Tokens) -> State {
+    let (control, history) = (control(), history());
+    let metrics = Metrics::new(Sources::new(control.clone(), history.clone()));
     State {
-        control: control(),
-        history: history(),
+        control,
+        history,
         components: Components::default(),
+        metrics,
         process: Process::new(),
         tokens: SharedTokens::new(tokens),
         settings: Arc::new(settings),
@@ -860,12 +864,65 @@ async fn every_route_of_the_code_is_in_the_document() {
         let shown = format!("{routes:?}");
         let served: BTreeSet<_> = shown
             .split('"')
-            .filter(|part| part.starts_with("/api/"))
+            .filter(|part| part.starts_with("/api/") || *part == "/metrics")
             .collect();
         let documented: BTreeSet<_> = document.paths.paths.keys().map(String::as_str).collect();
         assert_eq!(served, documented, "{shown}");
         assert!(!served.is_empty());
     }
+}
+
+#[tokio::test]
+async fn metrics_need_read_scope_are_negotiated_and_count_requests_by_template() {
+    let (tokens, read, _) = tokens();
+    let router = router(with(Settings::default(), tokens));
+    let asked = |accept: &'static str, token: Option<&str>| {
+        let mut asked = request("GET", "/metrics").header("accept", accept);
+        if let Some(token) = token {
+            asked = asked.header("authorization", format!("Bearer {token}"));
+        }
+        ask(&router, asked.body(Body::empty()).unwrap())
+    };
+    assert_eq!(asked("*/*", None).await.status, 401);
+    let path = "/api/ntp/history/clients/192.0.2.1";
+    let unknown = request("GET", path).header("authorization", format!("Bearer {read}"));
+    let unknown = ask(&router, unknown.body(Body::empty()).unwrap()).await;
+    assert_eq!(unknown.status, 404);
+    let plain = asked("text/plain", Some(&read)).await;
+    assert_eq!(plain.status, 200);
+    assert_eq!(
+        plain.headers[CONTENT_TYPE],
+        "text/plain; version=0.0.4; charset=utf-8"
+    );
+    let text = plain.text();
+    for line in [
+        r#"ntpmon_api_requests_total{path="/metrics",method="GET",status="4xx"} 1"#,
+        r#"ntpmon_api_requests_total{path="/api/ntp/history/clients/{ip}",method="GET",status="4xx"} 1"#,
+        r#"ntpmon_api_request_duration_seconds_count{path="/metrics",method="GET"} 1"#,
+        r#"ntpmon_interface_up{interface="ntpmon-absent"} 0"#,
+        r#"ntpmon_interface_watched{interface="ntpmon-absent"} 1"#,
+        r#"ntpmon_collector_success{collector="process"} 1"#,
+        "ntpmon_servers 0",
+        "# TYPE process_cpu_seconds_total counter",
+    ] {
+        assert!(text.lines().any(|it| it == line), "no {line} in {text}");
+    }
+    assert!(
+        !text.contains("192.0.2.1") && !text.contains("NaN"),
+        "{text}"
+    );
+    let open = asked("application/openmetrics-text; version=1.0.0", Some(&read)).await;
+    assert_eq!(
+        open.headers[CONTENT_TYPE],
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    );
+    assert!(open.text().ends_with("\n# EOF\n"));
+    assert!(open.text().contains("# TYPE process_cpu_seconds counter\n"));
+    let packed = request("GET", "/metrics")
+        .header("authorization", format!("Bearer {read}"))
+        .header("accept-encoding", "gzip");
+    let packed = ask(&router, packed.body(Body::empty()).unwrap()).await;
+    assert_eq!(packed.headers["content-encoding"], "gzip");
 }
 
 #[tokio::test]

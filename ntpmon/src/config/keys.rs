@@ -159,6 +159,18 @@ pub const KEYS: &[Key] = &[
     key("api.tls.certificate", Kind::Text, PATH),
     key("api.tls.key", Kind::Text, PATH),
     key(
+        "otlp.endpoint",
+        Kind::Text,
+        "where OTLP is taken over HTTP, such as \"http://127.0.0.1:4318\"",
+    ),
+    key("otlp.interval_seconds", Kind::Number, "seconds, 1 to 3600"),
+    key("otlp.timeout_seconds", Kind::Number, "seconds, 0.1 to 60"),
+    key(
+        "otlp.headers",
+        Kind::Texts,
+        "a list of headers, such as [\"X-Tenant: ntp\"], none of those that every request has",
+    ),
+    key(
         "client.url",
         Kind::Text,
         "where a daemon answers, such as \"http://127.0.0.1:8000\"",

@@ -6,6 +6,7 @@ mod check;
 mod entries;
 mod keys;
 mod load;
+mod otlp;
 mod types;
 
 use std::{
@@ -21,6 +22,7 @@ pub use self::{
     entries::{Conflict, Entry, LISTS, List, faults},
     keys::{KEYS, Key, Kind},
     load::{Fault, Faults, Flag, Loaded, Shown, Source, Sources},
+    otlp::Otlp,
     types::{Keep, Mode},
 };
 use crate::{api::Origin, check::Definition, history, logging};
@@ -46,6 +48,8 @@ pub struct Config {
     pub history: History,
     /// How it is served.
     pub api: Api,
+    /// Where its numbers are sent to.
+    pub otlp: Otlp,
     /// How the command line reaches a daemon.
     pub client: Client,
     /// Servers that are asked for the time.
@@ -62,6 +66,7 @@ impl Default for Config {
             capture: Capture::default(),
             history: History::default(),
             api: Api::default(),
+            otlp: Otlp::default(),
             client: Client::default(),
             checks: Vec::new(),
         }
@@ -446,6 +451,21 @@ impl Config {
         must("api.tokens_file", is_absolute(&it.tokens_file));
         must("api.tls.certificate", is_absolute(&it.tls.certificate));
         must("api.tls.key", is_absolute(&it.tls.key));
+
+        let it = &self.otlp;
+        must("otlp.endpoint", it.endpoint.as_deref().is_none_or(is_url));
+        must(
+            "otlp.interval_seconds",
+            (seconds(1.0)..=seconds(3600.0)).contains(&it.interval),
+        );
+        must(
+            "otlp.timeout_seconds",
+            (seconds(0.1)..=seconds(60.0)).contains(&it.timeout),
+        );
+        must(
+            "otlp.headers",
+            it.headers.iter().all(|it| otlp::header(it).is_some()),
+        );
 
         must("client.url", is_url(&self.client.url));
         must("client.token_file", is_absolute(&self.client.token_file));

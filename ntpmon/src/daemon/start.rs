@@ -12,6 +12,7 @@ use crate::{
     api::{self, Component, Components, Process, SharedTokens, Tls},
     config::{self, Config},
     history::History,
+    metrics::{Export, Metrics, Sources},
     monitor::{
         Common, Options,
         control::{Control, Setup},
@@ -73,12 +74,22 @@ pub(super) async fn start(
     control.statuses().await?;
 
     let shared = SharedTokens::new(tokens.clone());
+    let export = Export::new(config.otlp.settings());
+    let components = components(&history, &export);
+    let asked = components.clone();
+    let metrics = Metrics::new(Sources {
+        started,
+        conditions: Box::new(move |runtime| asked.conditions(runtime)),
+        export: export.clone(),
+        ..Sources::new(control.clone(), history.clone())
+    });
     let state = api::State {
         control: control.clone(),
         history: history.clone(),
         tokens: shared.clone(),
         settings,
-        components: components(&history),
+        components,
+        metrics: metrics.clone(),
         process: Process::new(),
         started,
     };
@@ -117,6 +128,7 @@ pub(super) async fn start(
         }),
         limit: API_STOP,
     });
+    parts.add(exported(export, metrics));
     parts.add(remembered(history));
     Ok(parts)
 }
@@ -160,6 +172,28 @@ fn captures(control: Control) -> Part {
     }
 }
 
+fn exported(export: Export, metrics: Metrics) -> Part {
+    let reloaded = export.clone();
+    let running = tokio::spawn(export.run(metrics));
+    let is_running = running.abort_handle();
+    Part {
+        name: "export of metrics",
+        is_well: Box::new(move || !is_running.is_finished()),
+        reload: Some(Reload {
+            keys: &["otlp"],
+            apply: Box::new(move |new| {
+                reloaded.configure(new.config.otlp.settings());
+                Box::pin(ready(Ok(())))
+            }),
+        }),
+        stop: Box::new(move || {
+            running.abort();
+            Box::pin(ready(Ok(())))
+        }),
+        limit: Duration::ZERO,
+    }
+}
+
 fn remembered(history: History) -> Part {
     let (alive, reloaded) = (history.clone(), history.clone());
     Part {
@@ -192,9 +226,9 @@ fn remembered(history: History) -> Part {
     }
 }
 
-fn components(history: &History) -> Components {
-    let history = history.clone();
-    Components::default().with("history", move || {
+fn components(history: &History, export: &Export) -> Components {
+    let (history, export) = (history.clone(), export.clone());
+    let of_history = move || {
         let health = history.health();
         let mut details = Map::new();
         details.insert("client_count".to_owned(), health.client_count.into());
@@ -206,7 +240,26 @@ fn components(history: &History) -> Components {
         } else {
             Component::degraded(health.problems.join("; "), details)
         }
-    })
+    };
+    let of_export = move || {
+        let mut details = Map::new();
+        let Some(progress) = export.progress() else {
+            details.insert("configured".to_owned(), false.into());
+            return Component::healthy(details);
+        };
+        details.insert("configured".to_owned(), true.into());
+        details.insert("succeeded".to_owned(), progress.succeeded.into());
+        details.insert("failed".to_owned(), progress.failed.into());
+        let last = progress.last_success.map(|time| time.to_string());
+        details.insert("last_success_timestamp".to_owned(), last.into());
+        match progress.failure {
+            None => Component::healthy(details),
+            Some((why, since)) => Component::degraded(format!("since {since}: {why}"), details),
+        }
+    };
+    Components::default()
+        .with("history", of_history)
+        .with("otlp", of_export)
 }
 
 fn common(config: &config::Capture) -> Common {

@@ -99,6 +99,29 @@ impl Histogram {
         self.count
     }
 
+    /// All values added up.
+    #[must_use]
+    pub const fn sum(&self) -> i128 {
+        self.sum
+    }
+
+    /// How many values are not above each of these bounds, which ascend, to the width of a bucket:
+    /// one is counted by its middle.
+    #[must_use]
+    pub fn not_above(&self, bounds: impl IntoIterator<Item = i64>) -> Vec<u64> {
+        // No value falls into the outermost buckets, which have no middle.
+        let buckets = (0..BUCKETS as Bucket).zip(self.counts.iter());
+        let mut buckets = buckets.filter(|(_, count)| **count > 0).peekable();
+        let mut passed = 0;
+        let mut not_above = |bound| {
+            while let Some((_, count)) = buckets.next_if(|(bucket, _)| middle(*bucket) <= bound) {
+                passed += count;
+            }
+            passed
+        };
+        bounds.into_iter().map(&mut not_above).collect()
+    }
+
     /// The least value.
     #[must_use]
     pub fn minimum(&self) -> Option<i64> {

@@ -15,6 +15,7 @@ pub mod histogram;
 pub mod key;
 #[cfg(test)]
 pub(crate) mod made;
+pub mod measure;
 pub mod query;
 pub mod rollup;
 pub mod search;
@@ -184,6 +185,7 @@ struct Shared {
     statistics: Statistics,
     state: Mutex<State>,
     orders: query::Orders,
+    measures: measure::Measures,
 }
 
 /// Small settings of other parts.
@@ -282,6 +284,7 @@ impl History {
             statistics: Statistics::default(),
             state: Mutex::new(state),
             orders: query::Orders::default(),
+            measures: measure::Measures::default(),
         });
         let numbers = shared.remember(&store, memory);
         let writer = Writer::new(Arc::clone(&shared), store, numbers);
@@ -461,6 +464,7 @@ impl Shared {
         let mut ledgers = loaded.ledgers;
         ledgers.resize(interfaces.len(), Ledger::default());
         *self.ledgers.write() = ledgers;
+        self.measures.remember(loaded.wholes);
         drop(interfaces);
         let mut documents = self.documents.lock();
         // Where a damaged file was put aside, those that it had are written to the new one.

@@ -85,6 +85,7 @@ fn every_field_is_a_key_and_every_key_a_field() {
     ] {
         *path = Some("/somewhere".into());
     }
+    config.otlp.endpoint = Some("http://somewhere".to_owned());
     let mut fields = Vec::new();
     walk("", &Value::try_from(&config).unwrap(), &mut fields);
     fields.retain(|field| !is_list(field));
@@ -173,7 +174,7 @@ red = 1
         "capture.ports = [123, 0] in DIR/ntpmon.toml:9: expected a list of 1 to 8 UDP ports, each 1 to 65535",
         "capture.rings = 3 in DIR/ntpmon.toml:10: expected 1, 2 or 4",
         "retention in DIR/ntpmon.toml:11: there is no such key: did you mean history.retention?",
-        "colour in DIR/ntpmon.toml:13: there is no such key: expected one of interfaces, data_dir, log, capture, history, api, client, check",
+        "colour in DIR/ntpmon.toml:13: there is no such key: expected one of interfaces, data_dir, log, capture, history, api, otlp, client, check",
         "api.compression = \"yes\" in the environment's NTPMON_API_COMPRESSION: expected true or false",
         "history.cache_mib = \"a lot\" in the environment's NTPMON_HISTORY_CACHE_MIB: expected a whole number, 1 to 65536",
         "api.listen = \"localhost\" of --listen: expected an address and a port, such as \"127.0.0.1:8000\" or \"[::1]:8000\"; port 0 takes a free one",

@@ -49,6 +49,7 @@ use zerocopy::{
 use super::{
     client::{self, ClientRecord, Tally},
     key::Key,
+    rollup::Rollup,
     server::ServerRecord,
 };
 
@@ -263,6 +264,8 @@ pub struct Loaded {
     pub interfaces: Vec<String>,
     /// By interface.
     pub ledgers: Vec<Ledger>,
+    /// By interface: what happened on it since the database began.
+    pub wholes: Vec<Rollup>,
     /// All servers.
     pub servers: Vec<(Key, ServerRecord)>,
     /// Of the next session.

@@ -51,6 +51,7 @@ impl Reader {
     ) -> Result<()> {
         loaded.interfaces = self.interfaces()?;
         loaded.ledgers = self.ledgers(loaded.interfaces.len())?;
+        loaded.wholes = self.wholes(loaded.interfaces.len())?;
         loaded.servers = self.servers()?;
         loaded.documents = self.documents()?;
         loaded.merging = self.merging()?;
@@ -343,6 +344,21 @@ impl Reader {
         }
         found.reverse();
         Ok(found)
+    }
+
+    /// What happened on each of so many interfaces since the database began.
+    fn wholes(&self, interfaces: usize) -> Result<Vec<Rollup>> {
+        // A new file has no tables yet.
+        if interfaces == 0 {
+            return Ok(Vec::new());
+        }
+        (0..interfaces)
+            .map(|number| {
+                let number = number as InterfaceId;
+                let all = self.rollups(Resolution::All, number, 0..=0, 1, |_, it| it.clone())?;
+                Ok(all.into_iter().next().unwrap_or_default())
+            })
+            .collect()
     }
 
     /// How many rollups of an interface began before a time, in seconds since 1970.

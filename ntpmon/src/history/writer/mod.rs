@@ -281,6 +281,7 @@ impl Writer {
                 let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
                 statistics.last_flush.store(took, Ordering::Relaxed);
                 statistics.longest_flush.fetch_max(took, Ordering::Relaxed);
+                self.shared.measures.flushed(took);
                 statistics
                     .last_flush_unix
                     .store(clock::utc().unsigned_abs(), Ordering::Relaxed);
@@ -441,8 +442,9 @@ impl Writer {
             writer.put_document(name, bytes)?;
         }
         shelves.write(&writer)?;
-        for ((resolution, interface, start), rollup) in rollups(&deltas) {
-            writer.add_rollup(resolution, interface, start, &rollup)?;
+        let sums = rollups(&deltas);
+        for ((resolution, interface, start), rollup) in &sums {
+            writer.add_rollup(*resolution, *interface, *start, rollup)?;
         }
         writer.put_servers(plan.servers.iter().map(|(key, record)| (key, record)))?;
         writer.remove_servers(&plan.servers_removed)?;
@@ -481,6 +483,7 @@ impl Writer {
         // Only now: who waited through a flush that failed has not asked twice.
         plan.asked.iter().for_each(|key| self.doorkeeper.note(key));
         self.apply(&deltas, plan, run)?;
+        self.shared.measures.add(&sums);
         // Last: should that have ended in a panic, the number in the file, one higher than this,
         // says that the deltas were written.
         self.numbers = numbers;

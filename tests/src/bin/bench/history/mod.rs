@@ -40,6 +40,9 @@ const FORGED: u32 = 10_000_000;
 const REAL: u32 = 1000;
 const ROUNDS: u32 = 20;
 
+/// On an interface of their own, so that the metrics have as many to tell as they ever have.
+const SERVERS: u32 = 1000;
+
 /// What is asked over HTTP, and where.
 const QUESTIONS: [(&str, &str); 5] = [
     ("page 1", "/clients"),
@@ -138,6 +141,13 @@ pub(crate) fn serve(directory: &Path) -> Result<()> {
         json!(seconds(start)),
     );
 
+    let mut feeder = feeder(&history, "eth1");
+    for server in 0..SERVERS {
+        feeder.exchanges_with(address(server), 0..server % 7);
+    }
+    drop(feeder);
+    history.flush()?;
+
     under_load(&history, &mut figures)?;
 
     let served = Served::start(history.clone())?;
@@ -146,6 +156,12 @@ pub(crate) fn serve(directory: &Path) -> Result<()> {
         "page 1, nothing arriving",
         format!("{:.0} requests/s, p99 {}", idle.rate, text(idle.p99)),
         json!({ "requests_per_second": idle.rate.round(), "p99_seconds": seconds(idle.p99) }),
+    );
+    let metrics = wrk::paced(&served.metrics_url(), ASKED)?;
+    figures.add(
+        "metrics, nothing arriving",
+        format!("p50 {}, p99 {}", text(metrics.p50), text(metrics.p99)),
+        json!({ "p50_seconds": seconds(metrics.p50), "p99_seconds": seconds(metrics.p99) }),
     );
     let before = resident();
     let peak = Peak::watch();
@@ -187,8 +203,10 @@ fn under_load(history: &History, figures: &mut Figures) -> Result<()> {
     let load = Load::start(history.clone());
     // Until the first flushes are over, everything is as it was at rest.
     thread::sleep(Duration::from_secs(3));
-    for (name, path) in QUESTIONS {
-        let asked = wrk::paced(&served.url(path), ASKED)?;
+    let questions = QUESTIONS.map(|(name, path)| (name, served.url(path)));
+    let metrics = [("metrics", served.metrics_url())];
+    for (name, url) in questions.into_iter().chain(metrics) {
+        let asked = wrk::paced(&url, ASKED)?;
         figures.add(
             name,
             format!(

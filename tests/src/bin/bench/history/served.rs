@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use ntpmon::{
     api::{self, Components, Process, SharedTokens},
     history::History,
+    metrics::{Metrics, Sources},
     monitor::control::{Control, Setup},
     scheduling,
     tokens::Tokens,
@@ -38,12 +39,14 @@ impl Served {
             ..Setup::default()
         };
         let control = Control::open(setup, move |name| feeding.feed(name), |_| Ok(()))?;
+        let metrics = Metrics::new(Sources::new(control.clone(), history.clone()));
         let state = api::State {
             control,
             history,
             tokens: SharedTokens::new(Tokens::default()),
             settings: Arc::new(api::Settings::default()),
             components: Components::default(),
+            metrics,
             process: Process::new(),
             started: jiff::Timestamp::now(),
         };
@@ -62,6 +65,11 @@ impl Served {
 
     pub(super) fn url(&self, path: &str) -> String {
         format!("http://{}/api/ntp/history{path}", self.address)
+    }
+
+    /// Where the metrics are.
+    pub(super) fn metrics_url(&self) -> String {
+        format!("http://{}/metrics", self.address)
     }
 
     /// Fetches all clients; returns how many bytes that was.

@@ -1,0 +1,163 @@
+//! The daemon's numbers for those who draw and alarm: families with a name, a kind and a help text,
+//! and samples with labels ([`Gathered`]). What the parts keep in memory is read by small functions,
+//! the [`collectors`], each time that somebody asks; nothing is kept here between two answers but
+//! what no other part counts ([`requests`]).
+//!
+//! A family is declared where it is filled, and a collector is one entry in one list
+//! ([`collectors::COLLECTORS`]). [`text`] writes the formats of Prometheus and OpenMetrics,
+//! [`otlp`] sends the same to an OpenTelemetry collector.
+
+pub mod collectors;
+pub mod model;
+pub mod otlp;
+pub mod requests;
+pub mod text;
+
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, anyhow};
+use tokio::{runtime::Handle, sync::Semaphore, task::spawn_blocking, time::timeout};
+
+use self::{
+    collectors::{COLLECTORS, Collector, own},
+    requests::Requests,
+};
+pub use self::{
+    model::{Family, Gathered, Kind, Sample, Samples, Value},
+    otlp::Export,
+};
+use crate::{history::History, monitor::control::Control};
+
+/// How long a collector may take: what one that hangs would have told is left out, and the rest is
+/// answered.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whether a part of the daemon does what it should, by the part's name.
+pub type Conditions = Box<dyn Fn(&Handle) -> Vec<(&'static str, bool)> + Send + Sync>;
+
+/// What collectors read. A part that has numbers to tell gets a field here.
+pub struct Sources {
+    /// When the daemon started: what is counted since then says so.
+    pub started: jiff::Timestamp,
+    /// The watched interfaces.
+    pub control: Control,
+    /// What was remembered.
+    pub history: History,
+    /// How every part is; asked on a thread that may block.
+    pub conditions: Conditions,
+    /// What the API was asked.
+    pub requests: Requests,
+    /// Where the same numbers are sent to, if anywhere.
+    pub export: Export,
+}
+
+impl Sources {
+    /// Of a daemon that starts now and has nothing but these.
+    #[must_use]
+    pub fn new(control: Control, history: History) -> Self {
+        Self {
+            started: jiff::Timestamp::now(),
+            control,
+            history,
+            conditions: Box::new(|_| Vec::new()),
+            requests: Requests::default(),
+            export: Export::new(None),
+        }
+    }
+}
+
+/// All that can be told. Clones share it.
+#[derive(Clone)]
+pub struct Metrics(Arc<Shared>);
+
+struct Shared {
+    sources: Sources,
+    /// One for each collector, which is asked once at a time: one that hangs takes one thread,
+    /// however many want to know.
+    turns: Vec<Arc<Semaphore>>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    /// Of these.
+    #[must_use]
+    pub fn new(sources: Sources) -> Self {
+        let turns = COLLECTORS.iter().map(|_| Arc::new(Semaphore::new(1)));
+        Self(Arc::new(Shared {
+            sources,
+            turns: turns.collect(),
+        }))
+    }
+
+    /// Where requests to the API are counted.
+    #[must_use]
+    pub fn requests(&self) -> &Requests {
+        &self.0.sources.requests
+    }
+
+    /// Asks every collector. One that fails or hangs is told as such, and keeps none of the others
+    /// from being heard.
+    pub async fn gather(&self) -> Gathered {
+        let begun: Vec<_> = COLLECTORS
+            .iter()
+            .zip(&self.0.turns)
+            .map(|(collector, turn)| {
+                let (shared, turn) = (Arc::clone(&self.0), Arc::clone(turn));
+                tokio::spawn(async move {
+                    let begun = Instant::now();
+                    let asked = async move {
+                        // It is never closed.
+                        let turn = turn.acquire_owned().await;
+                        spawn_blocking(move || {
+                            let _turn = turn;
+                            collect(collector, &shared.sources)
+                        })
+                        .await
+                        .map_err(|error| anyhow!(error))?
+                    };
+                    let collected = timeout(PATIENCE, asked).await.unwrap_or_else(|_| {
+                        Err(anyhow!("it said nothing for {} s", PATIENCE.as_secs()))
+                    });
+                    (collected, begun.elapsed())
+                })
+            })
+            .collect();
+        let mut gathered = Gathered::default();
+        let mut told = Samples::of(own::FAMILIES);
+        for (collector, begun) in COLLECTORS.iter().zip(begun) {
+            let (collected, took) = match begun.await {
+                Ok(collected) => collected,
+                Err(error) => (Err(anyhow!(error)), Duration::ZERO),
+            };
+            own::tell(&mut told, collector.name, collected.is_ok(), took);
+            match collected {
+                Ok(samples) => gathered.add(samples),
+                Err(error) => {
+                    tracing::warn!("gathering the metrics of {}: {error:#}", collector.name);
+                }
+            }
+        }
+        gathered.add(told);
+        gathered
+    }
+}
+
+fn collect(collector: &Collector, sources: &Sources) -> Result<Samples> {
+    let mut samples = Samples::of(collector.families);
+    // One that meets a bug is as one that fails.
+    catch_unwind(AssertUnwindSafe(|| {
+        (collector.collect)(sources, &mut samples)
+    }))
+    .unwrap_or_else(|_| Err(anyhow!("it met a bug")))?;
+    Ok(samples)
+}
