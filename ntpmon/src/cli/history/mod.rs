@@ -2,6 +2,7 @@
 //! how times and durations are shown to people.
 
 pub(super) mod clients;
+pub(super) mod events;
 pub(super) mod export;
 pub(super) mod one_client;
 pub(super) mod servers;
@@ -210,6 +211,11 @@ impl Output<io::StdoutLock<'static>> {
     }
 
     fn print(mut self, text: &str) -> Result<()> {
+        self.go_on(text)
+    }
+
+    /// Prints what more will follow on.
+    fn go_on(&mut self, text: &str) -> Result<()> {
         written(self.write_all(text.as_bytes()).and_then(|()| self.flush()))
     }
 }
