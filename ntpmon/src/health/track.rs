@@ -62,6 +62,9 @@ pub struct Step {
 pub(super) struct Track {
     points: VecDeque<Point>,
     shortest: Shortest,
+    /// By how much the points before a step may be in the wrong place after it: the exchange that
+    /// showed it may have been a slow one.
+    doubt: i64,
 }
 
 /// The shortest delay of late, in two generations, so that a way that became longer for good is
@@ -104,11 +107,16 @@ impl Track {
             *self = Self::default();
         }
         self.shortest.add(point.delay);
-        let step = self.step(&point, offset);
-        if let Some(step) = &step {
+        let doubt = self.shortest.exceeded_by(point.delay) / 2;
+        let judged = self.judge(&point, offset);
+        let step = judged.filter(|it| it.change.unsigned_abs() > it.explained.unsigned_abs());
+        // Or one that knows better where the points before a step are now.
+        let better = judged.filter(|_| doubt < self.doubt);
+        if let Some(Step { change, .. }) = step.or(better) {
             for old in &mut self.points {
-                old.place = old.place.wrapping_add(step.change);
+                old.place = old.place.wrapping_add(change);
             }
+            self.doubt = doubt;
         }
         if self.points.len() >= POINTS {
             self.points.pop_front();
@@ -117,7 +125,8 @@ impl Track {
         step
     }
 
-    fn step(&self, point: &Point, offset: i64) -> Option<Step> {
+    /// What would have to be a step if nothing explained it.
+    fn judge(&self, point: &Point, offset: i64) -> Option<Step> {
         let last = self.points.back()?;
         if self.points.len() < FEWEST {
             return None;
@@ -157,9 +166,10 @@ impl Track {
             .saturating_add(scatter(&rests, middle).saturating_mul(SCATTERS))
             .saturating_add(scaled(rate, elapsed(point.at)))
             .saturating_add(by_delay)
+            .saturating_add(self.doubt)
             .saturating_add(point.uncertain)
             .saturating_add(last.uncertain);
-        (change.unsigned_abs() > explained.unsigned_abs()).then_some(Step {
+        Some(Step {
             change,
             after: offset,
             delay_before,
@@ -267,6 +277,23 @@ mod tests {
                 assert!(world.next(0, 0).is_some());
                 world.quiet(20);
             }
+        }
+    }
+
+    #[test]
+    fn a_step_that_a_slow_exchange_shows_is_one_step() {
+        for late in [-8 * MILLISECOND, 8 * MILLISECOND] {
+            let mut world = World::new(SECOND, 0);
+            world.quiet(20);
+            world.moved += 100 * MILLISECOND;
+            let (there, back) = (late.max(0), (-late).max(0));
+            assert!(world.next(there, back).is_some());
+            assert_eq!(world.next(back / 2, there / 2), None);
+            world.quiet(3);
+            // And what comes then is seen as well as before.
+            world.moved += 5 * MILLISECOND;
+            assert!(world.next(0, 0).is_some());
+            world.quiet(20);
         }
     }
 
