@@ -6,13 +6,17 @@
     reason = "a step that fails fails its test, also in a helper"
 )]
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use ntpmon_tests::{
     cases::{Case, Played, Stage},
-    chrony, frames,
+    chrony,
+    daemons::Chronyd,
+    frames,
     frames::{Ethernet, Ntp, RawSocket, Tag},
+    liar::Liar,
     namespace::{Pair, folder},
+    process::wait_for,
     seen::{Exchange, Seen, median},
     tcpdump::{self, Capture, Tcpdump},
     watch::Watch,
@@ -119,8 +123,12 @@ fn assert_figures_agree(seen: &Seen, log: &[chrony::Measurement]) {
             differences[1].push(delay);
         }
     }
+    let late = quantile(&differences[0], 0.99);
     let [offset, delay, back] = differences.map(median);
-    eprintln!("median difference from chrony: {offset:?} offset, {delay:?} delay, {back:?} back");
+    eprintln!(
+        "median difference from chrony: {offset:?} offset, {delay:?} delay, {back:?} back; 99 of \
+         100 offsets within {late:?}"
+    );
     for difference in [offset, delay, back].into_iter().flatten() {
         assert!(
             difference <= CLOSE,
@@ -128,6 +136,14 @@ fn assert_figures_agree(seen: &Seen, log: &[chrony::Measurement]) {
         );
     }
     assert!(back.is_some(), "nothing to compare");
+}
+
+/// So large a share of the numbers is no further from zero.
+fn quantile(numbers: &[f64], share: f64) -> Option<f64> {
+    let mut sizes: Vec<f64> = numbers.iter().map(|number| number.abs()).collect();
+    sizes.sort_by(f64::total_cmp);
+    let place = (sizes.len() as f64 * share) as usize;
+    sizes.get(place.min(sizes.len().saturating_sub(1))).copied()
 }
 
 /// Each exchange with its line in chrony's log. An answer that chrony was late for has none: of a second
@@ -183,6 +199,47 @@ fn over_a_thousand_polls_by_ipv6_all_are_counted_and_timed() {
     let observed = observe(Case::Ipv6, MANY);
     observed.assert_counts_equal_chronys(MANY);
     observed.assert_figures_agree_with_chronys();
+}
+
+/// A server that is ahead, and then behind: chrony's client measures it, and does not follow it.
+#[test]
+fn the_offset_of_a_server_that_is_wrong_is_chronys_and_has_its_sign() {
+    let pair = Pair::new().unwrap();
+    let server: std::net::IpAddr = Pair::SERVER.parse().unwrap();
+    let liar = Liar::start(&pair.server, server).unwrap();
+    let mut differences = Vec::new();
+    for ahead in [30_000_000, -30_000_000] {
+        liar.be(|it| it.ahead = ahead);
+        let watch = Watch::start(&pair.client, &[Pair::DEVICE], &[]).unwrap();
+        let asks = format!("server {server} minpoll -4 maxpoll -4 noselect");
+        let mut client = Chronyd::start(&pair.client, &[&asks]).unwrap();
+        let until = liar.asked() + MANY / 8;
+        wait_for("chrony's polls", Duration::from_secs(60), || {
+            Ok((liar.asked() >= until).then_some(()))
+        })
+        .unwrap();
+        client.stop_asking().unwrap();
+        client.stop().unwrap();
+        let seen = Seen::by_ntpmon(&watch.stop().unwrap()).unwrap();
+        let log = client.measurements().unwrap();
+        for (ours, chrony) in in_step(&seen.answered, &log) {
+            let offset = ours.offset.unwrap();
+            assert_eq!(
+                (offset.is_sign_negative(), chrony.offset.is_sign_negative()),
+                (ahead < 0, ahead < 0),
+                "{offset} and {}",
+                chrony.offset
+            );
+            differences.push(offset - chrony.offset);
+        }
+    }
+    let late = quantile(&differences, 0.99).unwrap();
+    let middle = median(differences.iter().copied()).unwrap();
+    eprintln!(
+        "of {} offsets of ±30 ms half are within {middle} s of chrony's, 99 of 100 within {late} s",
+        differences.len()
+    );
+    assert!(middle <= CLOSE, "{middle}");
 }
 
 #[test]

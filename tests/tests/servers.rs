@@ -231,8 +231,10 @@ fn what_changes_in_the_header_and_the_manner_of_answers_is_told_once_each() {
         reference["evidence"],
         json!({"before": "192.0.2.200", "after": "10.1.2.3", "stratum": 5})
     );
-    let health = world.health();
-    assert_eq!(health["kiss_of_death"]["RATE"], 3);
+    wait_for("the kisses to be written", PATIENCE, || {
+        Ok((world.health()["kiss_of_death"]["RATE"] == 3).then_some(()))
+    })
+    .unwrap();
     // All of it is there when the daemon is started again, and what changed meanwhile is seen.
     let before = world.events();
     world.liar.be(|it| {
