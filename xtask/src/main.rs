@@ -9,6 +9,7 @@ mod install;
 mod lint;
 mod packages;
 mod process;
+mod soak;
 mod test;
 #[allow(dead_code, reason = "the build script uses the rest")]
 mod toolchain;
@@ -60,6 +61,12 @@ enum Command {
         #[arg(last = true)]
         arguments: Vec<OsString>,
     },
+    /// Watch two idle servers for long: nothing may be found
+    Soak {
+        /// For how long
+        #[arg(long, value_name = "N", default_value_t = 60)]
+        minutes: u64,
+    },
     /// Fuzz, guided by coverage; what is found is left in fuzz/artifacts
     Fuzz {
         /// A file of fuzz/fuzz_targets, without its ending; each in turn by default
@@ -82,6 +89,7 @@ fn main() -> ExitCode {
             json,
             arguments,
         } => bench::bench(part.as_deref(), json, &arguments),
+        Command::Soak { minutes } => soak::soak(minutes),
         Command::Fuzz { target, seconds } => fuzz::fuzz(target.as_deref(), seconds),
         Command::Lint => lint::lint(),
     };
