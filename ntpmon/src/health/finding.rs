@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use ntpmon_common::Authentication;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::track::Step;
 use crate::ntp::{self, Stamped};
@@ -67,6 +68,16 @@ names! {
         KissOfDeath = "kiss_of_death",
         /// This host's own clock was stepped.
         LocalClockStepped = "local_clock_stepped",
+        /// Another announces as master of a PTP domain, or nobody does any more.
+        PtpMasterChanged = "ptp_master_changed",
+        /// A PTP master follows another grandmaster.
+        PtpGrandmasterChanged = "ptp_grandmaster_changed",
+        /// A PTP grandmaster has another quality or priority.
+        PtpClockQualityChanged = "ptp_clock_quality_changed",
+        /// A PTP master says otherwise of TAI, leap seconds or its source of time.
+        PtpTimePropertiesChanged = "ptp_time_properties_changed",
+        /// Several announce as masters of a PTP domain at the same time.
+        PtpSeveralMasters = "ptp_several_masters",
     }
 }
 
@@ -95,11 +106,16 @@ impl Kind {
             | Self::FingerprintChanged
             | Self::UnsolicitedAnswer
             | Self::KissOfDeath
-            | Self::LocalClockStepped => Severity::Warning,
+            | Self::LocalClockStepped
+            | Self::PtpMasterChanged
+            | Self::PtpGrandmasterChanged
+            | Self::PtpSeveralMasters => Severity::Warning,
             Self::StratumChanged
             | Self::ReferenceIdChanged
             | Self::LeapChanged
-            | Self::DuplicatedAnswer => Severity::Info,
+            | Self::DuplicatedAnswer
+            | Self::PtpClockQualityChanged
+            | Self::PtpTimePropertiesChanged => Severity::Info,
         }
     }
 }
@@ -207,6 +223,15 @@ pub enum Evidence {
         /// Positive when it went forwards.
         change_seconds: f64,
     },
+    /// What another protocol shows.
+    Told {
+        /// In a sentence.
+        #[serde(skip)]
+        text: String,
+        /// What shows it.
+        #[serde(flatten)]
+        fields: Map<String, Value>,
+    },
 }
 
 impl Evidence {
@@ -297,6 +322,7 @@ impl Evidence {
                 _ => "it answered what nobody asked".to_owned(),
             },
             Self::Kiss { code } => format!("it sent a kiss of death: {code}"),
+            Self::Told { text, .. } => text.clone(),
             Self::LocalStep { change_seconds } => {
                 format!("this host's clock was stepped by {change_seconds:+.6} s")
             }

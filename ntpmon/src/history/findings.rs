@@ -286,6 +286,12 @@ impl History {
         self.put(changes);
     }
 
+    /// Takes what was found on an interface by others than those who feed exchanges.
+    pub fn found(&self, found: &Found, interface: &str) {
+        let interface = self.0.number(interface);
+        self.tell(found, Some(interface));
+    }
+
     /// Goes on where an earlier life ended.
     pub(super) fn resume_findings(&self) -> Result<(), QueryError> {
         let last = self.shelf(Shelf::Findings, &[], &[], Order::Newest, LATEST)?;
