@@ -16,6 +16,9 @@ use crate::ntp::{
     exchange::{Exchange, Role, offset_and_delay},
 };
 
+#[cfg(test)]
+mod tests;
+
 /// Where this host did not ask, its clock is looked at no more often than this, in nanoseconds: a
 /// busy server answers a hundred thousand times a second.
 const PAUSE: u64 = 50_000_000;
@@ -56,6 +59,8 @@ pub struct ServerHealth {
     last_seen: i64,
     /// The last that tells a time, or that there is none; kisses do neither.
     answer: Option<Answer>,
+    /// What the answer before that said of a leap second.
+    leap_before: u8,
     /// One bit a question, the last one lowest: whether it was answered.
     reach: u8,
     /// How many of those bits are questions.
@@ -89,6 +94,7 @@ impl ServerHealth {
                 ntp: seed.ntp,
                 time: None,
             }),
+            leap_before: 0,
             reach: 0,
             asked: 0,
             window: Window::default(),
@@ -135,6 +141,9 @@ impl ServerHealth {
             return;
         }
         self.compare(response, &mut tell);
+        if let Some(before) = &self.answer {
+            self.leap_before = before.ntp.leap_indicator();
+        }
         self.answer = Some(Answer {
             ntp: response.event.ntp,
             time: response.captured(),
@@ -267,7 +276,8 @@ impl ServerHealth {
                 samples: 1,
             })
         });
-        if let Some(step) = step {
+        let leap = self.leap_before;
+        if let Some(step) = step.filter(|step| !is_leap_second(step, leap, response)) {
             let kind = if is_back && step.change < 0 {
                 Kind::TimeBackwards
             } else if step.change.unsigned_abs() >= JUMP {
@@ -340,6 +350,25 @@ impl ServerHealth {
     pub const fn strays(&self) -> (u64, u64) {
         (self.unsolicited, self.multiple)
     }
+}
+
+/// Whether a step is the leap second that the answer before announced: at the end of a day of UTC.
+fn is_leap_second(step: &Step, announced: u8, response: &Stamped) -> bool {
+    const SECOND: i64 = 1_000_000_000;
+    const DAY: i64 = 86_400 * SECOND;
+    /// Servers are not asked all the time, and some are late.
+    const NEAR: i64 = 7200 * SECOND;
+    let expected = match announced {
+        1 => -SECOND,
+        2 => SECOND,
+        _ => return false,
+    };
+    let off = step.change.abs_diff(expected);
+    let is_midnight = response
+        .captured()
+        .is_some_and(|time| (time.rem_euclid(DAY) + NEAR) % DAY < 2 * NEAR);
+    // As well as it can be told.
+    is_midnight && off <= step.explained.unsigned_abs().max(JUMP)
 }
 
 /// How far the server is ahead of this host, and how long the ways took beyond this point: at the

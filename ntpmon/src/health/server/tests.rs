@@ -1,0 +1,281 @@
+//! One server, asked over and over, and what is found of it.
+
+use ntpmon_common::{Event, Timestamp};
+
+use super::*;
+use crate::ntp::{
+    ClientClock,
+    exchange::{LocalAddresses, Timekeeper},
+    pair::Pair,
+};
+
+const MILLISECOND: i64 = 1_000_000;
+const SECOND: i64 = 1000 * MILLISECOND;
+/// The end of a day of UTC, less some.
+const BEGIN: i64 = 1_700_006_400 * SECOND - 100 * SECOND;
+/// When era 0 ends.
+const ERA_END: i64 = 2_085_978_496 * SECOND;
+const CLIENT: [u8; 16] = [1; 16];
+const SERVER: [u8; 16] = [2; 16];
+
+/// A server, who asks it, and whoever watches them.
+struct World {
+    server: ServerHealth,
+    keeper: Timekeeper,
+    addresses: LocalAddresses,
+    /// Monotonic, and how far UTC and the clock of the hardware are from it.
+    now: i64,
+    utc: i64,
+    slew: Slew,
+    /// How far the server is ahead of UTC as it is without anybody's mistakes.
+    ahead: i64,
+    true_utc: i64,
+    leap: u8,
+    number: u64,
+    found: Vec<Found>,
+}
+
+impl World {
+    fn new(begin: i64, local: &[[u8; 16]]) -> Self {
+        let now = 5000 * SECOND;
+        Self {
+            server: ServerHealth::new(None),
+            keeper: Timekeeper::default(),
+            addresses: local.iter().copied().collect(),
+            now,
+            utc: begin - now,
+            slew: Slew::default(),
+            ahead: 0,
+            true_utc: begin - now,
+            leap: 0,
+            number: 0,
+            found: Vec::new(),
+        }
+    }
+
+    /// What was found meanwhile.
+    fn kinds(&mut self) -> Vec<Kind> {
+        self.found.drain(..).map(|found| found.kind).collect()
+    }
+
+    /// The exchange of the next second.
+    fn ask(&mut self) {
+        self.ask_with(|_| {});
+    }
+
+    fn ask_often(&mut self, times: usize) {
+        for _ in 0..times {
+            self.ask();
+        }
+    }
+
+    fn ask_with(&mut self, change: impl FnOnce(&mut Event)) {
+        self.now += SECOND;
+        self.number += 1;
+        let (way, work) = (100_000 + (self.number % 7).cast_signed() * 3000, 20_000);
+        let time = |at: i64| Timestamp::from_unix_nanoseconds(at).0.to_be_bytes();
+        let mut request = Event {
+            time: self.now.cast_unsigned(),
+            source: CLIENT,
+            source_port: 40_000,
+            destination: SERVER,
+            destination_port: 123,
+            payload_length: 48,
+            ..Event::EMPTY
+        };
+        request.ntp.0[0] = 0x23;
+        request.ntp.0[40..].copy_from_slice(&self.number.to_be_bytes());
+        let mut response = Event {
+            time: (self.now + 2 * way + work).cast_unsigned(),
+            source: SERVER,
+            source_port: 123,
+            destination: CLIENT,
+            destination_port: 40_000,
+            ttl: 60,
+            ..request
+        };
+        let received = self.now + way + self.true_utc + self.ahead;
+        response.ntp.0[0] = self.leap << 6 | 0x24;
+        response.ntp.0[1] = 2;
+        response.ntp.0[3] = 0xe9;
+        response.ntp.0[24..32].copy_from_slice(&self.number.to_be_bytes());
+        response.ntp.0[32..40].copy_from_slice(&time(received));
+        response.ntp.0[40..].copy_from_slice(&time(received + work));
+        change(&mut response);
+        let stamped = |event: Event| Stamped {
+            unix: event.time.cast_signed() + self.utc,
+            event,
+            frame: 0,
+        };
+        let (request, response) = (stamped(request), stamped(response));
+        let pair = Pair {
+            sequence: self.number,
+            request: &request,
+            response: Some(&response),
+            interleaved: false,
+            duplicates: 0,
+            client_clock: ClientClock::Randomised,
+        };
+        let exchange = self.keeper.exchange(pair, &self.addresses);
+        let found = &mut self.found;
+        (self.server).observe(&exchange, self.slew, |it| found.push(it));
+    }
+}
+
+#[test]
+fn a_step_is_seen_by_who_asks_by_who_answers_and_on_the_way() {
+    for local in [&[CLIENT][..], &[SERVER], &[[3; 16]], &[]] {
+        let mut world = World::new(BEGIN, local);
+        world.ask_often(20);
+        assert_eq!(world.kinds(), []);
+        for (ahead, kind) in [
+            (5 * MILLISECOND, Kind::OffsetStep),
+            (0, Kind::OffsetStep),
+            (3 * SECOND, Kind::TimeJump),
+            (0, Kind::TimeBackwards),
+            (-500 * MILLISECOND, Kind::TimeJump),
+        ] {
+            world.ahead = ahead;
+            world.ask();
+            assert_eq!(world.kinds(), [kind], "{ahead} {local:?}");
+            world.ask_often(3);
+            assert_eq!(world.kinds(), []);
+        }
+    }
+}
+
+#[test]
+fn the_era_may_end_meanwhile() {
+    for ahead in [0, 5 * MILLISECOND] {
+        let mut world = World::new(ERA_END - 10 * SECOND, &[CLIENT]);
+        world.ask_often(9);
+        world.ahead = ahead;
+        world.ask_often(9);
+        let expected: &[Kind] = if ahead == 0 { &[] } else { &[Kind::OffsetStep] };
+        assert_eq!(world.kinds(), expected);
+    }
+}
+
+#[test]
+fn a_server_that_is_decades_off_is_followed_like_any_other() {
+    for years in [-56, 60] {
+        let mut world = World::new(BEGIN, &[CLIENT]);
+        world.ahead = years * 365 * 86_400 * SECOND;
+        world.ask_often(20);
+        assert_eq!(world.kinds(), []);
+        world.ahead += 5 * MILLISECOND;
+        world.ask();
+        assert_eq!(world.kinds(), [Kind::OffsetStep]);
+    }
+}
+
+#[test]
+fn time_that_runs_backwards_is_seen_from_the_second_answer_on() {
+    let mut world = World::new(BEGIN, &[CLIENT]);
+    world.ask();
+    world.ahead = -2 * SECOND;
+    world.ask();
+    assert_eq!(world.kinds(), [Kind::TimeBackwards]);
+    // Within two clocks of one host.
+    let mut world = World::new(BEGIN, &[CLIENT]);
+    world.ask();
+    world.ahead = -SECOND;
+    world.ask();
+    assert_eq!(world.kinds(), []);
+}
+
+#[test]
+fn what_is_done_to_this_hosts_clock_is_not_the_servers() {
+    let mut world = World::new(BEGIN, &[CLIENT]);
+    world.ask_often(20);
+    // A step: UTC is another, and nothing else.
+    world.utc += 5 * SECOND;
+    world.server.local_clock_stepped();
+    world.ask_often(20);
+    assert_eq!(world.kinds(), []);
+    let mut samples: Vec<Sample> = world.server.window().samples().copied().collect();
+    let offset = Window::summary(&mut samples).unwrap().offset;
+    assert!((offset.median + 5.0).abs() < 1e-3, "{offset:?}");
+    assert_eq!(samples.len(), 20);
+    // Slewing by 8%, which moves monotonic time too: the server seems to lag.
+    for _ in 0..20 {
+        let slewed = 80 * MILLISECOND;
+        world.true_utc -= slewed;
+        world.slew.nanoseconds += slewed;
+        world.slew.uncertain = MILLISECOND;
+        world.ask();
+    }
+    assert_eq!(world.kinds(), []);
+}
+
+#[test]
+fn a_leap_second_that_was_announced_is_no_jump_and_any_other_is() {
+    for (leap, second) in [(1, -SECOND), (2, SECOND)] {
+        let mut world = World::new(BEGIN, &[CLIENT]);
+        world.leap = leap;
+        world.ask_often(100);
+        world.kinds();
+        world.ahead += second;
+        world.ask();
+        world.leap = 0;
+        world.ask_often(10);
+        assert_eq!(world.kinds(), [Kind::LeapChanged]);
+        // Nobody said so.
+        world.ahead += second;
+        world.ask();
+        assert_eq!(world.kinds().len(), 1);
+    }
+    // At noon there is none.
+    let mut world = World::new(BEGIN + 43_200 * SECOND, &[CLIENT]);
+    world.leap = 1;
+    world.ask_often(20);
+    world.ahead -= 1100 * MILLISECOND;
+    world.ask();
+    assert_eq!(world.kinds(), [Kind::TimeBackwards]);
+}
+
+#[test]
+fn an_unsynchronised_server_is_told_as_that_and_its_stratum_is_not() {
+    let mut world = World::new(BEGIN, &[CLIENT]);
+    world.ask_often(5);
+    world.leap = 3;
+    world.ask_with(|answer| answer.ntp.0[1] = 16);
+    let found = world.found.clone();
+    assert_eq!(world.kinds(), [Kind::LeapChanged]);
+    assert_eq!(found[0].severity, Severity::Warning);
+    assert!(
+        found[0]
+            .evidence
+            .sentence(Kind::LeapChanged)
+            .contains("no longer")
+    );
+    world.leap = 0;
+    world.ask_often(2);
+    assert_eq!(world.kinds(), [Kind::LeapChanged]);
+    world.ask_with(|answer| answer.ntp.0[1] = 3);
+    assert_eq!(world.kinds(), [Kind::StratumChanged]);
+}
+
+#[test]
+fn what_was_known_in_an_earlier_life_is_what_the_first_answer_is_held_against() {
+    let mut world = World::new(BEGIN, &[CLIENT]);
+    let mut ntp = NtpHeader([0; 48]);
+    ntp.0[0] = 0x24;
+    ntp.0[1] = 1;
+    world.server = ServerHealth::new(Some(Seed {
+        ntp,
+        asked: Asked(4),
+        manner: Manner {
+            version: 4,
+            precision: -23,
+            authentication: 0,
+            has_extensions: false,
+            ttl: 59,
+        },
+    }));
+    world.ask();
+    assert_eq!(
+        world.kinds(),
+        [Kind::StratumChanged, Kind::FingerprintChanged]
+    );
+}
