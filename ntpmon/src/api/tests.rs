@@ -925,6 +925,44 @@ async fn metrics_need_read_scope_are_negotiated_and_count_requests_by_template()
     assert_eq!(packed.headers["content-encoding"], "gzip");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_hangs_or_meets_a_bug_keeps_no_other_from_telling_its_metrics() {
+    let sources = |conditions| Sources {
+        conditions,
+        ..Sources::new(control(), history())
+    };
+    let written = |gathered| crate::metrics::text::Format::Prometheus.write(&gathered);
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    let hangs = Metrics::new(sources(Box::new(move |_| {
+        let _ = held.lock().unwrap().recv();
+        Vec::new()
+    })));
+    let begun = std::time::Instant::now();
+    for text in [written(hangs.gather().await), written(hangs.gather().await)] {
+        assert!(
+            text.contains("ntpmon_collector_success{collector=\"health\"} 0\n"),
+            "{text}"
+        );
+        assert!(text.contains("ntpmon_collector_success{collector=\"history\"} 1\n"));
+        assert!(text.contains("\nprocess_start_time_seconds "));
+        assert!(!text.contains("ntpmon_component_healthy{"));
+    }
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+    drop(release);
+    let broken = Metrics::new(sources(Box::new(|_| panic!("a test's own panic"))));
+    let text = written(broken.gather().await);
+    assert!(
+        text.contains("ntpmon_collector_success{collector=\"health\"} 0\n"),
+        "{text}"
+    );
+    assert!(text.contains("ntpmon_collector_success{collector=\"servers\"} 1\n"));
+}
+
 #[tokio::test]
 async fn interfaces_are_told_with_the_fields_of_the_documents() {
     let router = router(state());

@@ -1,0 +1,679 @@
+//! What the daemon tells Prometheus and OpenTelemetry, read by others: promtool, Prometheus' own
+//! parsers, a real Prometheus with the configuration that we give away, and a receiver of OTLP.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a step that fails fails its test, also in a helper"
+)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU16, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use ntpmon::metrics::{Kind, collectors::families};
+use ntpmon_tests::{
+    api::Api,
+    daemon::{Daemon, Home},
+    daemons::Chronyd,
+    namespace::{Namespace, Pair},
+    packages::Packages,
+    process::{Process, run, wait_for},
+    watch::binary,
+};
+use opentelemetry_proto::tonic::{
+    collector::metrics::v1::{
+        ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+    },
+    metrics::v1::{AggregationTemporality, Metric, metric::Data},
+};
+use prost::Message;
+use serde_json::Value;
+
+const DEVICE: &str = Pair::DEVICE;
+const PATIENCE: Duration = Duration::from_secs(30);
+const LISTEN: &str = "127.0.0.1:8000";
+const OPEN: &str = "Accept: application/openmetrics-text; version=1.0.0";
+
+fn deploy(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../deploy")
+        .join(name)
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(deploy(name)).unwrap()
+}
+
+fn promtool(arguments: &[&str]) -> Command {
+    let mut command = Command::new(
+        Packages::get()
+            .unwrap()
+            .file("prometheus", "usr/bin/promtool"),
+    );
+    command.args(arguments);
+    command
+}
+
+/// A daemon at a host whose chronyd asks another, with a token, an output file and an export.
+struct Play {
+    pair: Pair,
+    home: Home,
+    daemon: Option<Daemon>,
+    token: String,
+    _server: Chronyd,
+    _client: Chronyd,
+}
+
+impl Play {
+    fn start(configuration: &str) -> Self {
+        let (pair, home) = (Pair::new().unwrap(), Home::new().unwrap());
+        let output = home.path("output");
+        fs::create_dir(&output).unwrap();
+        let configuration = format!(
+            "history.flush_interval_seconds = 0.2\napi.tokens_file = {:?}\n\
+             capture.output_dir = {output:?}\n{configuration}",
+            home.path("tokens.toml"),
+        );
+        home.configure(&configuration).unwrap();
+        let mut create = Command::new(binary().unwrap());
+        create.args(["token", "create", "prometheus", "--scope", "read"]);
+        let token = run(create.arg("--config").arg(home.path("ntpmon.toml"))).unwrap();
+        let mut create = Command::new(binary().unwrap());
+        create.args(["token", "create", "keeper", "--scope", "admin"]);
+        let admin = run(create.arg("--config").arg(home.path("ntpmon.toml"))).unwrap();
+        let server = Chronyd::server(&pair.server, &[]).unwrap();
+        let line = format!("server {} minpoll -4 maxpoll -4 noselect", Pair::SERVER);
+        let client = Chronyd::start(&pair.client, &[&line]).unwrap();
+        let mut play = Self {
+            pair,
+            home,
+            daemon: None,
+            token: token.trim().to_owned(),
+            _server: server,
+            _client: client,
+        };
+        play.start_daemon();
+        let api = play.api().with_token(admin.trim());
+        let path = format!("/api/ntp/interfaces/{DEVICE}/start");
+        let answer = api.post_json(&path, r#"{"output_file": "exchanges.ndjson"}"#);
+        answer.unwrap().success().unwrap();
+        play
+    }
+
+    fn start_daemon(&mut self) {
+        let mut command = self
+            .home
+            .command_watching(&self.pair.client, &[], LISTEN, &[DEVICE])
+            .unwrap();
+        self.daemon = Some(self.home.start(&mut command).unwrap());
+    }
+
+    fn api(&self) -> Api<'_> {
+        let api = Api::of(self.daemon.as_ref().unwrap(), &self.pair.client).unwrap();
+        api.with_token(&self.token)
+    }
+
+    fn metrics(&self, arguments: &[&str]) -> String {
+        let answer = self.api().curl("/metrics", arguments).unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.text()
+    }
+
+    /// Until so many exchanges are told.
+    fn until(&self, count: f64) -> String {
+        let series =
+            format!("ntpmon_exchanges_total{{interface=\"{DEVICE}\",result=\"answered\"}}");
+        wait_for("exchanges in the metrics", PATIENCE, || {
+            let text = self.metrics(&[]);
+            let known = samples(&text).get(&series).copied();
+            Ok(known.filter(|known| *known >= count).map(|_| text))
+        })
+        .unwrap()
+    }
+}
+
+/// The samples of a text, by what stands before their value.
+fn samples(text: &str) -> BTreeMap<String, f64> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let samples = lines.map(|line| line.rsplit_once(' ').unwrap());
+    samples
+        .map(|(series, value)| (series.to_owned(), value.parse().unwrap()))
+        .collect()
+}
+
+/// The names of the families in a text.
+fn told(text: &str) -> BTreeSet<String> {
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    types
+        .map(|line| line.split(' ').next().unwrap().to_owned())
+        .collect()
+}
+
+/// The names that series may have.
+fn names() -> BTreeSet<String> {
+    let names = families().flat_map(|family| match family.kind {
+        Kind::Histogram => ["_bucket", "_sum", "_count"]
+            .map(|end| format!("{}{end}", family.name))
+            .to_vec(),
+        _ => vec![family.name.to_owned()],
+    });
+    names.collect()
+}
+
+/// A program of Python that reads with Prometheus' own parsers, and prints how many families there
+/// are and the sum of all values of counters.
+const PARSERS: &str = r#"
+import sys
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
+from prometheus_client.parser import text_string_to_metric_families as prometheus
+for parse, path in ((prometheus, sys.argv[1]), (open_metrics, sys.argv[2])):
+    names = set()
+    for family in parse(open(path).read()):
+        kinds = ("counter", "gauge", "histogram", "info")
+        assert family.type in kinds and family.documentation, family
+        assert family.samples, family
+        names.add(family.name.removesuffix("_info"))
+    print(" ".join(sorted(names)))
+"#;
+
+#[test]
+fn all_that_is_told_is_understood_by_others_and_is_what_the_api_says() {
+    let receiver = "[otlp]\nendpoint = 'http://127.0.0.1:9'\n";
+    let mut play = Play::start(receiver);
+    let text = play.until(20.0);
+
+    // Every family of the code has samples here, so each is looked at by what follows.
+    let known: BTreeSet<String> = families().map(|family| family.name.to_owned()).collect();
+    let missing: Vec<_> = known.difference(&told(&text)).cloned().collect();
+    // Nobody answers at that port.
+    assert_eq!(missing, ["ntpmon_otlp_last_success_timestamp_seconds"]);
+    assert!(told(&text).is_subset(&known));
+
+    let plain = play.home.path("metrics.txt");
+    fs::write(&plain, &text).unwrap();
+    let check = promtool(&["check", "metrics"])
+        .stdin(fs::File::open(&plain).unwrap())
+        .output()
+        .unwrap();
+    let complaints = [check.stdout, check.stderr].concat();
+    let complaints = String::from_utf8_lossy(&complaints);
+    assert!(
+        check.status.success() && complaints.trim().is_empty(),
+        "{complaints}"
+    );
+
+    let open = play.home.path("metrics.openmetrics");
+    fs::write(&open, play.metrics(&["--header", OPEN])).unwrap();
+    let mut python = Command::new("python3");
+    python.env("PYTHONPATH", Packages::get().unwrap().prometheus_client());
+    let parsed = run(python.args(["-c", PARSERS]).arg(&plain).arg(&open)).unwrap();
+    let parsed: Vec<BTreeSet<&str>> = parsed
+        .lines()
+        .map(|line| line.split(' ').collect())
+        .collect();
+    let bases: BTreeSet<&str> = families()
+        .filter(|family| !missing.contains(&family.name.to_owned()))
+        .map(|family| family.base())
+        .collect();
+    assert_eq!(parsed, [bases.clone(), bases]);
+
+    // No client, and no value that nobody knows.
+    assert!(
+        !text.contains(Pair::CLIENT) && !text.contains("NaN"),
+        "{text}"
+    );
+    let values = samples(&text);
+    let servers = play.api().get("/api/ntp/history/servers").unwrap();
+    let server = &servers.success().unwrap()["data"][0];
+    let labels = format!("{{server=\"{}\",interface=\"{DEVICE}\"}}", Pair::SERVER);
+    for (family, field) in [
+        ("ntpmon_server_stratum", "stratum"),
+        ("ntpmon_server_leap_indicator", "leap_indicator"),
+        ("ntpmon_server_root_dispersion_seconds", "root_dispersion"),
+    ] {
+        let value = values[&format!("{family}{labels}")];
+        assert!(
+            (value - server[field].as_f64().unwrap()).abs() < 0.001,
+            "{family}: {value}"
+        );
+    }
+    let offset = values[&format!("ntpmon_server_offset_median_seconds{labels}")];
+    assert!(
+        offset.abs() < 0.01,
+        "the same clock on both sides: {offset}"
+    );
+    assert!(values[&format!("ntpmon_interface_up{{interface=\"{DEVICE}\"}}")] == 1.0);
+    assert_eq!(values["ntpmon_component_healthy{component=\"otlp\"}"], 0.0);
+
+    // Killed, it goes on where it was told to be, at least.
+    let counters = |text: &str| -> BTreeMap<String, f64> {
+        let lasting = [
+            "ntpmon_exchanges_",
+            "ntpmon_packets_",
+            "ntpmon_total_process_time_",
+        ];
+        samples(text)
+            .into_iter()
+            .filter(|(series, _)| lasting.iter().any(|start| series.starts_with(start)))
+            .collect()
+    };
+    let before = counters(&play.metrics(&[]));
+    play.daemon.take().unwrap().kill().unwrap();
+    play.start_daemon();
+    let after = counters(&play.metrics(&[]));
+    for (series, value) in &before {
+        assert!(
+            after[series] >= *value,
+            "{series}: {} after {value}",
+            after[series]
+        );
+    }
+    play.until(before.values().copied().fold(0.0, f64::max) + 10.0);
+}
+
+/// A real Prometheus, with the configuration that we give away: only the place of the token and the
+/// pace are others.
+fn prometheus(play: &Play) -> Process {
+    let token = play.home.path("ntpmon.token");
+    fs::write(&token, &play.token).unwrap();
+    let configuration = read("prometheus/prometheus.yml")
+        .replace("/etc/prometheus/ntpmon.token", token.to_str().unwrap())
+        .replace("interval: 15s", "interval: 1s")
+        .replace("timeout: 5s", "timeout: 1s");
+    let file = play.home.path("prometheus.yml");
+    fs::write(&file, configuration).unwrap();
+    fs::copy(
+        deploy("prometheus/alerts.yml"),
+        play.home.path("alerts.yml"),
+    )
+    .unwrap();
+    run(promtool(&["check", "config"]).arg(&file)).unwrap();
+    let program = Packages::get().unwrap();
+    let program = program.file("prometheus", "usr/bin/prometheus");
+    let mut command = play.pair.client.command(program);
+    command
+        .arg(format!("--config.file={}", file.display()))
+        .arg(format!(
+            "--storage.tsdb.path={}",
+            play.home.path("tsdb").display()
+        ))
+        .arg("--web.listen-address=127.0.0.1:9090");
+    Process::start(&mut command).unwrap()
+}
+
+/// What Prometheus says to a question.
+fn ask(host: &Namespace, path: &str, query: &str) -> anyhow::Result<Value> {
+    let url = format!("http://127.0.0.1:9090/api/v1/{path}");
+    let query = format!("query={query}");
+    let arguments = [
+        "--silent",
+        "--fail",
+        "--get",
+        "--data-urlencode",
+        &query,
+        &url,
+    ];
+    let answer: Value = serde_json::from_str(&host.run("curl", arguments)?)?;
+    anyhow::ensure!(answer["status"] == "success", "{answer}");
+    Ok(answer["data"].clone())
+}
+
+#[test]
+fn prometheus_scrapes_with_the_configuration_that_we_give_away() {
+    let play = Play::start("");
+    let mut prometheus = prometheus(&play);
+    let host = &play.pair.client;
+    let value = |query: &str| -> f64 {
+        wait_for(query, PATIENCE, || {
+            let found = ask(host, "query", query)?;
+            let value = found["result"][0]["value"][1].as_str();
+            Ok(value.map(|value| value.parse().unwrap()))
+        })
+        .unwrap_or_else(|error| panic!("{error:#}: {}", prometheus_said(&play)))
+    };
+    assert_eq!(value("up{job=\"ntpmon\"} == 1"), 1.0);
+    assert!(value("sum(ntpmon_exchanges_total{result=\"answered\"}) > 20") > 20.0);
+    assert!(value("rate(ntpmon_exchanges_total{result=\"answered\"}[5s]) > 5") > 5.0);
+    assert!(value("ntpmon_server_stratum") == 3.0);
+    let quantile = "histogram_quantile(0.5, rate(ntpmon_total_process_time_seconds_bucket[10s]))";
+    assert!((1e-6..1.0).contains(&value(&format!("{quantile} > 0"))));
+    // Only OpenMetrics says since when something is counted, and in what it is measured.
+    assert!(value("ntpmon_interface_packets_created{result=\"emitted\"}") > 1e9);
+    let metadata = ask(host, "metadata", "").unwrap();
+    let unit = &metadata["ntpmon_total_process_time_seconds"][0];
+    assert_eq!(
+        (&unit["type"], &unit["unit"]),
+        (&"histogram".into(), &"seconds".into())
+    );
+
+    // The rules run, and of a daemon that is well none fires.
+    let rules = ask(host, "rules", "").unwrap();
+    let groups = rules["groups"].as_array().unwrap();
+    let all: Vec<&Value> = groups
+        .iter()
+        .flat_map(|group| group["rules"].as_array().unwrap())
+        .collect();
+    assert!(all.len() > 15, "{rules}");
+    thread::sleep(Duration::from_secs(2));
+    let rules = ask(host, "rules", "").unwrap();
+    for group in rules["groups"].as_array().unwrap() {
+        for rule in group["rules"].as_array().unwrap() {
+            assert_eq!(rule["health"], "ok", "{rule}");
+            assert_ne!(rule["state"], "firing", "{rule}");
+        }
+    }
+    prometheus.stop().unwrap();
+}
+
+fn prometheus_said(play: &Play) -> String {
+    let targets = "http://127.0.0.1:9090/api/v1/targets";
+    let said = play.pair.client.run("curl", ["--silent", targets]);
+    said.unwrap_or_else(|error| format!("{error:#}"))
+}
+
+#[test]
+fn promtool_finds_no_fault_with_the_rules_and_their_tests_pass() {
+    let rules = deploy("prometheus/alerts.yml");
+    let checked = run(promtool(&["check", "rules"]).arg(&rules)).unwrap();
+    assert!(checked.contains("SUCCESS"), "{checked}");
+    let tests = deploy("prometheus/alerts_test.yml");
+    let tested = run(promtool(&["test", "rules"]).arg(&tests)).unwrap();
+    assert!(tested.contains("SUCCESS"), "{tested}");
+    // Each rule is in a test.
+    let (rules, tests) = (
+        read("prometheus/alerts.yml"),
+        read("prometheus/alerts_test.yml"),
+    );
+    for line in rules.lines() {
+        if let Some(name) = line.trim().strip_prefix("- alert: ") {
+            assert!(tests.contains(name), "no test has {name}");
+        }
+    }
+}
+
+/// What looks like a name of ours.
+fn words(text: &str) -> BTreeSet<String> {
+    text.split(|it: char| !it.is_ascii_alphanumeric() && it != '_')
+        .filter(|word| word.starts_with("ntpmon_") || word.starts_with("process_"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn what_dashboard_and_rules_ask_for_is_told() {
+    fn expressions(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    match value {
+                        Value::String(text)
+                            if ["expr", "definition", "query"].contains(&&**name) =>
+                        {
+                            found.push(text.clone());
+                        }
+                        value => expressions(value, found),
+                    }
+                }
+            }
+            Value::Array(values) => values.iter().for_each(|it| expressions(it, found)),
+            _ => {}
+        }
+    }
+    let dashboard: Value = serde_json::from_str(&read("grafana/ntpmon.json")).unwrap();
+    let mut found = Vec::new();
+    expressions(&dashboard, &mut found);
+    assert!(found.len() > 50, "{}", found.len());
+    let asked: BTreeSet<String> = found.iter().flat_map(|it| words(it)).collect();
+    let rules = read("prometheus/alerts.yml");
+    let names = names();
+    let unknown: Vec<_> = asked
+        .union(&words(&rules))
+        .filter(|name| !names.contains(*name))
+        .cloned()
+        .collect();
+    assert_eq!(unknown, [""; 0]);
+    assert!(asked.len() > 30, "{asked:?}");
+
+    // Panels do not overlap, and each has a number of its own.
+    let panels = dashboard["panels"].as_array().unwrap();
+    let numbers: BTreeSet<u64> = panels.iter().map(|it| it["id"].as_u64().unwrap()).collect();
+    assert_eq!(numbers.len(), panels.len());
+    let mut cells = BTreeSet::new();
+    for panel in panels {
+        let of = |name: &str| panel["gridPos"][name].as_u64().unwrap();
+        for row in of("y")..of("y") + of("h") {
+            for column in of("x")..of("x") + of("w") {
+                assert!(column < 24 && cells.insert((row, column)), "{panel}");
+            }
+        }
+    }
+}
+
+/// One request that came over OTLP.
+#[derive(Debug, Clone)]
+struct Received {
+    head: String,
+    body: Vec<u8>,
+}
+
+/// Takes requests and answers each with a status; 0 is no answer at all.
+struct Receiver {
+    address: SocketAddr,
+    status: Arc<AtomicU16>,
+    received: Arc<Mutex<Vec<Received>>>,
+}
+
+impl Receiver {
+    fn start(host: &Namespace) -> Self {
+        let listener = host
+            .enter(|| Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 4318))?))
+            .unwrap();
+        let address = listener.local_addr().unwrap();
+        let receiver = Self {
+            address,
+            status: Arc::new(AtomicU16::new(200)),
+            received: Arc::default(),
+        };
+        let (status, received) = (Arc::clone(&receiver.status), Arc::clone(&receiver.received));
+        // Ends with the test.
+        thread::spawn(move || {
+            let mut hanging = Vec::new();
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let Some(request) = take(&stream) else {
+                    continue;
+                };
+                received.lock().unwrap().push(request);
+                match status.load(Ordering::Relaxed) {
+                    0 => hanging.push(stream),
+                    status => answer(&mut stream, status),
+                }
+            }
+        });
+        receiver
+    }
+
+    fn answer_with(&self, status: u16) {
+        self.status.store(status, Ordering::Relaxed);
+    }
+
+    /// The next request from now on.
+    fn next(&self) -> Received {
+        let known = self.received.lock().unwrap().len();
+        wait_for("an export", PATIENCE, || {
+            Ok(self.received.lock().unwrap().get(known).cloned())
+        })
+        .unwrap()
+    }
+}
+
+fn take(stream: &TcpStream) -> Option<Received> {
+    let mut reader = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if reader.read_line(&mut head).ok()? == 0 {
+            return None;
+        }
+    }
+    let lower = head.to_ascii_lowercase();
+    let (_, rest) = lower.split_once("content-length: ")?;
+    let length = rest.lines().next()?.trim().parse().ok()?;
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    Some(Received { head, body })
+}
+
+fn answer(stream: &mut TcpStream, status: u16) {
+    let body = match status {
+        200 => ExportMetricsServiceResponse {
+            partial_success: Some(ExportMetricsPartialSuccess {
+                rejected_data_points: 2,
+                error_message: "two of them are too old".to_owned(),
+            }),
+        }
+        .encode_to_vec(),
+        _ => b"the disk is full".to_vec(),
+    };
+    let _ = write!(
+        stream,
+        "HTTP/1.1 {status} Said\r\nContent-Type: application/x-protobuf\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    let _ = stream.write_all(&body);
+}
+
+fn metrics_of(received: &Received) -> Vec<Metric> {
+    let request = ExportMetricsServiceRequest::decode(&received.body[..]).unwrap();
+    assert_eq!(request.resource_metrics.len(), 1);
+    let resource = &request.resource_metrics[0];
+    let attributes = &resource.resource.as_ref().unwrap().attributes;
+    assert!(
+        attributes.iter().any(|it| it.key == "service.name"),
+        "{attributes:?}"
+    );
+    assert_eq!(resource.scope_metrics.len(), 1);
+    resource.scope_metrics[0].metrics.clone()
+}
+
+#[test]
+fn the_same_is_exported_over_otlp_and_a_receiver_that_fails_or_hangs_disturbs_nothing() {
+    let configuration = "[otlp]\nendpoint = 'http://127.0.0.1:4318'\ninterval_seconds = 1\n\
+                         timeout_seconds = 2\nheaders = ['X-Tenant: ntp']\n";
+    let mut play = Play::start(configuration);
+    // Before the receiver is there.
+    let health = |play: &Play| {
+        let answer = play.api().get("/api/ntp/health").unwrap();
+        answer.success().unwrap()["components"]["otlp"].clone()
+    };
+    let until = |play: &Play, condition: &str| {
+        wait_for(condition, PATIENCE, || {
+            let health = health(play);
+            Ok((health["status"] == condition).then_some(health))
+        })
+        .unwrap()
+    };
+    let refused = until(&play, "degraded");
+    let message = refused["message"].as_str().unwrap();
+    assert!(
+        message.contains("http://127.0.0.1:4318/v1/metrics (otlp.endpoint)"),
+        "{message}"
+    );
+
+    let receiver = Receiver::start(&play.pair.client);
+    assert_eq!(receiver.address.port(), 4318);
+    play.until(20.0);
+    until(&play, "healthy");
+    let received = receiver.next();
+    let head = received.head.to_ascii_lowercase();
+    assert!(head.starts_with("post /v1/metrics http/1.1\r\n"), "{head}");
+    for header in ["content-type: application/x-protobuf", "x-tenant: ntp"] {
+        assert!(head.lines().any(|line| line == header), "{head}");
+    }
+    let metrics = metrics_of(&received);
+    let cumulative = AggregationTemporality::Cumulative as i32;
+    let names: BTreeSet<&str> = metrics.iter().map(|it| it.name.as_str()).collect();
+    assert_eq!(names.len(), metrics.len());
+    for family in families() {
+        let name = match family.kind {
+            Kind::Info => family.name,
+            _ => family.base(),
+        };
+        let metric = metrics.iter().find(|it| it.name == name);
+        let metric = metric.unwrap_or_else(|| panic!("{name} was not exported"));
+        assert_eq!(metric.description, family.help);
+        match (family.kind, metric.data.as_ref().unwrap()) {
+            (Kind::Counter, Data::Sum(sum)) => {
+                assert!(sum.is_monotonic && sum.aggregation_temporality == cumulative);
+                assert!(!sum.data_points.is_empty());
+            }
+            (Kind::Gauge | Kind::Info, Data::Gauge(gauge)) => {
+                assert!(!gauge.data_points.is_empty());
+            }
+            (Kind::Histogram, Data::Histogram(histogram)) => {
+                assert_eq!(histogram.aggregation_temporality, cumulative);
+                for point in &histogram.data_points {
+                    assert_eq!(point.bucket_counts.len(), point.explicit_bounds.len() + 1);
+                    assert_eq!(point.bucket_counts.iter().sum::<u64>(), point.count);
+                }
+            }
+            (kind, data) => panic!("{name} is a {kind:?}: {data:?}"),
+        }
+    }
+    // Of what is counted since the daemon started it is said when that was.
+    let flushes = metrics
+        .iter()
+        .find(|it| it.name == "ntpmon_history_exchanges_written");
+    let Some(Data::Sum(flushes)) = &flushes.unwrap().data else {
+        panic!("no sum")
+    };
+    let point = &flushes.data_points[0];
+    assert!(0 < point.start_time_unix_nano && point.start_time_unix_nano < point.time_unix_nano);
+    assert_eq!(
+        metrics
+            .iter()
+            .find(|it| it.name == "process_cpu_seconds")
+            .unwrap()
+            .unit,
+        "s"
+    );
+    let rejected = samples(&play.metrics(&[]))["ntpmon_otlp_rejected_points_total"];
+    assert!(rejected >= 2.0, "{rejected}");
+
+    receiver.answer_with(500);
+    let failed = until(&play, "degraded");
+    let message = failed["message"].as_str().unwrap();
+    assert!(
+        message.contains("500") && message.contains("the disk is full"),
+        "{message}"
+    );
+    receiver.answer_with(200);
+    until(&play, "healthy");
+
+    // One that hangs: everything else goes on, and the end is not waited for.
+    receiver.answer_with(0);
+    until(&play, "degraded");
+    let begun = Instant::now();
+    for _ in 0..5 {
+        play.metrics(&[]);
+    }
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
+    let ended = play.daemon.take().unwrap().end(libc::SIGTERM).unwrap();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(ended.took < Duration::from_secs(4), "{:?}", ended.took);
+}
