@@ -19,7 +19,8 @@ use super::{
     histogram::Histogram,
     key::{InterfaceId, Key},
     rollup::{Count, Resolution, Rollup},
-    view::Server,
+    server::ServerRecord,
+    servers::ServerHealth,
 };
 
 /// Which servers have the most to do is found out again this often.
@@ -89,6 +90,11 @@ impl History {
         let shared = &self.0;
         let names = shared.interfaces.read().clone();
         let ledgers = shared.ledgers.read().clone();
+        let clients: Vec<u64> = {
+            let catalogue = shared.catalogue.read();
+            let count = |place| catalogue.count_on(place as InterfaceId);
+            (0..names.len()).map(count).collect()
+        };
         let wholes = shared.measures.wholes.read();
         let exchanges = |place: &usize| wholes.get(*place).map_or(0, |it| it.get(Count::exchanges));
         let mut places: Vec<usize> = (0..names.len()).collect();
@@ -96,13 +102,12 @@ impl History {
         let left_out = places.len().saturating_sub(most) as u64;
         places.truncate(most);
         places.sort_by_key(|place| &names[*place]);
-        let catalogue = shared.catalogue.read();
         let measured = places.into_iter().map(|place| {
             let ledger = ledgers.get(place).copied().unwrap_or_default();
             Measured {
                 name: names[place].clone(),
                 whole: wholes.get(place).cloned().unwrap_or_default(),
-                clients: catalogue.count_on(place as InterfaceId),
+                clients: clients[place],
                 other: ledger.other(),
                 forgotten_clients: ledger.forgotten_clients(),
             }
@@ -113,25 +118,32 @@ impl History {
     /// The servers with the most exchanges, at most so many, in the order of addresses; and how many
     /// others there are. Where there are others, who is among them is found out once a minute.
     #[must_use]
-    pub fn busiest_servers(&self, most: usize) -> (Vec<Server>, u64) {
+    pub fn busiest_servers(&self, most: usize) -> (Vec<ServerHealth>, u64) {
         let shared = &self.0;
         let count = shared.servers.read().len();
         let keys = match count > most {
             true => Some(shared.busiest(most)),
             false => None,
         };
-        let names = shared.interfaces.read();
-        let servers = shared.servers.read();
-        let view = |key: &Key| {
-            let record = servers.get(key)?;
-            let name = names.get(usize::from(key.interface()))?;
-            Some(Server::new(key, name, record))
+        let (found, count): (Vec<(Key, ServerRecord)>, usize) = {
+            let servers = shared.servers.read();
+            let found = match keys {
+                Some(keys) => keys
+                    .iter()
+                    .filter_map(|key| Some((*key, *servers.get(key)?)))
+                    .collect(),
+                None => (servers.iter().take(most))
+                    .map(|(key, record)| (*key, *record))
+                    .collect(),
+            };
+            (found, servers.len())
         };
-        let found: Vec<Server> = match keys {
-            Some(keys) => keys.iter().filter_map(view).collect(),
-            None => servers.keys().take(most).filter_map(view).collect(),
-        };
-        let left_out = servers.len().saturating_sub(found.len()) as u64;
+        // With no lock: the rings' threads are asked next.
+        let found: Vec<ServerHealth> = found
+            .iter()
+            .map(|(key, record)| shared.server_health(key, record))
+            .collect();
+        let left_out = count.saturating_sub(found.len()) as u64;
         (found, left_out)
     }
 

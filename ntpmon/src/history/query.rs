@@ -329,7 +329,7 @@ impl Shared {
         keys
     }
 
-    fn interface_name(&self, interface: InterfaceId) -> String {
+    pub(super) fn interface_name(&self, interface: InterfaceId) -> String {
         self.interfaces
             .read()
             .get(usize::from(interface))

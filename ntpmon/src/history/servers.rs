@@ -178,6 +178,12 @@ struct Live {
 }
 
 impl Shared {
+    /// How a server is.
+    pub(super) fn server_health(&self, key: &Key, record: &ServerRecord) -> ServerHealth {
+        let name = self.interface_name(key.interface());
+        ServerHealth::new(key, &name, record, &mut self.live(key))
+    }
+
     /// What passed of late.
     fn live(&self, key: &Key) -> Live {
         let watched = self.watched.lock().clone();
