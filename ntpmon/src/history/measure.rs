@@ -45,6 +45,11 @@ impl Measures {
         *self.wholes.write() = wholes;
     }
 
+    /// Whether that is what is told of an interface.
+    pub(super) fn has(&self, interface: InterfaceId, whole: &Rollup) -> bool {
+        self.wholes.read().get(usize::from(interface)) == Some(whole)
+    }
+
     /// Adds what was written.
     pub(super) fn add(&self, written: &BTreeMap<(Resolution, InterfaceId, i64), Rollup>) {
         let mut wholes = self.wholes.write();

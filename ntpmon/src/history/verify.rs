@@ -196,7 +196,7 @@ fn check(
         &mut sums,
     )?;
     servers(shared, reader, problems, &mut verified, &mut sums)?;
-    rollups(reader, problems, &mut verified, &mut sums)?;
+    rollups(shared, reader, problems, &mut verified, &mut sums)?;
     documents(shared, reader, problems)?;
 
     let ledgers = reader.ledgers(names.len())?;
@@ -505,6 +505,7 @@ fn servers(
 }
 
 fn rollups(
+    shared: &Shared,
     reader: &Reader,
     problems: &mut Problems,
     verified: &mut Verified,
@@ -534,6 +535,9 @@ fn rollups(
         }
         match resolution {
             Resolution::All => {
+                problems.check(shared.measures.has(interface, &rollup), || {
+                    format!("what is told of interface {interface} and the rollup of all time")
+                });
                 sums.all.add(counted);
                 sums.answered += rollup.get(Count::answered);
             }
