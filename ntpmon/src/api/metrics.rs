@@ -9,10 +9,9 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use tokio::task::spawn_blocking;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{State, error::ApiError};
+use super::State;
 use crate::metrics::{Metrics, requests::UNMATCHED, text::Format};
 
 pub(super) fn reading() -> OpenApiRouter<State> {
@@ -37,19 +36,14 @@ pub(super) fn reading() -> OpenApiRouter<State> {
         )
     ))
 )]
-async fn metrics(
-    state: State,
-    headers: HeaderMap,
-) -> Result<([(HeaderName, &'static str); 2], String), ApiError> {
+async fn metrics(state: State, headers: HeaderMap) -> ([(HeaderName, &'static str); 2], String) {
     let accepted = headers.get_all(ACCEPT).iter();
     let accepted: Vec<_> = accepted.filter_map(|it| it.to_str().ok()).collect();
     let format = Format::preferred(&accepted.join(","));
     let gathered = state.metrics.gather().await;
-    let text = spawn_blocking(move || format.write(&gathered))
-        .await
-        .map_err(|error| ApiError::internal(&anyhow::anyhow!("writing the metrics: {error}")))?;
+    let text = format.write(&gathered);
     let headers = [(CONTENT_TYPE, format.content_type()), (VARY, "accept")];
-    Ok((headers, text))
+    (headers, text)
 }
 
 /// Counts every request, whatever became of it.

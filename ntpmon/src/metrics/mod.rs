@@ -21,7 +21,13 @@ use std::{
 };
 
 use anyhow::{Result, anyhow};
-use tokio::{runtime::Handle, sync::Semaphore, task::spawn_blocking, time::timeout};
+use parking_lot::Mutex;
+use tokio::{
+    runtime::Handle,
+    sync::mpsc::{Receiver, channel},
+    task::spawn_blocking,
+    time::timeout,
+};
 
 use self::{
     collectors::{COLLECTORS, Collector, own},
@@ -77,10 +83,12 @@ pub struct Metrics(Arc<Shared>);
 
 struct Shared {
     sources: Sources,
-    /// One for each collector, which is asked once at a time: one that hangs takes one thread,
-    /// however many want to know.
-    turns: Vec<Arc<Semaphore>>,
+    /// One for each collector, which is asked once at a time.
+    turns: Vec<Mutex<()>>,
 }
+
+/// What a collector told, and how long that took.
+type Told = (Result<Samples>, Duration);
 
 impl fmt::Debug for Metrics {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -92,7 +100,7 @@ impl Metrics {
     /// Of these.
     #[must_use]
     pub fn new(sources: Sources) -> Self {
-        let turns = COLLECTORS.iter().map(|_| Arc::new(Semaphore::new(1)));
+        let turns = COLLECTORS.iter().map(|_| Mutex::default());
         Self(Arc::new(Shared {
             sources,
             turns: turns.collect(),
@@ -108,47 +116,59 @@ impl Metrics {
     /// Asks every collector. One that fails or hangs is told as such, and keeps none of the others
     /// from being heard.
     pub async fn gather(&self) -> Gathered {
-        let begun: Vec<_> = COLLECTORS
-            .iter()
-            .zip(&self.0.turns)
-            .map(|(collector, turn)| {
-                let (shared, turn) = (Arc::clone(&self.0), Arc::clone(turn));
-                tokio::spawn(async move {
-                    let begun = Instant::now();
-                    let asked = async move {
-                        // It is never closed.
-                        let turn = turn.acquire_owned().await;
-                        spawn_blocking(move || {
-                            let _turn = turn;
-                            collect(collector, &shared.sources)
-                        })
-                        .await
-                        .map_err(|error| anyhow!(error))?
-                    };
-                    let collected = timeout(PATIENCE, asked).await.unwrap_or_else(|_| {
-                        Err(anyhow!("it said nothing for {} s", PATIENCE.as_secs()))
-                    });
-                    (collected, begun.elapsed())
-                })
-            })
-            .collect();
         let mut gathered = Gathered::default();
-        let mut told = Samples::of(own::FAMILIES);
-        for (collector, begun) in COLLECTORS.iter().zip(begun) {
-            let (collected, took) = match begun.await {
-                Ok(collected) => collected,
-                Err(error) => (Err(anyhow!(error)), Duration::ZERO),
-            };
-            own::tell(&mut told, collector.name, collected.is_ok(), took);
-            match collected {
-                Ok(samples) => gathered.add(samples),
-                Err(error) => {
-                    tracing::warn!("gathering the metrics of {}: {error:#}", collector.name);
+        let mut own = Samples::of(own::FAMILIES);
+        let mut left = COLLECTORS.iter().enumerate().peekable();
+        while let Some((first, _)) = left.peek() {
+            let mut telling = self.ask(*first);
+            // One thread asks one after the other: they take microseconds, another thread more.
+            for (_, collector) in left.by_ref() {
+                let told = timeout(PATIENCE, telling.recv()).await;
+                let is_there = matches!(told, Ok(Some(_)));
+                let (collected, took) = match told {
+                    Ok(Some(told)) => told,
+                    Ok(None) => (Err(anyhow!("it met a bug")), Duration::ZERO),
+                    Err(_) => (
+                        Err(anyhow!("it said nothing for {} s", PATIENCE.as_secs())),
+                        PATIENCE,
+                    ),
+                };
+                own::tell(&mut own, collector.name, collected.is_ok(), took);
+                match collected {
+                    Ok(samples) => gathered.add(samples),
+                    Err(error) => {
+                        tracing::warn!("gathering the metrics of {}: {error:#}", collector.name);
+                    }
+                }
+                if !is_there {
+                    // The others are asked by another thread.
+                    break;
                 }
             }
         }
-        gathered.add(told);
+        gathered.add(own);
         gathered
+    }
+
+    /// Asks the collectors from one on, in their order.
+    fn ask(&self, first: usize) -> Receiver<Told> {
+        let (tell, told) = channel(COLLECTORS.len());
+        let shared = Arc::clone(&self.0);
+        spawn_blocking(move || {
+            let collectors = COLLECTORS.iter().zip(&shared.turns);
+            for (collector, turn) in collectors.skip(first) {
+                let begun = Instant::now();
+                // Who asks at the same time is waited for; what hangs takes one thread for good.
+                let collected = match turn.try_lock_for(PATIENCE) {
+                    Some(_turn) => collect(collector, &shared.sources),
+                    None => Err(anyhow!("it is still being asked")),
+                };
+                if tell.blocking_send((collected, begun.elapsed())).is_err() {
+                    return;
+                }
+            }
+        });
+        told
     }
 }
 
