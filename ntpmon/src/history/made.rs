@@ -116,6 +116,7 @@ impl Ask {
             interleaved: false,
             duplicates: self.duplicates,
             client_clock: self.clock,
+            client_error: None,
             role: Some(Role::Server),
             timings: Timings {
                 client_to_server_latency: is_timed.then_some(span),
