@@ -39,11 +39,6 @@ impl Client {
         self
     }
 
-    const fn way(mut self, way: i64) -> Self {
-        self.way = way;
-        self
-    }
-
     const fn repeating(mut self) -> Self {
         self.repeats = true;
         self
