@@ -73,7 +73,7 @@ const DOCUMENTS: TableDefinition<&str, &[u8]> = TableDefinition::new("documents"
 const SHELVES: TableDefinition<(u8, &[u8]), &[u8]> = TableDefinition::new("shelves");
 
 /// Of all tables together. A database with a larger number was written by a newer ntpmon.
-const LAYOUT: u64 = 2;
+const LAYOUT: u64 = 3;
 
 /// A client in a block, or in a run.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
