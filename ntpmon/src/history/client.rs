@@ -14,6 +14,7 @@ use crate::ntp::{
     exchange::{Exchange, Role},
 };
 
+pub(super) mod layout1;
 #[cfg(test)]
 mod tests;
 mod visit;

@@ -9,7 +9,7 @@ use zerocopy::{
 
 use super::{ClientRecord, Duration, LAYOUT};
 
-const ANSWERED: u8 = 1;
+pub(super) const ANSWERED: u8 = 1;
 const KISS: u8 = 4;
 /// Where the two bits for its clock begin, and those for the host's role.
 const CLOCK: u32 = 4;
@@ -21,24 +21,24 @@ const ROLE: u32 = 6;
 )]
 #[repr(C)]
 pub struct Visit {
-    layout: u8,
-    flags: u8,
-    versions: u8,
-    duplicates: u8,
-    client_port: U16,
-    server_port: U16,
-    packet_length: U16,
-    server: [u8; 16],
-    ntp: [u8; 48],
-    seen: I64,
-    written: U32,
-    last_session: U64,
-    clock_error: I64,
-    clock_error_bound: F32,
-    clock_drift: F32,
-    latency: F32,
-    processing: F32,
-    total: F32,
+    pub(super) layout: u8,
+    pub(super) flags: u8,
+    pub(super) versions: u8,
+    pub(super) duplicates: u8,
+    pub(super) client_port: U16,
+    pub(super) server_port: U16,
+    pub(super) packet_length: U16,
+    pub(super) server: [u8; 16],
+    pub(super) ntp: [u8; 48],
+    pub(super) seen: I64,
+    pub(super) written: U32,
+    pub(super) last_session: U64,
+    pub(super) clock_error: I64,
+    pub(super) clock_error_bound: F32,
+    pub(super) clock_drift: F32,
+    pub(super) latency: F32,
+    pub(super) processing: F32,
+    pub(super) total: F32,
 }
 
 impl Visit {
