@@ -1,8 +1,16 @@
 //! What happened on an interface in a minute, an hour, a day, or since the beginning: counts, and
-//! how the three durations were distributed. Larger ones are sums of smaller ones.
+//! how the three durations were distributed. Larger ones are sums of smaller ones, but for the clients
+//! whose clocks were seen: each is one client, be it in a minute or in a day.
 
-use super::histogram::{Histogram, read_number, write_number};
-use crate::ntp::{ClientClock, exchange::Exchange, pair::Totals};
+use super::{
+    abuse,
+    histogram::{Histogram, read_number, write_number},
+};
+use crate::ntp::{
+    ClientClock,
+    exchange::{Exchange, Role},
+    pair::Totals,
+};
 
 /// The layout that this version writes.
 const LAYOUT: u8 = 1;
@@ -114,6 +122,16 @@ counts! {
     symmetric,
     /// Given up early because too many waited.
     evicted,
+    /// Bytes of questions in mode 6, as those that follow without the headers of UDP and IP.
+    control_bytes_in,
+    /// Bytes of answers in mode 6.
+    control_bytes_out,
+    /// Bytes of questions in mode 7.
+    private_bytes_in,
+    /// Bytes of answers in mode 7.
+    private_bytes_out,
+    /// Questions in mode 7 for the list of clients, which attackers like for its length.
+    monlist_requests,
 }
 
 /// How many kinds there are; new ones are added at the end, so that older databases can be read.
@@ -137,6 +155,13 @@ pub struct Rollup {
     pub processing: Histogram,
     /// From the request's passing to the response's.
     pub total: Histogram,
+    /// How far the clocks of clients were ahead of this host's: each client once, where this host
+    /// answered it and its clock can be believed. Not of all time.
+    pub client_errors: Histogram,
+    /// In a minute's, as long as it is in no file: those who are the first in their hour, and in
+    /// their day.
+    first_of_hour: Histogram,
+    first_of_day: Histogram,
 }
 
 impl Rollup {
@@ -185,6 +210,35 @@ impl Rollup {
                 histogram.add(value);
             }
         }
+        if let Some(error) = &exchange.client_error
+            && exchange.role == Some(Role::Server)
+        {
+            let first = error.first;
+            for (histogram, is_first) in [
+                (&mut self.client_errors, first.of_minute),
+                (&mut self.first_of_hour, first.of_hour),
+                (&mut self.first_of_day, first.of_day),
+            ] {
+                if is_first {
+                    histogram.add(error.nanoseconds());
+                }
+            }
+        }
+    }
+
+    /// Adds a packet in mode 6 or 7.
+    pub(super) const fn add_abuse(&mut self, packet: &abuse::Packet) {
+        let (bytes_in, bytes_out) = match packet.kind {
+            abuse::Kind::Control => (Count::control_bytes_in, Count::control_bytes_out),
+            abuse::Kind::Private => (Count::private_bytes_in, Count::private_bytes_out),
+        };
+        let count = if packet.is_question {
+            bytes_in
+        } else {
+            bytes_out
+        };
+        self.count(count, packet.bytes as u64);
+        self.count(Count::monlist_requests, packet.is_monlist as u64);
     }
 
     /// Adds the packets that a pairer has counted since `before`. Exchanges are not taken from
@@ -223,6 +277,13 @@ impl Rollup {
 
     /// Adds what another counted.
     pub fn merge(&mut self, other: &Self) {
+        self.merge_counts(other);
+        self.client_errors.merge(&other.client_errors);
+        self.first_of_hour.merge(&other.first_of_hour);
+        self.first_of_day.merge(&other.first_of_day);
+    }
+
+    fn merge_counts(&mut self, other: &Self) {
         for (numbers, more) in self.numbers_mut().into_iter().zip(other.numbers()) {
             for (number, more) in numbers.iter_mut().zip(more) {
                 *number += more;
@@ -231,6 +292,19 @@ impl Rollup {
         self.latency.merge(&other.latency);
         self.processing.merge(&other.processing);
         self.total.merge(&other.total);
+    }
+
+    /// Adds what was counted in a minute of it, which is in no file yet.
+    pub fn add_minute(&mut self, resolution: Resolution, minute: &Self) {
+        let none = Histogram::default();
+        let errors = match resolution {
+            Resolution::Minute => &minute.client_errors,
+            Resolution::Hour => &minute.first_of_hour,
+            Resolution::Day => &minute.first_of_day,
+            Resolution::All => &none,
+        };
+        self.merge_counts(minute);
+        self.client_errors.merge(errors);
     }
 
     fn numbers(&self) -> [&[u64]; 5] {
@@ -263,7 +337,12 @@ impl Rollup {
                 write_number(&mut out, *number);
             }
         }
-        for histogram in [&self.latency, &self.processing, &self.total] {
+        for histogram in [
+            &self.latency,
+            &self.processing,
+            &self.total,
+            &self.client_errors,
+        ] {
             histogram.write(&mut out);
         }
         out
@@ -285,6 +364,10 @@ impl Rollup {
         rollup.latency = Histogram::read(bytes)?;
         rollup.processing = Histogram::read(bytes)?;
         rollup.total = Histogram::read(bytes)?;
+        // One of an older version ends here.
+        if !bytes.is_empty() {
+            rollup.client_errors = Histogram::read(bytes)?;
+        }
         Some(rollup)
     }
 }
@@ -352,6 +435,11 @@ mod tests {
             "broadcast",
             "symmetric",
             "evicted",
+            "control_bytes_in",
+            "control_bytes_out",
+            "private_bytes_in",
+            "private_bytes_out",
+            "monlist_requests",
         ]));
         // One of a newer version is not taken for less than it is.
         let mut longer = vec![LAYOUT];

@@ -52,6 +52,7 @@ use super::{
     key::Key,
     rollup::Rollup,
     server::ServerRecord,
+    shelf::Item,
 };
 
 pub use self::{
@@ -279,6 +280,8 @@ pub struct Loaded {
     pub flushes: u64,
     /// All documents.
     pub documents: BTreeMap<String, Vec<u8>>,
+    /// What is known of packets in modes 6 and 7.
+    pub abuse: Vec<Item>,
 }
 
 impl Store {
