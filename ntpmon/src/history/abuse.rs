@@ -296,7 +296,8 @@ impl Recent {
     }
 }
 
-fn sum(known: &mut Option<Abuse>, more: &Abuse) {
+/// Adds to what there may be.
+pub(super) fn sum(known: &mut Option<Abuse>, more: &Abuse) {
     match known {
         Some(known) => known.merge(more),
         None => *known = Some(*more),

@@ -189,6 +189,7 @@ struct Shared {
     state: Mutex<State>,
     orders: query::Orders,
     measures: measure::Measures,
+    found: query::figures::Found,
 }
 
 /// Small settings of other parts.
@@ -289,6 +290,7 @@ impl History {
             state: Mutex::new(state),
             orders: query::Orders::default(),
             measures: measure::Measures::default(),
+            found: query::figures::Found::default(),
         });
         let numbers = shared.remember(&store, memory);
         let writer = Writer::new(Arc::clone(&shared), store, numbers);

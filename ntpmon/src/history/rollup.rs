@@ -13,7 +13,9 @@ use crate::ntp::{
 };
 
 /// The layout that this version writes.
-const LAYOUT: u8 = 1;
+const LAYOUT: u8 = 2;
+/// Without clients' errors.
+const OLD_LAYOUT: u8 = 1;
 
 /// How long a rollup lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -351,7 +353,7 @@ impl Rollup {
     /// From the database; nothing when it is not what [`Self::to_bytes`] made.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (&LAYOUT, mut bytes) = bytes.split_first()? else {
+        let (&layout @ (LAYOUT | OLD_LAYOUT), mut bytes) = bytes.split_first()? else {
             return None;
         };
         let bytes = &mut bytes;
@@ -364,8 +366,7 @@ impl Rollup {
         rollup.latency = Histogram::read(bytes)?;
         rollup.processing = Histogram::read(bytes)?;
         rollup.total = Histogram::read(bytes)?;
-        // One of an older version ends here.
-        if !bytes.is_empty() {
+        if layout == LAYOUT {
             rollup.client_errors = Histogram::read(bytes)?;
         }
         Some(rollup)
@@ -401,7 +402,7 @@ mod tests {
 
     #[test]
     fn lists_of_an_older_version_are_read_which_knew_fewer_kinds() {
-        let mut bytes = vec![LAYOUT];
+        let mut bytes = vec![OLD_LAYOUT];
         // Three counts, no version, one mode, no stratum, two clocks, and nothing measured.
         for numbers in [&[9, 300, 2][..], &[], &[5], &[], &[1, 8]] {
             write_number(&mut bytes, numbers.len() as u64);
@@ -444,7 +445,7 @@ mod tests {
         // One of a newer version is not taken for less than it is.
         let mut longer = vec![LAYOUT];
         write_number(&mut longer, KINDS as u64 + 1);
-        longer.extend(vec![1; KINDS + 1 + 4 + 3]);
+        longer.extend(vec![1; KINDS + 1 + 4 + 4]);
         assert_eq!(Rollup::from_bytes(&longer), None);
     }
 

@@ -461,7 +461,12 @@ fn is_catalogued(
             || format!("{}: {sort:?} in the catalogue and in its record", name(key)),
         );
     }
-    for sort in [Sort::Latency, Sort::Processing, Sort::Total] {
+    for sort in [
+        Sort::Latency,
+        Sort::Processing,
+        Sort::Total,
+        Sort::ClockError,
+    ] {
         let is_known = |value: u64| value != u64::MAX;
         problems.equal(
             &is_known(catalogue.value(row, sort)),
