@@ -44,9 +44,11 @@ impl ClientClock {
 /// and are ahead by what that shows *or less*. Without it nobody can tell the way from the clock.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ClientError {
-    /// In nanoseconds: as much at least.
-    least: i64,
-    /// How much more it may be, in seconds; not a number where that is not known.
+    /// In nanoseconds: what the next is a difference to.
+    base: i64,
+    /// In seconds: as much at least.
+    least: f32,
+    /// How much more it may be; not a number where that is not known.
     width: f32,
     /// What it gains on this host's clock, in seconds a second; not a number as long as that is
     /// not known well.
@@ -71,7 +73,8 @@ impl ClientError {
     #[must_use]
     pub const fn at_least(nanoseconds: i64, first: First) -> Self {
         Self {
-            least: nanoseconds,
+            base: nanoseconds,
+            least: 0.0,
             width: f32::NAN,
             drift: f32::NAN,
             first,
@@ -81,10 +84,9 @@ impl ClientError {
     /// In nanoseconds: the middle of what it can be, or where that is open to one side, the least.
     #[must_use]
     pub fn nanoseconds(&self) -> i64 {
-        match self.bound_seconds() {
-            Some(bound) => self.least.saturating_add((f64::from(bound) * 1e9) as i64),
-            None => self.least,
-        }
+        let more = self.bound_seconds().unwrap_or_default();
+        let seconds = f64::from(self.least) + f64::from(more);
+        self.base.saturating_add((seconds * 1e9) as i64)
     }
 
     /// How far the error may be from what it is said to be, in seconds. Nothing where the client
@@ -177,10 +179,6 @@ struct Here {
 const LIFETIME: u64 = 1100 * 1_000_000_000;
 /// Less, in nanoseconds, is how UTC is read (see [`super::clock`]); more is a step.
 const STEP: u64 = 100_000;
-/// In nanoseconds: an answer that a client repeats was not sent longer ago.
-const ANSWER_AGE: i64 = 2 * 1100 * 1_000_000_000;
-/// In nanoseconds: no answer that a client accepted was on its way longer, there and back.
-const ROUND_TRIP: i64 = 4 * 1_000_000_000;
 
 impl ClientClocks {
     pub(super) fn new(bound: usize) -> Self {
@@ -306,78 +304,35 @@ impl Seen {
         self.clock = ClientClock::Honest;
         let before = std::mem::replace(&mut self.samples[place], sample);
         let is_new = !std::mem::replace(&mut self.confirmed[place], true);
-        let error = request.captured().and_then(|unix| {
-            let measured = Measured::new(request, unix, here)?;
-            let was_ahead = measured.ahead.wrapping_sub(advance);
-            let filter = match filters.get_mut(self.filters[place] as usize) {
-                Some(filter) => {
-                    if is_new {
-                        filter.begin(was_ahead, before.time);
-                    }
-                    filter
-                }
-                None => {
-                    self.filters[place] = filters.len() as u32;
-                    filters.push(Filter::new(was_ahead, before.time));
-                    filters.last_mut()?
-                }
-            };
-            filter.note(&measured, advance, before.time);
-            Some(filter.error(time, unix))
-        });
-        judged(self.clock, error)
-    }
-}
-
-/// What a request of an honest client shows.
-#[derive(Clone, Copy, Debug)]
-struct Measured {
-    /// By the packets' own time, which no step of this host's clock moves.
-    time: u64,
-    /// What the client wrote as UTC − that time, in nanoseconds: its clock was ahead of that by
-    /// this at least.
-    ahead: i64,
-    /// From when we sent the answer that the client repeats to now, without the client's pause, in
-    /// nanoseconds: its clock was ahead by so much more at most,
-    round_trip: Option<i64>,
-    /// so many nanoseconds ago.
-    pause: i64,
-}
-
-impl Measured {
-    /// Nothing where it carries the time of another request (RFC 9769).
-    fn new(request: &Stamped, unix: i64, here: &Here) -> Option<Self> {
-        let ntp = &request.event.ntp;
-        let time = request.event.time;
-        let now = Timestamp::from_unix_nanoseconds(unix);
-        let error = ntp.transmit().since(now).nanoseconds();
-        let mut measured = Self {
-            time,
-            ahead: error.wrapping_add(unix.wrapping_sub(time.cast_signed())),
-            round_trip: None,
-            pause: 0,
+        let Some(unix) = request.captured() else {
+            // What comes next is not held against it.
+            self.confirmed[place] = false;
+            return judged(self.clock, None);
         };
-        let (origin, receive) = (ntp.origin(), ntp.receive());
-        if receive.is_zero() || origin.is_zero() {
-            return Some(measured);
-        }
-        let pause = ntp.transmit().since(receive).nanoseconds();
-        let age = now.since(origin).nanoseconds();
-        let is_recent = |span: i64| (0..=ANSWER_AGE).contains(&span);
-        if is_recent(pause.saturating_neg()) && pause != 0 {
-            return None;
-        }
-        let round_trip = age.wrapping_sub(pause);
-        if is_recent(age)
-            && is_recent(pause)
-            && (0..=ROUND_TRIP).contains(&round_trip)
-            // What was sent before a step was sent by another clock.
-            && time.saturating_sub(age.unsigned_abs()) >= here.stepped
-        {
-            measured.round_trip = Some(round_trip);
-            measured.pause = pause;
-        }
-        Some(measured)
+        let begin = || {
+            let now = Timestamp::from_unix_nanoseconds(unix);
+            let offset = unix.wrapping_sub(time.cast_signed());
+            let ahead = transmit.since(now).nanoseconds().wrapping_add(offset);
+            Filter::new(ahead.wrapping_sub(advance), before.time)
+        };
+        let filter = match filters.get_mut(self.filters[place] as usize) {
+            Some(filter) => {
+                if is_new {
+                    filter.begin_with(begin());
+                }
+                filter
+            }
+            None => {
+                self.filters[place] = filters.len() as u32;
+                filters.push(begin());
+                let last = filters.len() - 1;
+                &mut filters[last]
+            }
+        };
+        judged(
+            self.clock,
+            filter.note(request, unix, advance, here.stepped),
+        )
     }
 }
 
