@@ -64,6 +64,9 @@ impl Kept {
     }
 }
 
+/// What a drift is taken for, and how far that may be wrong.
+type Rate = (f32, f32);
+
 /// A window has so many requests at least,
 const SAMPLES: u8 = 8;
 /// and lasts so many seconds.
@@ -158,7 +161,8 @@ impl Filter {
         let far = STEP + STEP_JITTER * self.jitter + SLEWED * passed;
         let change = (seconds(advance) - self.drift * passed).abs();
         self.jitter += (change.min(far) - self.jitter) / 8.0;
-        let mut least = self.least(at);
+        let rate = self.rate();
+        let mut least = self.least(at, rate);
         let above = value - least;
         self.below = if above < -far { self.below + 1 } else { 0 };
         if above > far || self.below >= LATE {
@@ -167,12 +171,12 @@ impl Filter {
         } else {
             // As what is known is after that.
             least = least.max(value);
-            self.take(Kept { value, at });
+            self.take(Kept { value, at }, rate);
         }
         if let Some(repeated) = repeated {
-            self.limit(&repeated, at, least);
+            self.limit(&repeated, at, least, rate);
         }
-        Some(self.error(at, least, here, unix))
+        Some(self.error(at, least, rate, here, unix))
     }
 
     /// In seconds. Negative for a packet that comes after a later one.
@@ -180,9 +184,8 @@ impl Filter {
         seconds(time.wrapping_sub(self.begun).cast_signed())
     }
 
-    fn take(&mut self, new: Kept) {
+    fn take(&mut self, new: Kept, (drift, allowance): Rate) {
         self.samples = self.samples.saturating_add(1);
-        let (drift, allowance) = self.rate();
         let known = self.least[0];
         if known.is_none() || new.value >= known.later(new.at, drift - allowance) {
             self.least[0] = new;
@@ -248,25 +251,24 @@ impl Filter {
 
     /// What the client repeated of our last answer: how far it was ahead at most when it had
     /// received that.
-    fn limit(&mut self, repeated: &Repeated, at: f32, least: f32) {
+    fn limit(&mut self, repeated: &Repeated, at: f32, least: f32, (drift, allowance): Rate) {
         let new = Kept {
             value: seconds(repeated.ahead.wrapping_sub(self.base)),
             at: at - seconds(repeated.pause),
         };
-        let (drift, allowance) = self.rate();
         let rate = drift + allowance;
         let known = self.most[0];
         if known.is_none() || new.later(at, rate) <= known.later(at, rate) {
             self.most[0] = new;
         }
         // Both cannot be: the clock was stepped back, or what is repeated is made up.
-        if self.most(at) < least {
+        if self.most(at, (drift, allowance)) < least {
             self.most = [Kept::NONE; 2];
         }
     }
 
     /// What the drift is taken for, and how far that may be wrong.
-    fn rate(&self) -> (f32, f32) {
+    fn rate(&self) -> Rate {
         let allowance = self.drift_bound + WANDER;
         if allowance < ALLOWANCE.max(self.drift.abs()) {
             (self.drift, allowance)
@@ -276,29 +278,29 @@ impl Filter {
     }
 
     /// What the client is ahead at least.
-    fn least(&self, at: f32) -> f32 {
-        let (drift, allowance) = self.rate();
+    fn least(&self, at: f32, (drift, allowance): Rate) -> f32 {
         let [this, last] = self.least.map(|kept| kept.later(at, drift - allowance));
         // The greater of a number and of none is the number.
         this.max(last)
     }
 
     /// What it is ahead at most; not a number where that is not known.
-    fn most(&self, at: f32) -> f32 {
-        let (drift, allowance) = self.rate();
+    fn most(&self, at: f32, (drift, allowance): Rate) -> f32 {
         let [this, last] = self.most.map(|kept| kept.later(at, drift + allowance));
         this.min(last)
     }
 
-    fn error(&mut self, at: f32, least: f32, here: i64, unix: i64) -> ClientError {
+    fn error(&mut self, at: f32, least: f32, rate: Rate, here: i64, unix: i64) -> ClientError {
         let is_known = self.drift_bound <= DRIFT_BOUND;
-        // A number that is not known stays none. What the drift is taken for may just have changed.
-        let width = (self.most(at) - least).max(0.0);
         let is_limited = !(self.most[0].is_none() && self.most[1].is_none());
         ClientError {
             base: self.base.wrapping_sub(here),
             least,
-            width: if is_limited { width } else { f32::NAN },
+            width: match is_limited {
+                // What the drift is taken for may just have changed.
+                true => (self.most(at, rate) - least).max(0.0),
+                false => f32::NAN,
+            },
             drift: if is_known { self.drift } else { f32::NAN },
             first: self.first(unix),
         }
@@ -306,7 +308,8 @@ impl Filter {
 
     /// In what it is the first to tell its error.
     fn first(&mut self, unix: i64) -> First {
-        let minute = u32::try_from(unix / 60_000_000_000).unwrap_or_default();
+        // A minute before 1970 is as good as any other.
+        let minute = (unix.cast_unsigned() / 60_000_000_000) as u32;
         let told = std::mem::replace(&mut self.told, minute);
         let never = told == NEVER;
         let of_minute = minute != told;
