@@ -139,8 +139,8 @@ impl Histogram {
     #[must_use]
     pub fn not_above(&self, bounds: impl IntoIterator<Item = i64>) -> Vec<u64> {
         // No value falls into the outermost buckets, which have no middle.
-        let buckets = (0..BUCKETS as Bucket).zip(self.counts.iter());
-        let mut buckets = buckets.filter(|(_, count)| **count > 0).peekable();
+        let filled = self.counts().filter(|(_, count)| *count > 0);
+        let mut buckets = filled.peekable();
         let mut passed = 0;
         let mut not_above = |bound| {
             while let Some((_, count)) = buckets.next_if(|(bucket, _)| middle(*bucket) <= bound) {
