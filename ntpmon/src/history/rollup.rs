@@ -394,6 +394,7 @@ mod tests {
         rollup.strata[16] = u64::MAX;
         rollup.latency.add(-12);
         rollup.total.add(1_000_000);
+        rollup.client_errors.add(-5_000);
         let bytes = rollup.to_bytes();
         assert_eq!(Rollup::from_bytes(&bytes), Some(rollup));
         assert_eq!(Rollup::from_bytes(&bytes[..bytes.len() - 1]), None);
@@ -447,6 +448,49 @@ mod tests {
         write_number(&mut longer, KINDS as u64 + 1);
         longer.extend(vec![1; KINDS + 1 + 4 + 4]);
         assert_eq!(Rollup::from_bytes(&longer), None);
+    }
+
+    #[test]
+    fn a_client_counts_once_in_each_minute_hour_and_day_and_only_where_this_host_answered() {
+        use crate::{
+            history::made::{BEGIN, SECOND, ask},
+            ntp::{ClientError, First},
+        };
+        let mut days = Rollup::default();
+        let (mut hours, mut minutes) = (Rollup::default(), Rollup::default());
+        // Three minutes of two hours, in each of which it asks twice.
+        for (minute, of_hour, of_day) in [(0, true, true), (1, false, false), (60, true, false)] {
+            let mut delta = Rollup::default();
+            for of_minute in [true, false] {
+                let mut exchange = ask(1, BEGIN + minute * 60 * SECOND).exchange();
+                let first = First {
+                    of_minute,
+                    of_hour: of_hour && of_minute,
+                    of_day: of_day && of_minute,
+                };
+                exchange.client_error = Some(ClientError::at_least(-70_000_000, first));
+                delta.add(&exchange);
+                exchange.role = Some(Role::Transit);
+                delta.add(&exchange);
+            }
+            minutes.add_minute(Resolution::Minute, &delta);
+            hours.add_minute(Resolution::Hour, &delta);
+            days.add_minute(Resolution::Day, &delta);
+        }
+        let all = [minutes, hours, days].map(|rollup| Rollup::from_bytes(&rollup.to_bytes()));
+        for (rollup, clients) in all.iter().flatten().zip([3, 2, 1]) {
+            assert_eq!(rollup.get(Count::exchanges), 12);
+            let errors = &rollup.client_errors;
+            assert_eq!(
+                (errors.count(), errors.minimum()),
+                (clients, Some(-70_000_000))
+            );
+            assert_eq!(
+                (errors.within(50_000_000), errors.within(100_000_000)),
+                (0, clients)
+            );
+        }
+        assert!(all.iter().all(Option::is_some));
     }
 
     #[test]
