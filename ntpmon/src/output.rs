@@ -240,6 +240,7 @@ const NOTHING: Exchange = Exchange {
     interleaved: false,
     duplicates: 0,
     client_clock: ClientClock::Unknown,
+    client_error: None,
     role: None,
     timings: Timings {
         client_to_server_latency: None,

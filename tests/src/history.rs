@@ -57,6 +57,7 @@ pub fn exchange(client: u32, at: i64, is_answered: bool) -> Exchange {
         interleaved: false,
         duplicates: 0,
         client_clock: ClientClock::Unknown,
+        client_error: None,
         role: Some(Role::Server),
         timings: Timings {
             client_to_server_latency: is_answered.then_some(span),

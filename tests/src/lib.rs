@@ -14,6 +14,7 @@ pub mod daemons;
 pub mod exchanges;
 pub mod frames;
 pub mod history;
+pub mod honest;
 pub mod liar;
 pub mod link;
 pub mod load;

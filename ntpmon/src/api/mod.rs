@@ -6,6 +6,7 @@ pub mod error;
 pub mod extract;
 
 mod auth;
+mod clients;
 mod events;
 mod export;
 mod health;
@@ -145,6 +146,7 @@ impl SharedTokens {
 fn reading() -> OpenApiRouter<State> {
     interfaces::reading()
         .merge(history::reading())
+        .merge(clients::reading())
         .merge(servers::reading())
         .merge(events::reading())
         .merge(export::reading())

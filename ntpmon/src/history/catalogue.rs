@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    client::{ClientRecord, Tally, clock_code, mean_interval},
+    client::{ClientRecord, Tally, clock_code, clock_from, mean_interval},
     key::{InterfaceId, Key},
     store::MAX_RUNS,
 };
@@ -44,6 +44,8 @@ pub enum Sort {
     Total,
     /// Requests a second.
     RequestRate,
+    /// How wrong its clock is, in either direction.
+    ClockError,
     /// Its address.
     ClientIp,
 }
@@ -61,6 +63,8 @@ pub struct Filter {
     pub stratum: Option<u8>,
     /// What is known of its clock.
     pub clock: Option<ClientClock>,
+    /// Its clock is known to be wrong by so much at least, in nanoseconds, in either direction.
+    pub clock_error: Option<i64>,
     /// Seen last at this time or later, in nanoseconds since 1970.
     pub since: Option<i64>,
     /// Seen last at this time or before.
@@ -88,10 +92,11 @@ pub struct Catalogue {
     session: Vec<i64>,
     sessions: Vec<u64>,
     unanswered: Vec<u64>,
-    /// In seconds; not a number where it is not known, as the next two.
+    /// In seconds; not a number where it is not known, as the next three.
     latency: Vec<f32>,
     processing: Vec<f32>,
     total: Vec<f32>,
+    clock_error: Vec<f32>,
     interval: Vec<f32>,
     last_session: Vec<u64>,
     version: Vec<u8>,
@@ -315,6 +320,7 @@ impl Catalogue {
             &mut self.latency,
             &mut self.processing,
             &mut self.total,
+            &mut self.clock_error,
             &mut self.interval,
         ] {
             column.push(0.0);
@@ -343,6 +349,7 @@ impl Catalogue {
         self.latency[row] = record.latency.last_seconds();
         self.processing[row] = record.processing.last_seconds();
         self.total[row] = record.total.last_seconds();
+        self.clock_error[row] = clock_error(record);
         self.flags[row] = LIVE | clock_code(record.clock());
         self.describe(row, record);
     }
@@ -367,6 +374,7 @@ impl Catalogue {
             (&mut self.latency, later.latency.last_seconds()),
             (&mut self.processing, later.processing.last_seconds()),
             (&mut self.total, later.total.last_seconds()),
+            (&mut self.clock_error, clock_error(later)),
         ] {
             if !value.is_nan() && (is_last || column[row].is_nan()) {
                 column[row] = value;
@@ -443,6 +451,9 @@ impl Catalogue {
             && filter
                 .clock
                 .is_none_or(|it| clock_code(it) == flags & CLOCK)
+            && filter
+                .clock_error
+                .is_none_or(|it| self.clock_error[row].abs() >= (it as f64 / 1e9) as f32)
             && filter.since.is_none_or(|it| self.last_seen[row] >= it)
             && filter.until.is_none_or(|it| self.last_seen[row] <= it)
             && filter
@@ -601,9 +612,30 @@ impl Catalogue {
                     f32::NAN
                 })
             }
+            Sort::ClockError => float(self.clock_error[row].abs()),
             // Ordered by their keys themselves.
             Sort::ClientIp => 0,
         }
+    }
+
+    /// What there is of the rows from `from` on, at most `SCANNED` of them. Returns whether there are
+    /// more, and where.
+    pub fn glance(&self, from: usize, mut take: impl FnMut(Glance)) -> Option<usize> {
+        let end = self.keys.len().min(from.saturating_add(SCANNED));
+        for row in from..end {
+            let flags = self.flags[row];
+            if flags & LIVE != 0 {
+                take(Glance {
+                    row: row as Row,
+                    interface: self.keys[row].interface(),
+                    last_seen: self.last_seen[row],
+                    clock: clock_from(flags & CLOCK),
+                    clock_error: self.clock_error[row],
+                    interval: self.interval[row],
+                });
+            }
+        }
+        (end < self.keys.len()).then_some(end)
     }
 
     /// Adds clients to what an order is made of, as many as are looked at while others wait. Returns
@@ -665,6 +697,28 @@ impl Catalogue {
         }
         newest
     }
+}
+
+/// What is seen of a client when all are looked through.
+#[derive(Clone, Copy, Debug)]
+pub struct Glance {
+    /// Its place.
+    pub row: Row,
+    /// Where it was seen.
+    pub interface: InterfaceId,
+    /// In nanoseconds since 1970.
+    pub last_seen: i64,
+    /// What is known of its clock.
+    pub clock: ClientClock,
+    /// How far that is ahead, in seconds; not a number where it is not known.
+    pub clock_error: f32,
+    /// Mean of the seconds between its requests, as of late; 0 before there were two.
+    pub interval: f32,
+}
+
+fn clock_error(record: &ClientRecord) -> f32 {
+    let error = record.clock_error();
+    error.map_or(f32::NAN, |error| (error as f64 / 1e9) as f32)
 }
 
 /// In the order of the numbers.

@@ -2,7 +2,7 @@
 //! what blocks hold. A later record is put onto an earlier one by
 //! [`ClientRecord::absorb`], so that all three are made by the same few lines.
 
-use ntpmon_common::{Mode, NtpHeader, Timestamp};
+use ntpmon_common::NtpHeader;
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
     byteorder::little_endian::{F32, I64, U16, U32, U64},
@@ -10,10 +10,11 @@ use zerocopy::{
 
 use super::histogram::Sketch;
 use crate::ntp::{
-    ClientClock,
+    ClientClock, ClientError,
     exchange::{Exchange, Role},
 };
 
+pub(super) mod layout1;
 #[cfg(test)]
 mod tests;
 mod visit;
@@ -21,7 +22,7 @@ mod visit;
 pub use visit::Visit;
 
 /// The layout that this version writes.
-pub const LAYOUT: u8 = 1;
+pub const LAYOUT: u8 = 2;
 
 /// In place of a duration or a time that is not known.
 pub const UNKNOWN: i64 = i64::MIN;
@@ -146,6 +147,11 @@ pub struct ClientRecord {
     /// The number of its last session that was kept, from 1.
     last_session: U64,
     clock_error: I64,
+    /// How far that may be wrong, in seconds; not a number where it is open to one side, or not
+    /// known.
+    clock_error_bound: F32,
+    /// What the clock gains, in millionths; not a number where it is not known.
+    clock_drift: F32,
     /// T2 − T1.
     pub latency: Duration,
     /// T3 − T2.
@@ -255,6 +261,8 @@ impl ClientRecord {
             kisses: U32::ZERO,
             last_session: U64::ZERO,
             clock_error: I64::new(UNKNOWN),
+            clock_error_bound: F32::new(f32::NAN),
+            clock_drift: F32::new(f32::NAN),
             latency: Duration::NONE,
             processing: Duration::NONE,
             total: Duration::NONE,
@@ -319,10 +327,10 @@ impl ClientRecord {
         );
         self.total
             .add(timings.total_process_time.map(u64::cast_signed), is_last);
-        if let Some(error) = clock_error(exchange)
+        if let Some(error) = &exchange.client_error
             && (is_last || self.clock_error().is_none())
         {
-            self.clock_error.set(error);
+            self.set_clock_error(error);
         }
     }
 
@@ -373,12 +381,19 @@ impl ClientRecord {
         self.latency.absorb(&later.latency, is_last);
         self.processing.absorb(&later.processing, is_last);
         self.total.absorb(&later.total, is_last);
-        if is_last || self.clock_error().is_none() {
-            self.clock_error = match later.clock_error() {
-                Some(error) => I64::new(error),
-                None => self.clock_error,
-            };
+        if later.clock_error().is_some() && (is_last || self.clock_error().is_none()) {
+            self.clock_error = later.clock_error;
+            self.clock_error_bound = later.clock_error_bound;
+            self.clock_drift = later.clock_drift;
         }
+    }
+
+    fn set_clock_error(&mut self, error: &ClientError) {
+        let number = |value: Option<f32>| F32::new(value.unwrap_or(f32::NAN));
+        // The one value that stands for none.
+        self.clock_error.set(error.nanoseconds().max(UNKNOWN + 1));
+        self.clock_error_bound = number(error.bound_seconds());
+        self.clock_drift = number(error.drift_ppm());
     }
 
     /// `requests` more of them, the last at `seen`.
@@ -530,10 +545,26 @@ impl ClientRecord {
         self.last_session.set(number);
     }
 
-    /// How far its clock is ahead of this host's, in nanoseconds, where it can be believed.
+    /// How far its clock is ahead of this host's, in nanoseconds, where it can be believed: from
+    /// those of its requests that were late least.
     #[must_use]
     pub fn clock_error(&self) -> Option<i64> {
         known(self.clock_error)
+    }
+
+    /// How far that may be wrong, in seconds. Nothing where the clock may be ahead by the time that
+    /// the client's requests take, however long that is.
+    #[must_use]
+    pub fn clock_error_bound(&self) -> Option<f32> {
+        let bound = self.clock_error_bound.get();
+        (!bound.is_nan()).then_some(bound)
+    }
+
+    /// What its clock gains on this host's, in millionths.
+    #[must_use]
+    pub fn clock_drift(&self) -> Option<f32> {
+        let drift = self.clock_drift.get();
+        (!drift.is_nan()).then_some(drift)
     }
 }
 
@@ -593,24 +624,4 @@ pub(super) const fn role_code(role: Role) -> u8 {
         Role::Client => 2,
         Role::Transit => 3,
     }
-}
-
-/// How far the client's clock is ahead of this host's: what it wrote against when it was seen.
-fn clock_error(exchange: &Exchange) -> Option<i64> {
-    let request = &exchange.request;
-    let ntp = &request.event.ntp;
-    let told = exchange.client_clock == ClientClock::Honest
-        && !exchange.interleaved
-        && ntp.mode() == Mode::Client
-        && ntp.version() < 5;
-    let seen = request.captured()?;
-    told.then(|| written_time(ntp.transmit(), seen)).flatten()
-}
-
-/// How far a time that a client wrote is ahead of when that was seen.
-fn written_time(written: Timestamp, seen: i64) -> Option<i64> {
-    let error = written
-        .since(Timestamp::from_unix_nanoseconds(seen))
-        .nanoseconds();
-    (error != UNKNOWN).then_some(error)
 }

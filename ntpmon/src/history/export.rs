@@ -129,7 +129,7 @@ const I8: Kind = Kind::Whole {
 };
 
 /// As the fields of [`super::view::Client`]; a test holds them against it.
-const COLUMNS: [Column; 45] = [
+const COLUMNS: [Column; 47] = [
     always("client_ip", Kind::Text),
     always("client_port", unsigned(16)),
     always("server_ip", Kind::Text),
@@ -165,6 +165,8 @@ const COLUMNS: [Column; 45] = [
     always("versions_seen", Kind::Versions),
     always("client_clock", Kind::Text),
     maybe("client_clock_error_seconds", Kind::Float),
+    maybe("client_clock_error_bound_seconds", Kind::Float),
+    maybe("client_clock_drift_ppm", Kind::Float),
     maybe("role", Kind::Text),
     maybe("client_to_server_latency_min_seconds", Kind::Float),
     maybe("client_to_server_latency_median_seconds", Kind::Float),
@@ -243,6 +245,8 @@ fn row<'a>(key: &Key, interface: &'a str, record: &ClientRecord) -> [Cell<'a>; C
         Cell::Versions(versions),
         Cell::Text(record.clock().name()),
         float(record.clock_error().map(seconds)),
+        float(record.clock_error_bound().map(f64::from)),
+        float(record.clock_drift().map(f64::from)),
         record
             .role()
             .map_or(Cell::Null, |role| Cell::Text(role.name())),

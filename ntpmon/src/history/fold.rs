@@ -9,6 +9,7 @@ use foldhash::fast::RandomState;
 
 pub use self::clients::Clients;
 use super::{
+    abuse,
     client::{ClientRecord, Tally},
     key::InterfaceId,
     rollup::{Resolution, Rollup},
@@ -149,6 +150,11 @@ impl Delta {
         } else if self.strays.len() < STRAYS {
             self.strays.insert(server, strays);
         }
+    }
+
+    /// Adds a packet in mode 6 or 7.
+    pub fn add_abuse(&mut self, packet: &abuse::Packet, seen: i64) {
+        self.rollup(seen).add_abuse(packet);
     }
 
     /// Adds the packets that a pairer has counted since `before`.

@@ -53,7 +53,8 @@ const fn middle(bucket: Bucket) -> i64 {
 /// Counts of durations in nanoseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Histogram {
-    counts: Box<[u64; BUCKETS]>,
+    /// Nothing as long as there is no value: many histograms never have one.
+    counts: Option<Box<[u64; BUCKETS]>>,
     count: u64,
     sum: i128,
     minimum: i64,
@@ -63,7 +64,7 @@ pub struct Histogram {
 impl Default for Histogram {
     fn default() -> Self {
         Self {
-            counts: Box::new([0; BUCKETS]),
+            counts: None,
             count: 0,
             sum: 0,
             minimum: i64::MAX,
@@ -75,7 +76,7 @@ impl Default for Histogram {
 impl Histogram {
     /// Counts a value.
     pub fn add(&mut self, value: i64) {
-        self.counts[usize::from(bucket(value))] += 1;
+        self.counts_mut()[usize::from(bucket(value))] += 1;
         self.count += 1;
         self.sum += i128::from(value);
         self.minimum = self.minimum.min(value);
@@ -84,13 +85,41 @@ impl Histogram {
 
     /// Adds what another counted.
     pub fn merge(&mut self, other: &Self) {
-        for (count, more) in self.counts.iter_mut().zip(other.counts.iter()) {
-            *count += more;
+        if let Some(others) = &other.counts {
+            for (count, more) in self.counts_mut().iter_mut().zip(others.iter()) {
+                *count += more;
+            }
         }
         self.count += other.count;
         self.sum += other.sum;
         self.minimum = self.minimum.min(other.minimum);
         self.maximum = self.maximum.max(other.maximum);
+    }
+
+    fn counts_mut(&mut self) -> &mut [u64; BUCKETS] {
+        self.counts.get_or_insert_with(|| Box::new([0; BUCKETS]))
+    }
+
+    /// Each bucket with how many values it has.
+    fn counts(&self) -> impl Iterator<Item = (Bucket, u64)> {
+        let counts = self.counts.iter().flat_map(|counts| counts.iter());
+        counts
+            .enumerate()
+            .map(|(bucket, count)| (bucket as Bucket, *count))
+    }
+
+    /// How many values are not farther from 0 than this, to the width of a bucket.
+    #[must_use]
+    pub fn within(&self, limit: i64) -> u64 {
+        let limit = bucket(limit.saturating_abs()) - ZERO;
+        let distance = |bucket: Bucket| match bucket.checked_sub(ZERO) {
+            Some(distance) => distance,
+            None => ZERO - 1 - bucket,
+        };
+        let near = self
+            .counts()
+            .filter(|(bucket, _)| distance(*bucket) <= limit);
+        near.map(|(_, count)| count).sum()
     }
 
     /// How many values it has.
@@ -110,8 +139,8 @@ impl Histogram {
     #[must_use]
     pub fn not_above(&self, bounds: impl IntoIterator<Item = i64>) -> Vec<u64> {
         // No value falls into the outermost buckets, which have no middle.
-        let buckets = (0..BUCKETS as Bucket).zip(self.counts.iter());
-        let mut buckets = buckets.filter(|(_, count)| **count > 0).peekable();
+        let filled = self.counts().filter(|(_, count)| *count > 0);
+        let mut buckets = filled.peekable();
         let mut passed = 0;
         let mut not_above = |bound| {
             while let Some((_, count)) = buckets.next_if(|(bucket, _)| middle(*bucket) <= bound) {
@@ -151,14 +180,7 @@ impl Histogram {
         if share >= 1.0 {
             return self.maximum();
         }
-        let found = quantile(
-            self.counts
-                .iter()
-                .enumerate()
-                .map(|(bucket, count)| (bucket as Bucket, *count)),
-            self.count,
-            share,
-        )?;
+        let found = quantile(self.counts(), self.count, share)?;
         Some(found.clamp(self.minimum, self.maximum))
     }
 
@@ -171,16 +193,11 @@ impl Histogram {
         out.extend_from_slice(&self.sum.to_le_bytes());
         out.extend_from_slice(&self.minimum.to_le_bytes());
         out.extend_from_slice(&self.maximum.to_le_bytes());
-        let filled = || {
-            self.counts
-                .iter()
-                .enumerate()
-                .filter(|(_, count)| **count > 0)
-        };
+        let filled = || self.counts().filter(|(_, count)| *count > 0);
         write_number(out, filled().count() as u64);
         for (bucket, count) in filled() {
-            write_number(out, bucket as u64);
-            write_number(out, *count);
+            write_number(out, u64::from(bucket));
+            write_number(out, count);
         }
     }
 
@@ -200,7 +217,7 @@ impl Histogram {
         histogram.maximum = i64::from_le_bytes(*bytes.split_off(..8)?.first_chunk()?);
         for _ in 0..read_number(bytes)? {
             let bucket = usize::try_from(read_number(bytes)?).ok()?;
-            *histogram.counts.get_mut(bucket)? = read_number(bytes)?;
+            *histogram.counts_mut().get_mut(bucket)? = read_number(bytes)?;
         }
         Some(histogram)
     }

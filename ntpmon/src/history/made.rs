@@ -6,7 +6,7 @@ use ntpmon_common::{Event, Span};
 use proptest::prelude::*;
 
 use crate::ntp::{
-    ClientClock, Stamped,
+    ClientClock, ClientError, First, Stamped,
     exchange::{Exchange, Role, Timings},
 };
 
@@ -116,6 +116,8 @@ impl Ask {
             interleaved: false,
             duplicates: self.duplicates,
             client_clock: self.clock,
+            client_error: (self.clock == ClientClock::Honest)
+                .then(|| ClientError::at_least(self.took, First::default())),
             role: Some(Role::Server),
             timings: Timings {
                 client_to_server_latency: is_timed.then_some(span),

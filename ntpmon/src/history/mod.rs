@@ -6,6 +6,7 @@
 //! transaction, and then into what is kept in memory to answer questions from ([`catalogue`]). What
 //! cannot be written waits in its delta, which merges and does not grow without bound.
 
+pub mod abuse;
 pub mod catalogue;
 pub mod client;
 pub mod export;
@@ -60,6 +61,7 @@ use self::{
 use crate::{
     health::{Evidence, Found, Kind, Servers},
     ntp::{
+        Stamped,
         clock::{self, Slew, Step},
         exchange::Exchange,
         pair::{Outcome, Totals},
@@ -177,6 +179,7 @@ struct Shared {
     findings: findings::Findings,
     /// The servers of each ring that is watched.
     watched: Mutex<Vec<(InterfaceId, Weak<Mutex<Servers>>)>>,
+    abuse: Mutex<abuse::Table>,
     /// Nothing while the file cannot be used.
     readable: RwLock<Option<Readable>>,
     catalogue: RwLock<Catalogue>,
@@ -186,6 +189,7 @@ struct Shared {
     state: Mutex<State>,
     orders: query::Orders,
     measures: measure::Measures,
+    found: query::figures::Found,
 }
 
 /// Small settings of other parts.
@@ -277,6 +281,7 @@ impl History {
             shelves: shelf::Shelves::default(),
             findings: findings::Findings::default(),
             watched: Mutex::default(),
+            abuse: Mutex::default(),
             readable: RwLock::default(),
             catalogue: RwLock::default(),
             servers: RwLock::default(),
@@ -285,6 +290,7 @@ impl History {
             state: Mutex::new(state),
             orders: query::Orders::default(),
             measures: measure::Measures::default(),
+            found: query::figures::Found::default(),
         });
         let numbers = shared.remember(&store, memory);
         let writer = Writer::new(Arc::clone(&shared), store, numbers);
@@ -320,6 +326,7 @@ impl History {
             delta,
             before: Totals::default(),
             now: clock::utc(),
+            abuse: abuse::Waiting::default(),
         }
     }
 
@@ -486,6 +493,19 @@ impl Shared {
         self.statistics
             .journal_clients
             .store(waiting, Ordering::Relaxed);
+        let mut abuse = self.abuse.lock();
+        if abuse.is_loaded() {
+            // The file may be a new one.
+            abuse.change_all();
+        } else {
+            let unknown = abuse.load(&loaded.abuse);
+            if unknown > 0 {
+                tracing::warn!(
+                    "{unknown} records of packets in modes 6 and 7 are another version's and are left out"
+                );
+            }
+        }
+        drop(abuse);
         let old = std::mem::replace(&mut *self.catalogue.write(), memory.catalogue);
         // Takes a while, and nobody waits for it.
         drop(old);
@@ -551,6 +571,7 @@ pub struct Feed {
     before: Totals,
     /// About.
     now: i64,
+    abuse: abuse::Waiting,
 }
 
 impl Feed {
@@ -558,6 +579,24 @@ impl Feed {
     /// interfaces.
     pub const fn resume(&mut self, totals: &Totals) {
         self.before = *totals;
+    }
+
+    fn abuse(&mut self, outcome: &Outcome<'_>, stamped: &Stamped) {
+        let Some(packet) = abuse::Packet::of(outcome) else {
+            return;
+        };
+        let seen = stamped.captured().unwrap_or(self.now);
+        self.delta.lock().add_abuse(&packet, seen);
+        if self.abuse.add(&packet, seen) {
+            self.tell_abuse();
+        }
+    }
+
+    fn tell_abuse(&mut self) {
+        if !self.abuse.is_empty() {
+            let mut table = self.history.0.abuse.lock();
+            table.add(self.interface, &mut self.abuse, self.now);
+        }
     }
 
     /// Whether there is more than should wait for the flush interval. The writer knows; who reads
@@ -597,6 +636,10 @@ impl Sink for Feed {
                 late: false,
             } => (response, Kind::UnsolicitedAnswer),
             Outcome::Multiple(response) => (response, Kind::DuplicatedAnswer),
+            Outcome::Control(packet) | Outcome::Private(packet) => {
+                self.abuse(outcome, packet);
+                return;
+            }
             _ => return,
         };
         let is_multiple = kind == Kind::DuplicatedAnswer;
@@ -634,6 +677,7 @@ impl Sink for Feed {
     fn publish(&mut self, totals: &Totals, unix: i64) {
         self.now = clock::utc();
         self.slew.refresh();
+        self.tell_abuse();
         self.limits = *self.history.0.limits.read();
         let full = {
             let mut delta = self.delta.lock();

@@ -30,6 +30,7 @@ use super::{
 };
 use crate::netlink;
 
+pub mod figures;
 mod orders;
 #[cfg(test)]
 mod tests;

@@ -1,11 +1,21 @@
 //! What happened on an interface in a minute, an hour, a day, or since the beginning: counts, and
-//! how the three durations were distributed. Larger ones are sums of smaller ones.
+//! how the three durations were distributed. Larger ones are sums of smaller ones, but for the clients
+//! whose clocks were seen: each is one client, be it in a minute or in a day.
 
-use super::histogram::{Histogram, read_number, write_number};
-use crate::ntp::{ClientClock, exchange::Exchange, pair::Totals};
+use super::{
+    abuse,
+    histogram::{Histogram, read_number, write_number},
+};
+use crate::ntp::{
+    ClientClock,
+    exchange::{Exchange, Role},
+    pair::Totals,
+};
 
 /// The layout that this version writes.
-const LAYOUT: u8 = 1;
+const LAYOUT: u8 = 2;
+/// Without clients' errors.
+const OLD_LAYOUT: u8 = 1;
 
 /// How long a rollup lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,6 +124,16 @@ counts! {
     symmetric,
     /// Given up early because too many waited.
     evicted,
+    /// Bytes of questions in mode 6, as those that follow without the headers of UDP and IP.
+    control_bytes_in,
+    /// Bytes of answers in mode 6.
+    control_bytes_out,
+    /// Bytes of questions in mode 7.
+    private_bytes_in,
+    /// Bytes of answers in mode 7.
+    private_bytes_out,
+    /// Questions in mode 7 for the list of clients, which attackers like for its length.
+    monlist_requests,
 }
 
 /// How many kinds there are; new ones are added at the end, so that older databases can be read.
@@ -137,6 +157,13 @@ pub struct Rollup {
     pub processing: Histogram,
     /// From the request's passing to the response's.
     pub total: Histogram,
+    /// How far the clocks of clients were ahead of this host's: each client once, where this host
+    /// answered it and its clock can be believed. Not of all time.
+    pub client_errors: Histogram,
+    /// In a minute's, as long as it is in no file: those who are the first in their hour, and in
+    /// their day.
+    first_of_hour: Histogram,
+    first_of_day: Histogram,
 }
 
 impl Rollup {
@@ -185,6 +212,35 @@ impl Rollup {
                 histogram.add(value);
             }
         }
+        if let Some(error) = &exchange.client_error
+            && exchange.role == Some(Role::Server)
+        {
+            let first = error.first;
+            for (histogram, is_first) in [
+                (&mut self.client_errors, first.of_minute),
+                (&mut self.first_of_hour, first.of_hour),
+                (&mut self.first_of_day, first.of_day),
+            ] {
+                if is_first {
+                    histogram.add(error.nanoseconds());
+                }
+            }
+        }
+    }
+
+    /// Adds a packet in mode 6 or 7.
+    pub(super) const fn add_abuse(&mut self, packet: &abuse::Packet) {
+        let (bytes_in, bytes_out) = match packet.kind {
+            abuse::Kind::Control => (Count::control_bytes_in, Count::control_bytes_out),
+            abuse::Kind::Private => (Count::private_bytes_in, Count::private_bytes_out),
+        };
+        let count = if packet.is_question {
+            bytes_in
+        } else {
+            bytes_out
+        };
+        self.count(count, packet.bytes as u64);
+        self.count(Count::monlist_requests, packet.is_monlist as u64);
     }
 
     /// Adds the packets that a pairer has counted since `before`. Exchanges are not taken from
@@ -223,6 +279,13 @@ impl Rollup {
 
     /// Adds what another counted.
     pub fn merge(&mut self, other: &Self) {
+        self.merge_counts(other);
+        self.client_errors.merge(&other.client_errors);
+        self.first_of_hour.merge(&other.first_of_hour);
+        self.first_of_day.merge(&other.first_of_day);
+    }
+
+    fn merge_counts(&mut self, other: &Self) {
         for (numbers, more) in self.numbers_mut().into_iter().zip(other.numbers()) {
             for (number, more) in numbers.iter_mut().zip(more) {
                 *number += more;
@@ -231,6 +294,19 @@ impl Rollup {
         self.latency.merge(&other.latency);
         self.processing.merge(&other.processing);
         self.total.merge(&other.total);
+    }
+
+    /// Adds what was counted in a minute of it, which is in no file yet.
+    pub fn add_minute(&mut self, resolution: Resolution, minute: &Self) {
+        let none = Histogram::default();
+        let errors = match resolution {
+            Resolution::Minute => &minute.client_errors,
+            Resolution::Hour => &minute.first_of_hour,
+            Resolution::Day => &minute.first_of_day,
+            Resolution::All => &none,
+        };
+        self.merge_counts(minute);
+        self.client_errors.merge(errors);
     }
 
     fn numbers(&self) -> [&[u64]; 5] {
@@ -263,7 +339,12 @@ impl Rollup {
                 write_number(&mut out, *number);
             }
         }
-        for histogram in [&self.latency, &self.processing, &self.total] {
+        for histogram in [
+            &self.latency,
+            &self.processing,
+            &self.total,
+            &self.client_errors,
+        ] {
             histogram.write(&mut out);
         }
         out
@@ -272,7 +353,7 @@ impl Rollup {
     /// From the database; nothing when it is not what [`Self::to_bytes`] made.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (&LAYOUT, mut bytes) = bytes.split_first()? else {
+        let (&layout @ (LAYOUT | OLD_LAYOUT), mut bytes) = bytes.split_first()? else {
             return None;
         };
         let bytes = &mut bytes;
@@ -285,6 +366,9 @@ impl Rollup {
         rollup.latency = Histogram::read(bytes)?;
         rollup.processing = Histogram::read(bytes)?;
         rollup.total = Histogram::read(bytes)?;
+        if layout == LAYOUT {
+            rollup.client_errors = Histogram::read(bytes)?;
+        }
         Some(rollup)
     }
 }
@@ -310,6 +394,7 @@ mod tests {
         rollup.strata[16] = u64::MAX;
         rollup.latency.add(-12);
         rollup.total.add(1_000_000);
+        rollup.client_errors.add(-5_000);
         let bytes = rollup.to_bytes();
         assert_eq!(Rollup::from_bytes(&bytes), Some(rollup));
         assert_eq!(Rollup::from_bytes(&bytes[..bytes.len() - 1]), None);
@@ -318,7 +403,7 @@ mod tests {
 
     #[test]
     fn lists_of_an_older_version_are_read_which_knew_fewer_kinds() {
-        let mut bytes = vec![LAYOUT];
+        let mut bytes = vec![OLD_LAYOUT];
         // Three counts, no version, one mode, no stratum, two clocks, and nothing measured.
         for numbers in [&[9, 300, 2][..], &[], &[5], &[], &[1, 8]] {
             write_number(&mut bytes, numbers.len() as u64);
@@ -352,12 +437,60 @@ mod tests {
             "broadcast",
             "symmetric",
             "evicted",
+            "control_bytes_in",
+            "control_bytes_out",
+            "private_bytes_in",
+            "private_bytes_out",
+            "monlist_requests",
         ]));
         // One of a newer version is not taken for less than it is.
         let mut longer = vec![LAYOUT];
         write_number(&mut longer, KINDS as u64 + 1);
-        longer.extend(vec![1; KINDS + 1 + 4 + 3]);
+        longer.extend(vec![1; KINDS + 1 + 4 + 4]);
         assert_eq!(Rollup::from_bytes(&longer), None);
+    }
+
+    #[test]
+    fn a_client_counts_once_in_each_minute_hour_and_day_and_only_where_this_host_answered() {
+        use crate::{
+            history::made::{BEGIN, SECOND, ask},
+            ntp::{ClientError, First},
+        };
+        let mut days = Rollup::default();
+        let (mut hours, mut minutes) = (Rollup::default(), Rollup::default());
+        // Three minutes of two hours, in each of which it asks twice.
+        for (minute, of_hour, of_day) in [(0, true, true), (1, false, false), (60, true, false)] {
+            let mut delta = Rollup::default();
+            for of_minute in [true, false] {
+                let mut exchange = ask(1, BEGIN + minute * 60 * SECOND).exchange();
+                let first = First {
+                    of_minute,
+                    of_hour: of_hour && of_minute,
+                    of_day: of_day && of_minute,
+                };
+                exchange.client_error = Some(ClientError::at_least(-70_000_000, first));
+                delta.add(&exchange);
+                exchange.role = Some(Role::Transit);
+                delta.add(&exchange);
+            }
+            minutes.add_minute(Resolution::Minute, &delta);
+            hours.add_minute(Resolution::Hour, &delta);
+            days.add_minute(Resolution::Day, &delta);
+        }
+        let all = [minutes, hours, days].map(|rollup| Rollup::from_bytes(&rollup.to_bytes()));
+        for (rollup, clients) in all.iter().flatten().zip([3, 2, 1]) {
+            assert_eq!(rollup.get(Count::exchanges), 12);
+            let errors = &rollup.client_errors;
+            assert_eq!(
+                (errors.count(), errors.minimum()),
+                (clients, Some(-70_000_000))
+            );
+            assert_eq!(
+                (errors.within(50_000_000), errors.within(100_000_000)),
+                (0, clients)
+            );
+        }
+        assert!(all.iter().all(Option::is_some));
     }
 
     #[test]

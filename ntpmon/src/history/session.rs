@@ -10,13 +10,16 @@ use zerocopy::{
 };
 
 use super::{
-    client::{LAYOUT, UNKNOWN, clock_code, clock_from, known, role_code, role_from},
+    client::{UNKNOWN, clock_code, clock_from, known, role_code, role_from},
     key::{InterfaceId, Key},
 };
 use crate::ntp::{
     ClientClock,
     exchange::{Exchange, Role},
 };
+
+/// The layout that this version writes.
+pub const LAYOUT: u8 = 1;
 
 /// Which exchanges are kept one by one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

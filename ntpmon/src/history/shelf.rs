@@ -131,7 +131,10 @@ impl Taken {
 
 impl Shelves {
     /// All or nothing: what finds no room is left out together, and counted.
-    fn put(&self, changes: Vec<Change>) -> bool {
+    pub(super) fn put(&self, changes: Vec<Change>) -> bool {
+        if changes.is_empty() {
+            return true;
+        }
         let mut waiting = self.waiting.lock();
         if waiting.changes.len() + changes.len() > WAITING {
             self.lost.fetch_add(changes.len() as u64, Ordering::Relaxed);

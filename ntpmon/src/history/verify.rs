@@ -10,9 +10,10 @@ use foldhash::fast::RandomState;
 use super::{
     Shared,
     catalogue::{Catalogue, Row, Sort},
-    client::{self, ClientRecord, Tally},
+    client::{ClientRecord, Tally},
     key::{InterfaceId, Key},
     rollup::{Count, Resolution},
+    session,
     store::{MAX_BLOCK, Numbers, Reader, RunSize, Store},
 };
 
@@ -260,7 +261,7 @@ fn sessions(
     let mut before = None;
     reader.each_session(|number, session| {
         verified.sessions += 1;
-        problems.equal(&session.layout(), &client::LAYOUT, || {
+        problems.equal(&session.layout(), &session::LAYOUT, || {
             format!("the layout of session {number}")
         });
         problems.check(
@@ -460,7 +461,12 @@ fn is_catalogued(
             || format!("{}: {sort:?} in the catalogue and in its record", name(key)),
         );
     }
-    for sort in [Sort::Latency, Sort::Processing, Sort::Total] {
+    for sort in [
+        Sort::Latency,
+        Sort::Processing,
+        Sort::Total,
+        Sort::ClockError,
+    ] {
         let is_known = |value: u64| value != u64::MAX;
         problems.equal(
             &is_known(catalogue.value(row, sort)),

@@ -96,8 +96,14 @@ pub struct Client {
     pub versions_seen: Vec<u8>,
     /// `honest`, `randomised` or `unknown`.
     pub client_clock: String,
-    /// How far an honest client's clock is ahead of this host's.
+    /// How far an honest client's clock is ahead of this host's: positive when the client is ahead.
+    /// From those of its requests that were late least.
     pub client_clock_error_seconds: Option<f64>,
+    /// How far that may be wrong in either direction. Null where the client does not repeat what this
+    /// host answered: then it may be ahead by the time more that its requests take, and not less.
+    pub client_clock_error_bound_seconds: Option<f64>,
+    /// What its clock gains on this host's, in millionths; null until that is known to ten.
+    pub client_clock_drift_ppm: Option<f64>,
     /// What this host was to it: `server`, `client` or `transit`.
     pub role: Option<String>,
     /// The least T2 − T1.
@@ -164,6 +170,8 @@ impl Client {
             versions_seen: record.versions().collect(),
             client_clock: record.clock().name().to_owned(),
             client_clock_error_seconds: record.clock_error().map(seconds),
+            client_clock_error_bound_seconds: record.clock_error_bound().map(f64::from),
+            client_clock_drift_ppm: record.clock_drift().map(f64::from),
             role: record.role().map(|role| role.name().to_owned()),
             client_to_server_latency_min_seconds: latency.minimum,
             client_to_server_latency_median_seconds: latency.median,
@@ -549,6 +557,12 @@ pub struct Activity {
     pub strata: BTreeMap<String, u64>,
     /// Exchanges by what is known of the client's clock.
     pub client_clocks: BTreeMap<String, u64>,
+    /// How far the clocks of clients were ahead of this host's: each client once, where this host
+    /// answered it and its clock can be believed. Not of all time.
+    pub client_clock_errors: Distribution,
+    /// The same clients by how wrong they were in either direction, to 3 %: how many by no more than
+    /// so many seconds, and `more`.
+    pub client_clock_error_classes: BTreeMap<String, u64>,
     /// T2 − T1, where the client's clock can be believed.
     pub client_to_server_latency: Distribution,
     /// T3 − T2.
@@ -583,12 +597,39 @@ impl Activity {
                 .zip(rollup.clocks)
                 .map(|(name, count)| ((*name).to_owned(), count))
                 .collect(),
+            client_clock_errors: Distribution::new(&rollup.client_errors),
+            client_clock_error_classes: error_classes(&rollup.client_errors),
             client_to_server_latency: Distribution::new(&rollup.latency),
             server_processing_time: Distribution::new(&rollup.processing),
             total_process_time: Distribution::new(&rollup.total),
         }
     }
 }
+
+/// How many values are not farther from 0 than a class allows, and farther than the one before.
+fn error_classes(errors: &Histogram) -> BTreeMap<String, u64> {
+    let mut before = 0;
+    let mut classes = BTreeMap::new();
+    for (name, limit) in ERROR_CLASSES {
+        let within = errors.within(limit);
+        classes.insert(name.to_owned(), within - before);
+        before = within;
+    }
+    classes.insert(MORE.to_owned(), errors.count() - before);
+    classes
+}
+
+/// How wrong a clock may be in nanoseconds, in either direction, to count as one of these: names are
+/// seconds.
+pub(super) const ERROR_CLASSES: [(&str, i64); 5] = [
+    ("0.001", 1_000_000),
+    ("0.01", 10_000_000),
+    ("0.05", 50_000_000),
+    ("0.1", 100_000_000),
+    ("1", 1_000_000_000),
+];
+/// Whose clocks are wrong by more than any of them.
+pub(super) const MORE: &str = "more";
 
 /// What happened on an interface in a minute, an hour or a day.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]

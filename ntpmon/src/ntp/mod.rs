@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use ntpmon_common::{Event, NtpHeader};
 
-pub use client_clock::ClientClock;
+pub use client_clock::{ClientClock, ClientError, First};
 
 /// An event and where it stands in the world's time.
 #[derive(Clone, Copy, Debug)]

@@ -113,6 +113,7 @@ async fn list_clients(
         ("version" = Option<u8>, Query, minimum = 0, maximum = 7, description = "Of the packet that describes the client"),
         ("stratum" = Option<u8>, Query, minimum = 0, maximum = 255, description = "Of the packet that describes the client"),
         ("client_clock" = inline(Option<ClockName>), Query, description = "What is known of its clock"),
+        ("clock_error_at_least_seconds" = Option<f64>, Query, minimum = 0, maximum = 4_294_967_296_f64, description = "Its clock is known to be wrong by so much at least, in either direction"),
         ("since" = inline(Option<Time>), Query, description = "Seen last then or later: RFC 3339, or seconds since 1970"),
         ("until" = inline(Option<Time>), Query, description = "Seen last then or before; no earlier than `since`"),
         ("sort" = inline(Option<SortName>), Query, description = "By what; last_seen unless told otherwise. What is not known comes last in either order"),

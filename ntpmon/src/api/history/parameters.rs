@@ -103,6 +103,7 @@ pub(in crate::api) const FILTERS: &[&str] = &[
     "version",
     "stratum",
     "client_clock",
+    "clock_error_at_least_seconds",
     "since",
     "until",
 ];
@@ -117,6 +118,8 @@ pub(in crate::api) const ORDER: &[&str] = &["sort", "order"];
 /// The most that one page has.
 pub(super) const MAX_PAGE_SIZE: u64 = 1000;
 const PAGE_SIZE: u64 = 20;
+/// In seconds: no two clocks are farther apart that NTP can tell.
+const MAX_ERROR: f64 = 4_294_967_296.0;
 /// The last page that can be asked for: far beyond any that has something on it.
 pub(super) const MAX_PAGE: u64 = 1_000_000_000;
 
@@ -131,12 +134,14 @@ pub(super) const SORTS: &[(&str, Sort)] = &[
     ("total_time", Sort::Total),
     ("request_rate", Sort::RequestRate),
     ("client_ip", Sort::ClientIp),
+    ("clock_error", Sort::ClockError),
     ("last_seen_timestamp", Sort::LastSeen),
     ("first_seen_timestamp", Sort::FirstSeen),
     ("client_to_server_latency_seconds", Sort::Latency),
     ("server_processing_time_seconds", Sort::Processing),
     ("total_process_time_seconds", Sort::Total),
     ("request_rate_per_second", Sort::RequestRate),
+    ("client_clock_error_seconds", Sort::ClockError),
 ];
 
 pub(in crate::api) const ORDERS: &[(&str, bool)] = &[("asc", false), ("desc", true)];
@@ -485,6 +490,9 @@ impl Parameters {
             version: self.number("version", 0..=7)?.map(|number| number as u8),
             stratum: self.number("stratum", 0..=255)?.map(|number| number as u8),
             clock: self.word("client_clock", CLOCKS)?,
+            clock_error: self
+                .decimal("clock_error_at_least_seconds", 0.0..=MAX_ERROR)?
+                .map(|seconds| (seconds * 1e9) as i64),
             since,
             until,
         })

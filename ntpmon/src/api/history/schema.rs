@@ -195,6 +195,9 @@ pub(in crate::api) struct Filters {
     /// What is known of its clock.
     #[schema(inline)]
     client_clock: Option<ClockName>,
+    /// Its clock is known to be wrong by so much at least, in either direction.
+    #[schema(minimum = 0, maximum = 4_294_967_296_f64)]
+    clock_error_at_least_seconds: Option<f64>,
     /// Seen last then or later.
     #[schema(inline)]
     since: Option<Time>,

@@ -50,6 +50,8 @@ enum Sort {
     TotalTime,
     RequestRate,
     ClientIp,
+    /// The worst first, ahead or behind
+    ClockError,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -163,6 +165,7 @@ fn table(clients: &[Client], width: Option<u16>, now: Timestamp) -> String {
             "LATENCY",
             "SERVER TIME",
             "CLOCK",
+            "AHEAD",
             "LAST SEEN",
         ],
         width,
@@ -179,10 +182,11 @@ fn table(clients: &[Client], width: Option<u16>, now: Timestamp) -> String {
             maybe(client.client_to_server_latency_seconds),
             maybe(client.server_processing_time_seconds),
             shown(&client.client_clock),
+            maybe(client.client_clock_error_seconds),
             ago(client.last_seen_timestamp, now),
         ]);
     }
-    right(&mut table, &[3, 4, 5, 6, 7, 8]);
+    right(&mut table, &[3, 4, 5, 6, 7, 8, 10]);
     table.trim_fmt()
 }
 
@@ -239,6 +243,8 @@ pub(super) mod tests {
             "16",
             "--clock",
             "randomised",
+            "--clock-error",
+            "0.05",
             "--since",
             "2026-11-21T08:00:00Z",
             "--sort",
@@ -258,14 +264,15 @@ pub(super) mod tests {
         assert_eq!(
             query.join("&"),
             "search_ip=192.0.2.0/24&interface_names=eth0,eth1&version=4&stratum=16&\
-             client_clock=randomised&since=2026-11-21T08:00:00Z&sort=session_count&order=asc&\
+             client_clock=randomised&clock_error_at_least_seconds=0.05&since=2026-11-21T08:00:00Z&sort=session_count&order=asc&\
              page=3&page_size=1000"
         );
         assert_eq!(
             serde_json::to_value(&clients.filters).unwrap(),
             json!({
                 "search_ip": "192.0.2.0/24", "interface_names": ["eth0", "eth1"], "version": 4,
-                "stratum": 16, "client_clock": "randomised", "since": "2026-11-21T08:00:00Z",
+                "stratum": 16, "client_clock": "randomised",
+                "clock_error_at_least_seconds": 0.05, "since": "2026-11-21T08:00:00Z",
             })
         );
         assert_eq!(parsed(&["--limit", "7"]).page_size, 7);
@@ -298,7 +305,7 @@ pub(super) mod tests {
         let lines: Vec<_> = text.lines().map(words).collect();
         assert_eq!(
             lines[1],
-            "0.0.0.1 eth0 10.0.0.1 4 2 1 0 50.0 µs 50.0 µs unknown 3 s ago"
+            "0.0.0.1 eth0 10.0.0.1 4 2 1 0 50.0 µs 50.0 µs unknown - 3 s ago"
         );
         assert!(lines[2].contains("\\u{1b}[31m"), "{text}");
         assert_eq!(lines[4], "page 2 of 3, 45 clients in all");

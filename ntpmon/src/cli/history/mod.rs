@@ -47,6 +47,10 @@ pub(super) struct Filters {
     #[arg(long = "clock", value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
     client_clock: Option<Clock>,
+    /// Its clock is known to be wrong by so much at least, ahead or behind
+    #[arg(long = "clock-error", value_name = "SECONDS", value_parser = parse_seconds)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clock_error_at_least_seconds: Option<f64>,
     /// Seen last then or later: 2026-11-21T08:00:00Z, or how long ago, as 90min or 2d
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,6 +85,10 @@ impl Filters {
             ("version", number(self.version)),
             ("stratum", number(self.stratum)),
             ("client_clock", clock),
+            (
+                "clock_error_at_least_seconds",
+                self.clock_error_at_least_seconds.map(|it| it.to_string()),
+            ),
             ("since", time(self.since)),
             ("until", time(self.until)),
         ]
@@ -95,6 +103,14 @@ fn word(choice: &impl clap::ValueEnum) -> String {
     choice
         .to_possible_value()
         .map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+/// A number of seconds that is not negative.
+fn parse_seconds(text: &str) -> Result<f64> {
+    let seconds: Option<f64> = text.parse().ok();
+    seconds
+        .filter(|seconds| seconds.is_finite() && *seconds >= 0.0)
+        .ok_or_else(|| anyhow!("expected seconds, as 0.05"))
 }
 
 /// A time, or how long ago it was.

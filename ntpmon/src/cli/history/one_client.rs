@@ -62,6 +62,24 @@ fn text(client: &ClientDetail, width: Option<u16>, now: Timestamp) -> String {
     parts.join("\n")
 }
 
+/// What is known of its clock, in words.
+fn clock(client: &Client) -> String {
+    let mut text = client.client_clock.clone();
+    let Some(error) = client.client_clock_error_seconds else {
+        return text;
+    };
+    let side = if error < 0.0 { "behind" } else { "ahead of" };
+    text += &format!(", {} {side} this host's", maybe(Some(error.abs())));
+    match client.client_clock_error_bound_seconds {
+        Some(bound) => text += &format!(" (to {})", maybe(Some(bound))),
+        None => text += " (and later by the time that its requests take)",
+    }
+    if let Some(drift) = client.client_clock_drift_ppm {
+        text += &format!(", gains {drift:.1} ppm");
+    }
+    text
+}
+
 /// Its record on one interface.
 fn record(client: &Client, now: Timestamp) -> String {
     let spread = |last, least, median, p99| {
@@ -71,23 +89,6 @@ fn record(client: &Client, now: Timestamp) -> String {
     let time = |time: Timestamp| format!("{time:.0}, {}", ago(time, now));
     let versions: Vec<_> = client.versions_seen.iter().map(u8::to_string).collect();
     let reference = client.reference_id.as_deref();
-    let clock = match client.client_clock_error_seconds {
-        Some(error) if error < 0.0 => {
-            format!(
-                "{}, {} behind this host's",
-                client.client_clock,
-                maybe(Some(-error))
-            )
-        }
-        Some(error) => {
-            format!(
-                "{}, {} ahead of this host's",
-                client.client_clock,
-                maybe(Some(error))
-            )
-        }
-        None => client.client_clock.clone(),
-    };
     let rate = client.request_rate_per_second;
     pairs([
         (
@@ -111,7 +112,7 @@ fn record(client: &Client, now: Timestamp) -> String {
         ("retransmissions", client.duplicates.to_string()),
         ("kisses of death", client.kiss_of_death.to_string()),
         ("requests", rate.map_or_else(|| "-".to_owned(), every)),
-        ("clock", shown(&clock)),
+        ("clock", shown(&clock(client))),
         (
             "latency",
             spread(

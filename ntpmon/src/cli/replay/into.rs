@@ -13,7 +13,10 @@ use super::{Interfaces, Target};
 use crate::{
     data_directory::DataDirectory,
     history::{Feed, History, Settings},
-    ntp::{exchange::Exchange, pair::Totals},
+    ntp::{
+        exchange::Exchange,
+        pair::{Outcome, Totals},
+    },
     pipeline::Sink,
 };
 
@@ -111,6 +114,13 @@ impl Target for Loading {
             self.write_if_full()?;
         }
         Ok(())
+    }
+
+    fn other(&mut self, outcome: &Outcome<'_>, interfaces: &Interfaces) {
+        if let Outcome::Control(packet) | Outcome::Private(packet) = outcome {
+            let interface = packet.event.interface;
+            self.feed(interface, interfaces).other(outcome);
+        }
     }
 
     fn packet(

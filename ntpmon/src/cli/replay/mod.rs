@@ -188,6 +188,9 @@ impl Signals {
 trait Target {
     fn take(&mut self, exchange: Exchange, interfaces: &Interfaces) -> Result<()>;
 
+    /// A packet belongs to no exchange.
+    fn other(&mut self, _outcome: &Outcome<'_>, _interfaces: &Interfaces) {}
+
     /// A packet is about to be paired; `totals` is what was counted before it.
     fn packet(
         &mut self,
@@ -410,10 +413,12 @@ impl Replayer {
             ..
         } = self;
         let mut delivered = Ok(());
-        let mut sink = |outcome: Outcome<'_>| {
-            if let (Outcome::Exchange(pair), Ok(())) = (outcome, &delivered) {
+        let mut sink = |outcome: Outcome<'_>| match (outcome, &delivered) {
+            (_, Err(_)) => {}
+            (Outcome::Exchange(pair), Ok(())) => {
                 delivered = target.take(timekeeper.exchange(pair, addresses), interfaces);
             }
+            (other, Ok(())) => target.other(&other, interfaces),
         };
         match step {
             Step::Observe(packet) => pairer.observe(packet, &mut sink),

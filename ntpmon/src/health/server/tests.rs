@@ -115,6 +115,7 @@ impl World {
             interleaved: false,
             duplicates: 0,
             client_clock: ClientClock::Randomised,
+            client_error: None,
         };
         let exchange = self.keeper.exchange(pair, &self.addresses);
         let found = &mut self.found;

@@ -11,7 +11,7 @@ use crate::history::{
     made::{Ask, BEGIN, SECOND, address, ask, asks},
 };
 
-const SORTS: [Sort; 9] = [
+const SORTS: [Sort; 10] = [
     Sort::LastSeen,
     Sort::FirstSeen,
     Sort::SessionCount,
@@ -20,6 +20,7 @@ const SORTS: [Sort; 9] = [
     Sort::Processing,
     Sort::Total,
     Sort::RequestRate,
+    Sort::ClockError,
     Sort::ClientIp,
 ];
 
@@ -32,6 +33,11 @@ fn picks(filter: &Filter, key: &Key, record: &ClientRecord) -> bool {
         && (filter.version).is_none_or(|it| it == record.ntp().version())
         && (filter.stratum).is_none_or(|it| it == record.ntp().stratum())
         && filter.clock.is_none_or(|it| it == record.clock())
+        && filter.clock_error.is_none_or(|it| {
+            let seconds = |nanoseconds: i64| (nanoseconds as f64 / 1e9) as f32;
+            let error = record.clock_error().map(seconds);
+            error.is_some_and(|error| error.abs() >= seconds(it))
+        })
         && filter.since.is_none_or(|it| record.last_seen() >= it)
         && filter.until.is_none_or(|it| record.last_seen() <= it)
 }
@@ -43,11 +49,12 @@ fn filters() -> impl Strategy<Value = Filter> {
         proptest::option::of(1..8_u8),
         proptest::option::of(0..17_u8),
         proptest::option::of((0..3_u8).prop_map(clock_from)),
+        proptest::option::of(prop_oneof![0..1000_i64, 0..1_i64 << 40]),
         proptest::option::of(0..5000_i64),
         proptest::option::of(0..5000_i64),
     )
         .prop_map(
-            |(addresses, interfaces, version, stratum, clock, since, until)| Filter {
+            |(addresses, interfaces, version, stratum, clock, clock_error, since, until)| Filter {
                 // Ranges that overlap would be counted twice: those that follow on another.
                 addresses: addresses.map(|them| {
                     let mut from = 0;
@@ -63,6 +70,7 @@ fn filters() -> impl Strategy<Value = Filter> {
                 version,
                 stratum,
                 clock,
+                clock_error,
                 since: since.map(|at| BEGIN + at * SECOND),
                 until: until.map(|at| BEGIN + at * SECOND),
             },

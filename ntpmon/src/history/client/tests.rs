@@ -29,7 +29,8 @@ fn described(record: &ClientRecord) -> String {
         (
             (it.session(), it.server(), it.ntp().0),
             [it.client_port(), it.server_port(), it.packet_length()],
-            (it.clock(), it.role(), it.clock_error()),
+            (it.clock(), it.role()),
+            (it.clock_error(), it.clock_error_bound(), it.clock_drift()),
             [&it.latency, &it.processing, &it.total].map(Duration::last),
         )
     )

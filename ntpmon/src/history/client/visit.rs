@@ -7,11 +7,9 @@ use zerocopy::{
     byteorder::little_endian::{F32, I64, U16, U32, U64},
 };
 
-use super::{ClientRecord, Duration, LAYOUT, UNKNOWN, written_time};
+use super::{ClientRecord, Duration, LAYOUT};
 
-const ANSWERED: u8 = 1;
-/// The clock's error follows from the header.
-const TOLD_TIME: u8 = 2;
+pub(super) const ANSWERED: u8 = 1;
 const KISS: u8 = 4;
 /// Where the two bits for its clock begin, and those for the host's role.
 const CLOCK: u32 = 4;
@@ -23,32 +21,30 @@ const ROLE: u32 = 6;
 )]
 #[repr(C)]
 pub struct Visit {
-    layout: u8,
-    flags: u8,
-    versions: u8,
-    duplicates: u8,
-    client_port: U16,
-    server_port: U16,
-    packet_length: U16,
-    server: [u8; 16],
-    ntp: [u8; 48],
-    seen: I64,
-    written: U32,
-    last_session: U64,
-    latency: F32,
-    processing: F32,
-    total: F32,
+    pub(super) layout: u8,
+    pub(super) flags: u8,
+    pub(super) versions: u8,
+    pub(super) duplicates: u8,
+    pub(super) client_port: U16,
+    pub(super) server_port: U16,
+    pub(super) packet_length: U16,
+    pub(super) server: [u8; 16],
+    pub(super) ntp: [u8; 48],
+    pub(super) seen: I64,
+    pub(super) written: U32,
+    pub(super) last_session: U64,
+    pub(super) clock_error: I64,
+    pub(super) clock_error_bound: F32,
+    pub(super) clock_drift: F32,
+    pub(super) latency: F32,
+    pub(super) processing: F32,
+    pub(super) total: F32,
 }
 
 impl Visit {
     /// What a record says, if that is one exchange and fits.
     #[must_use]
     pub fn of(record: &ClientRecord) -> Option<Self> {
-        let told_time = match record.clock_error() {
-            None => false,
-            Some(error) if Some(error) == clock_error(record) => true,
-            Some(_) => return None,
-        };
         if record.sessions() != 1 || record.kisses() > 1 {
             return None;
         }
@@ -56,7 +52,6 @@ impl Visit {
         let visit = Self {
             layout: record.layout,
             flags: flag(record.is_answered(), ANSWERED)
-                | flag(told_time, TOLD_TIME)
                 | flag(record.kisses() == 1, KISS)
                 | record.clock << CLOCK
                 | record.role << ROLE,
@@ -70,6 +65,9 @@ impl Visit {
             seen: record.session,
             written: record.updated,
             last_session: record.last_session,
+            clock_error: record.clock_error,
+            clock_error_bound: record.clock_error_bound,
+            clock_drift: record.clock_drift,
             latency: record.latency.last,
             processing: record.processing.last,
             total: record.total.last,
@@ -82,7 +80,7 @@ impl Visit {
     #[must_use]
     pub fn record(&self) -> ClientRecord {
         let is_answered = self.flags & ANSWERED != 0;
-        let mut record = ClientRecord {
+        ClientRecord {
             layout: self.layout,
             clock: self.flags >> CLOCK & 3,
             versions: self.versions,
@@ -104,17 +102,13 @@ impl Visit {
             duplicates: U32::new(self.duplicates.into()),
             kisses: U32::new(u32::from(self.flags & KISS != 0)),
             last_session: self.last_session,
-            clock_error: I64::new(UNKNOWN),
+            clock_error: self.clock_error,
+            clock_error_bound: self.clock_error_bound,
+            clock_drift: self.clock_drift,
             latency: Duration::once(self.latency),
             processing: Duration::once(self.processing),
             total: Duration::once(self.total),
-        };
-        if self.flags & TOLD_TIME != 0
-            && let Some(error) = clock_error(&record)
-        {
-            record.clock_error.set(error);
         }
-        record
     }
 
     /// Whether this version can read it.
@@ -133,16 +127,4 @@ impl Visit {
     pub const fn is_answered(&self) -> bool {
         self.flags & ANSWERED != 0
     }
-}
-
-/// What a client's only exchange tells of its clock: the time that it wrote, which an answer
-/// repeats, against when it was seen.
-fn clock_error(record: &ClientRecord) -> Option<i64> {
-    let ntp = record.ntp();
-    let written = if record.is_answered() {
-        ntp.origin()
-    } else {
-        ntp.transmit()
-    };
-    written_time(written, record.session())
 }

@@ -235,7 +235,7 @@ fn csv_begins_with_these_names() {
          server_processing_time_seconds,total_process_time_seconds,packet_length,session_timestamp,\
          first_seen_timestamp,last_seen_timestamp,session_count,created_at,updated_at,requests,\
          unanswered,duplicates,kiss_of_death,request_rate_per_second,versions_seen,client_clock,\
-         client_clock_error_seconds,role,client_to_server_latency_min_seconds,\
+         client_clock_error_seconds,client_clock_error_bound_seconds,client_clock_drift_ppm,role,client_to_server_latency_min_seconds,\
          client_to_server_latency_median_seconds,client_to_server_latency_p99_seconds,\
          server_processing_time_min_seconds,server_processing_time_median_seconds,\
          server_processing_time_p99_seconds,total_process_time_min_seconds,\

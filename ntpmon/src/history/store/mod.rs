@@ -7,7 +7,7 @@
 //! | marks | name | how far the runs were put into the blocks |
 //! | interfaces | number | name |
 //! | ledgers | interface | what no client's record holds any more, or ever held |
-//! | clients | address and interface of the first | a block of up to 71 clients, in order |
+//! | clients | address and interface of the first | a block of up to 68 clients, in order |
 //! | run 0…1, run 0…2 | address and interface of the first | what came of clients, see run.rs |
 //! | servers | address and interface | server |
 //! | rollups | resolution, interface, start in seconds | rollup |
@@ -25,6 +25,7 @@
 mod merge;
 mod read;
 mod run;
+mod upgrade;
 mod write;
 
 use std::{
@@ -51,6 +52,7 @@ use super::{
     key::Key,
     rollup::Rollup,
     server::ServerRecord,
+    shelf::Item,
 };
 
 pub use self::{
@@ -73,7 +75,7 @@ const DOCUMENTS: TableDefinition<&str, &[u8]> = TableDefinition::new("documents"
 const SHELVES: TableDefinition<(u8, &[u8]), &[u8]> = TableDefinition::new("shelves");
 
 /// Of all tables together. A database with a larger number was written by a newer ntpmon.
-const LAYOUT: u64 = 2;
+const LAYOUT: u64 = 3;
 
 /// A client in a block, or in a run.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -278,6 +280,8 @@ pub struct Loaded {
     pub flushes: u64,
     /// All documents.
     pub documents: BTreeMap<String, Vec<u8>>,
+    /// What is known of packets in modes 6 and 7.
+    pub abuse: Vec<Item>,
 }
 
 impl Store {
@@ -354,6 +358,7 @@ impl Store {
         if is_new {
             initialise(&database).with_context(|| format!("setting up {}", path.display()))?;
         }
+        bring_up(&database, path)?;
         let mut store = Self {
             database: Arc::new(database),
             state: State::default(),
@@ -455,7 +460,7 @@ fn check_layout(path: &Path, reader: &Reader) -> Result<u64, OpenError> {
             found,
         });
     }
-    if found != 0 && found < LAYOUT {
+    if found != 0 && found < upgrade::OLD {
         return Err(OpenError::Damaged {
             why: format!(
                 "{} has layout {found}, which no released version wrote",
@@ -464,6 +469,24 @@ fn check_layout(path: &Path, reader: &Reader) -> Result<u64, OpenError> {
         });
     }
     Ok(found)
+}
+
+/// Rewrites a file of an older layout.
+fn bring_up(database: &Database, path: &Path) -> Result<(), OpenError> {
+    let damaged = |error: anyhow::Error| OpenError::Damaged {
+        why: format!("reading {}: {error:#}", path.display()),
+    };
+    let transaction = database.begin_read().map_err(|it| damaged(it.into()))?;
+    if check_layout(path, &Reader { transaction })? != upgrade::OLD {
+        return Ok(());
+    }
+    upgrade::upgrade(database, path).map_err(|error| {
+        if is_of_disk(&error) {
+            OpenError::Other(error.context(format!("upgrading {}", path.display())))
+        } else {
+            damaged(error)
+        }
+    })
 }
 
 fn is_empty(database: &Database) -> Result<bool> {

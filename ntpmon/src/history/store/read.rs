@@ -54,6 +54,7 @@ impl Reader {
         loaded.wholes = self.wholes(loaded.interfaces.len())?;
         loaded.servers = self.servers()?;
         loaded.documents = self.documents()?;
+        loaded.abuse = self.shelf(Shelf::Abuse, &[], &[], Order::Oldest, usize::MAX)?;
         loaded.merging = self.merging()?;
         loaded.runs = self.runs()?;
         let interfaces = loaded.interfaces.len();

@@ -23,7 +23,7 @@ use crate::history::{
 };
 
 /// The layout of a chunk.
-const LAYOUT: u8 = 1;
+const LAYOUT: u8 = 2;
 /// Bytes of a chunk: redb gives a value a power of two of pages, and writes them all.
 const CHUNK: usize = 4 * 4096 - 64;
 

@@ -77,6 +77,9 @@ const REMOVED_AT_ONCE: usize = 50_000;
 const SESSIONS_AT_ONCE: usize = 50_000;
 /// Changes of what is in memory that are made under one lock: some tens of microseconds.
 const LOCKED: usize = 256;
+/// Clients in modes 6 and 7 whose numbers are written with any flush; those of more only so often.
+const ABUSE_AT_ONCE: usize = 256;
+const ABUSE_INTERVAL: Duration = Duration::from_secs(10);
 /// Between two tries to use a file that failed; the first follows with the next flush.
 const RETRIES: [Duration; 5] = [
     Duration::ZERO,
@@ -103,6 +106,7 @@ pub(super) struct Writer {
     /// How many of their entries are put there with each flush.
     part: u64,
     last_tidy: Instant,
+    last_abuse: Instant,
     /// What a flush that failed had taken: whether it was written shows when the file is opened.
     doubtful: Option<Taken>,
     /// In a row.
@@ -134,6 +138,7 @@ impl Writer {
             last_checkpoint: now,
             part: PART,
             last_tidy: now,
+            last_abuse: now,
             doubtful: None,
             failures: 0,
             faults: 0,
@@ -415,6 +420,7 @@ impl Writer {
     fn write(&mut self, taken: &mut Taken, merge: bool, victims: &[Key]) -> Result<bool> {
         let interfaces: Vec<String> = self.shared.interfaces.read().clone();
         let documents = self.changed_documents();
+        self.put_abuse();
         let shelves = self.shared.shelves.take();
         let is_empty = taken.iter().all(|(_, delta)| delta.is_empty());
         let nothing_new = is_empty
@@ -498,6 +504,24 @@ impl Writer {
             }
         }
         Ok(true)
+    }
+
+    /// Puts what is known of packets in modes 6 and 7 among what is to be written; under an attack in
+    /// many names not each time.
+    fn put_abuse(&mut self) {
+        let mut abuse = self.shared.abuse.lock();
+        let is_due = abuse.count_changed() <= ABUSE_AT_ONCE
+            || self.last_abuse.elapsed() >= ABUSE_INTERVAL
+            || self.shared.ending.load(Ordering::Acquire);
+        if !is_due {
+            return;
+        }
+        let changes = abuse.take_changes();
+        drop(abuse);
+        self.last_abuse = Instant::now();
+        if !self.shared.shelves.put(changes) {
+            self.shared.abuse.lock().change_all();
+        }
     }
 
     fn changed_documents(&self) -> Vec<(String, Vec<u8>)> {
@@ -702,7 +726,7 @@ fn rollups(deltas: &[&Delta]) -> BTreeMap<(Resolution, InterfaceId, i64), Rollup
             for resolution in Resolution::EACH {
                 sums.entry((resolution, delta.interface, resolution.start(*minute)))
                     .or_default()
-                    .merge(rollup);
+                    .add_minute(resolution, rollup);
             }
         }
     }

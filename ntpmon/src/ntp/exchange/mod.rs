@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use ntpmon_common::{Authentication, Direction, Event, Mode, Span, Timestamp};
 
-use super::{ClientClock, Stamped, kiss_code, pair::Pair};
+use super::{ClientClock, ClientError, Stamped, kiss_code, pair::Pair};
 
 #[cfg(test)]
 mod tests;
@@ -112,6 +112,8 @@ pub struct Exchange {
     pub duplicates: u32,
     /// What is known of the client's clock.
     pub client_clock: ClientClock,
+    /// How far it is ahead of this host's, where it can be believed; not where this host asked.
+    pub client_error: Option<ClientError>,
     /// What this host is to it, where that is known.
     pub role: Option<Role>,
     /// Its times.
@@ -224,9 +226,22 @@ impl Timekeeper {
                 Some(_) => pair.client_clock,
                 None => ClientClock::Unknown,
             },
+            client_error: client_error(&pair, role),
             role,
             timings,
         }
+    }
+}
+
+/// How far the client's clock is ahead of this host's, as far as that is seen from here.
+fn client_error(pair: &Pair<'_>, role: Option<Role>) -> Option<ClientError> {
+    let error = pair.client_error.filter(|_| !pair.interleaved)?;
+    match role {
+        Some(Role::Server) => Some(error),
+        // The clock is this host's own.
+        Some(Role::Client) => None,
+        // The time that the client repeats is of another server's clock.
+        Some(Role::Transit) | None => Some(error.one_sided()),
     }
 }
 

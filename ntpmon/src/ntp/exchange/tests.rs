@@ -64,6 +64,7 @@ fn pair<'a>(request: &'a Stamped, response: &'a Stamped, client_clock: ClientClo
         interleaved: false,
         duplicates: 0,
         client_clock,
+        client_error: None,
     }
 }
 

@@ -10,7 +10,7 @@ use ntpmon_common::{Event, Mode, Timestamp};
 
 use super::{
     Stamped,
-    client_clock::{ClientClock, ClientClocks},
+    client_clock::{ClientClock, ClientClocks, ClientError},
     flow,
     table::{Place, Table},
 };
@@ -99,6 +99,8 @@ pub struct Pair<'a> {
     pub duplicates: u32,
     /// What is known of the client's clock at the time of the request.
     pub client_clock: ClientClock,
+    /// How far it is ahead, where it can be believed. An interleaved request tells nothing of it.
+    pub client_error: Option<ClientError>,
 }
 
 /// What a packet, or the passing of time, led to.
@@ -157,13 +159,20 @@ struct Pending {
 
 #[derive(Debug)]
 enum State {
-    Waiting(Box<Stamped>),
+    Waiting(Box<Asked>),
     /// Reported when the response came.
     Answered,
     /// Answered, and to be reported in order.
-    Kept(Box<(Stamped, Stamped)>),
+    Kept(Box<(Asked, Stamped)>),
     /// Reported as unanswered: a response that comes now is late, whatever its own time says.
     GivenUp,
+}
+
+/// What waits of a request.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    packet: Stamped,
+    client_error: Option<ClientError>,
 }
 
 #[derive(Debug)]
@@ -176,14 +185,15 @@ struct Held {
 }
 
 impl Pending {
-    const fn pair<'a>(&self, request: &'a Stamped, response: Option<&'a Stamped>) -> Pair<'a> {
+    const fn pair<'a>(&self, asked: &'a Asked, response: Option<&'a Stamped>) -> Pair<'a> {
         Pair {
             sequence: self.sequence,
-            request,
+            request: &asked.packet,
             response,
             interleaved: self.interleaved,
             duplicates: self.duplicates,
             client_clock: self.client_clock,
+            client_error: asked.client_error,
         }
     }
 
@@ -214,10 +224,11 @@ impl Pending {
         if !named {
             return false;
         }
-        let State::Waiting(request) = &self.state else {
+        let State::Waiting(asked) = &self.state else {
             return true;
         };
-        by.value(&request.event) == Some(value) && same_way(&request.event)
+        let event = &asked.packet.event;
+        by.value(event) == Some(value) && same_way(event)
     }
 
     /// The response has come: reports the exchange, or keeps it for its turn.
@@ -432,7 +443,7 @@ impl Pairer {
                 waiting.rival_until
             };
         }
-        let client_clock = self.clocks.judge(packet);
+        let judged = self.clocks.judge(packet);
         let second = match Match::Interleaved.value(event) {
             Some(receive) if receive != value => flow::asking_hash(event, receive),
             _ => hash,
@@ -442,10 +453,13 @@ impl Pairer {
             seen: now,
             sequence: self.totals.next_sequence(),
             rival_until,
-            state: State::Waiting(Box::new(*packet)),
+            state: State::Waiting(Box::new(Asked {
+                packet: *packet,
+                client_error: judged.error,
+            })),
             duplicates: 0,
             interleaved: false,
-            client_clock,
+            client_clock: judged.clock,
         };
         if let Some((response, by)) = self.take_held(packet) {
             pending.interleaved = by.is_interleaved(event, &response.event);
@@ -538,11 +552,12 @@ impl Pairer {
             return;
         };
         let asked = self.pending.get_mut(place);
-        let State::Waiting(request) = &asked.state else {
+        let State::Waiting(waiting) = &asked.state else {
             self.totals.multiple_responses += 1;
             sink(Outcome::Multiple(packet));
             return;
         };
+        let request = &waiting.packet;
         // Also by the packets' own times, should they have been delivered in another order.
         if packet.event.time.saturating_sub(request.event.time) > timeout {
             self.unmatched(packet, hash, sink);

@@ -202,6 +202,7 @@ impl Peer {
             interleaved,
             duplicates: self.duplicates,
             client_clock: ClientClock::Unknown,
+            client_error: None,
         }
     }
 
