@@ -33,12 +33,29 @@ pub enum Counter {
     TunnelDepth = 12,
     /// A link type that this build does not know (capture files only).
     UnknownLink = 13,
+    /// The event of a PTP message was written into the ring.
+    PtpEmitted = 14,
+    /// The event of a PTP message was lost because the ring was full.
+    PtpRingFull = 15,
+    /// PTP of another version than 2: its layout is another.
+    PtpBadVersion = 16,
+    /// PTP that is shorter than its type, or than it says, or of a reserved type.
+    PtpMalformed = 17,
 }
 
 /// How many counters there are.
-pub const COUNTERS: usize = 14;
+pub const COUNTERS: usize = 18;
 
 impl Counter {
+    /// Whether such a packet is none of ours, rather than taken or lost.
+    #[must_use]
+    pub const fn is_skip(self) -> bool {
+        !matches!(
+            self,
+            Self::Emitted | Self::RingFull | Self::PtpEmitted | Self::PtpRingFull
+        )
+    }
+
     /// Every counter, in the order of its index.
     pub const ALL: [Self; COUNTERS] = [
         Self::Emitted,
@@ -55,6 +72,10 @@ impl Counter {
         Self::ExtensionHeaderDepth,
         Self::TunnelDepth,
         Self::UnknownLink,
+        Self::PtpEmitted,
+        Self::PtpRingFull,
+        Self::PtpBadVersion,
+        Self::PtpMalformed,
     ];
 
     /// The name in JSON and metrics.
@@ -75,6 +96,10 @@ impl Counter {
             Self::ExtensionHeaderDepth => "extension_header_depth",
             Self::TunnelDepth => "tunnel_depth",
             Self::UnknownLink => "unknown_link",
+            Self::PtpEmitted => "ptp_emitted",
+            Self::PtpRingFull => "ptp_ring_full",
+            Self::PtpBadVersion => "ptp_bad_version",
+            Self::PtpMalformed => "ptp_malformed",
         }
     }
 }
@@ -115,11 +140,17 @@ impl Counters {
         self.get(Counter::Emitted) + self.get(Counter::RingFull)
     }
 
+    /// PTP messages, those whose event was lost among them.
+    #[must_use]
+    pub const fn ptp_packets(&self) -> u64 {
+        self.get(Counter::PtpEmitted) + self.get(Counter::PtpRingFull)
+    }
+
     /// Packets from which no event came, ring losses aside, by reason.
     pub fn skipped(&self) -> impl Iterator<Item = (Counter, u64)> {
         Counter::ALL
             .into_iter()
-            .filter(|counter| !matches!(counter, Counter::Emitted | Counter::RingFull))
+            .filter(|counter| counter.is_skip())
             .map(|counter| (counter, self.get(counter)))
     }
 }

@@ -1,4 +1,4 @@
-//! The one record that crosses from the kernel to user space. Enumerations travel as bare bytes
+//! The record of an NTP packet that crosses from the kernel to user space; that of PTP is in `ptp`. Enumerations travel as bare bytes
 //! and are decoded here: nothing that the kernel wrote is ever transmuted into an enum.
 
 use crate::NtpHeader;
@@ -35,7 +35,7 @@ pub struct Event {
     pub authentication: u8,
     /// Number of extension fields walked.
     pub extensions: u8,
-    /// Reserved for other kinds of event; 0 is NTP.
+    /// 0: NTP. Another kind of event has another number in this place, and another length.
     pub kind: u8,
     /// Key id of the MAC or crypto-NAK, host byte order; 0 where there is none.
     pub key_id: u32,
@@ -75,6 +75,8 @@ pub mod flags {
     pub const FIRST_FRAGMENT: u8 = 1 << 1;
     /// Found inside a tunnel.
     pub const TUNNELLED: u8 = 1 << 2;
+    /// At once behind the Ethernet header, without IP (PTP only).
+    pub const LAYER2: u8 = 1 << 3;
 }
 
 /// Which way a packet passed the interface.

@@ -1,11 +1,16 @@
-//! From the bytes of a frame to an [`Event`], or to the reason why there is none. Runs inside the
+//! From the bytes of a frame to an [`Event`] (a [`PtpEvent`] for PTP, where that is asked for), or
+//! to the reason why there is none. Runs inside the
 //! kernel's verifier, so every loop and every offset has a bound, and a packet that goes beyond
 //! one is counted under the bound's own name.
 
 use crate::{
-    Authentication, Counter, Event, NtpHeader, flags,
-    settings::{Link, PortSet},
+    Authentication, Counter, Event, NtpHeader, PtpEvent, PtpMessage, flags,
+    settings::{Link, PortSet, Switch},
 };
+
+pub use ptp::PtpFound;
+
+mod ptp;
 
 #[cfg(test)]
 mod tests;
@@ -57,6 +62,34 @@ pub struct Settings<'a> {
     pub ports: &'a PortSet,
     /// Whether to look into GRE, IP-in-IP and VXLAN.
     pub decapsulate: bool,
+    /// Whether PTP is recognised.
+    pub ptp: &'a Switch,
+}
+
+/// Room for what comes of a frame, whichever it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Events {
+    /// What NTP is written to.
+    pub ntp: Event,
+    /// What PTP is written to.
+    pub ptp: PtpEvent,
+}
+
+impl Events {
+    /// Nothing in either.
+    pub const EMPTY: Self = Self {
+        ntp: Event::EMPTY,
+        ptp: PtpEvent::EMPTY,
+    };
+}
+
+/// Which of [`Events`] was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// NTP.
+    Ntp,
+    /// PTP.
+    Ptp,
 }
 
 /// VLAN tags looked through, the one that the kernel keeps beside the frame included.
@@ -74,6 +107,8 @@ pub const MAX_OFFSET: usize = 4095;
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 /// Ethertype of IPv6.
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// Ethertype of PTP.
+pub const ETHERTYPE_PTP: u16 = 0x88f7;
 const ETHERTYPE_BRIDGED: u16 = 0x6558;
 
 const IPPROTO_IPV4: u8 = 4;
@@ -85,28 +120,28 @@ const VXLAN_PORT: u16 = 4789;
 
 const HEADER_LENGTH: u16 = size_of::<NtpHeader>() as u16;
 
-/// Parses a whole frame into `event`; time, interface and direction are left to the caller, and
-/// what stands in the event when there is an error means nothing. `outer_tag` is the VLAN id that
-/// the kernel holds beside the frame, 0 if none.
+/// Parses a whole frame into one of `events`; time, interface and direction are left to the
+/// caller, and what stands in the other, or in either when there is an error, means nothing.
+/// `outer_tag` is the VLAN id that the kernel holds beside the frame, 0 if none.
 ///
 /// # Errors
-/// The reason why the packet is not an NTP packet that can be reported.
+/// The reason why the packet is none that can be reported.
 #[inline(always)]
 pub fn parse<P: Packet>(
     packet: &P,
     link: Link,
     outer_tag: u16,
     settings: Settings<'_>,
-    event: &mut Event,
-) -> Result<(), Skip> {
-    find(packet, link, || outer_tag, settings)?.write(packet, event)
+    events: &mut Events,
+) -> Result<Protocol, Skip> {
+    find(packet, link, || outer_tag, settings)?.write(packet, events)
 }
 
 /// The first half of [`parse`]: everything that can fail. The tag is asked for only when it is
 /// needed, because the kernel has to look for it.
 ///
 /// # Errors
-/// The reason why the packet is not an NTP packet that can be reported.
+/// The reason why the packet is none that can be reported.
 #[inline(always)]
 pub fn find<P: Packet>(
     packet: &P,
@@ -118,13 +153,15 @@ pub fn find<P: Packet>(
         Link::Ethernet => (read_u16(packet, 12)?, 14),
         Link::Ip => (ip_ethertype(packet, 0)?, 0),
     };
-    find_network(packet, ethertype, offset, outer_tag, settings)
+    // Without an Ethernet header no ethertype but those of IP comes.
+    find_network(packet, ethertype, offset, outer_tag, settings, true)
 }
 
-/// As [`parse`], from the network layer on: for link layers that only capture files have.
+/// As [`parse`], from the network layer on: for link layers that only capture files have. Of PTP
+/// without IP the Ethernet addresses are left to the caller.
 ///
 /// # Errors
-/// The reason why the packet is not an NTP packet that can be reported.
+/// The reason why the packet is none that can be reported.
 #[inline(always)]
 pub fn parse_network<P: Packet>(
     packet: &P,
@@ -132,9 +169,9 @@ pub fn parse_network<P: Packet>(
     offset: usize,
     outer_tag: u16,
     settings: Settings<'_>,
-    event: &mut Event,
-) -> Result<(), Skip> {
-    find_network(packet, ethertype, offset, || outer_tag, settings)?.write(packet, event)
+    events: &mut Events,
+) -> Result<Protocol, Skip> {
+    find_network(packet, ethertype, offset, || outer_tag, settings, false)?.write(packet, events)
 }
 
 #[inline(always)]
@@ -144,6 +181,7 @@ fn find_network<P: Packet>(
     mut offset: usize,
     outer_tag: impl Fn() -> u16,
     settings: Settings<'_>,
+    ethernet: bool,
 ) -> Result<Found, Skip> {
     let mut layers = Layers {
         vlan: [0; 2],
@@ -171,6 +209,13 @@ fn find_network<P: Packet>(
         let transport = match ethertype {
             ETHERTYPE_IPV4 => ipv4(packet, &mut layers)?,
             ETHERTYPE_IPV6 => ipv6(packet, &mut layers)?,
+            // Within a tunnel its addresses would be another header's.
+            ETHERTYPE_PTP if tunnels == 0 && settings.ptp.is_on() => {
+                if layers.vlan[0] == 0 {
+                    layers.vlan[0] = outer_tag();
+                }
+                return ptp::without_ip(packet, layers, offset, ethernet).map(Found::Ptp);
+            }
             _ => return Err(Skip::NotIp),
         };
         if transport.protocol == IPPROTO_UDP {
@@ -181,7 +226,15 @@ fn find_network<P: Packet>(
                 if layers.vlan[0] == 0 {
                     layers.vlan[0] = outer_tag();
                 }
-                return ntp(packet, layers, udp, transport.offset + 8);
+                return ntp(packet, layers, udp, transport.offset + 8).map(Found::Ntp);
+            }
+            if (ptp::is_port(udp.destination_port) || ptp::is_port(udp.source_port))
+                && settings.ptp.is_on()
+            {
+                if layers.vlan[0] == 0 {
+                    layers.vlan[0] = outer_tag();
+                }
+                return ptp::over_udp(packet, layers, udp, transport.offset + 8).map(Found::Ptp);
             }
             if !(settings.decapsulate && udp.destination_port == VXLAN_PORT) {
                 return Err(Skip::OtherPort);
@@ -210,9 +263,53 @@ struct Layers {
     network: usize,
 }
 
-/// A packet that is NTP and will become an event.
+/// An address in two words of the wire's byte order.
+type Address = [u64; 2];
+
+impl Layers {
+    /// Source and destination of the IP header.
+    #[inline(always)]
+    fn addresses<P: Packet>(&self, packet: &P) -> Result<(Address, Address), Skip> {
+        if self.flags & flags::IPV6 == 0 {
+            let [source, destination]: [u32; 2] = read(packet, self.network + 12)?;
+            Ok((mapped(source), mapped(destination)))
+        } else {
+            let [source, destination]: [Address; 2] = read(packet, self.network + 8)?;
+            Ok((source, destination))
+        }
+    }
+}
+
+/// A packet that will become an event.
 #[derive(Clone, Copy)]
-pub struct Found {
+pub enum Found {
+    /// NTP.
+    Ntp(NtpFound),
+    /// PTP.
+    Ptp(PtpFound),
+}
+
+impl Found {
+    /// The second half of [`parse`].
+    ///
+    /// # Errors
+    /// None, if it is the packet that this was found in.
+    #[inline(always)]
+    pub fn write<P: Packet>(&self, packet: &P, events: &mut Events) -> Result<Protocol, Skip> {
+        match self {
+            Self::Ntp(found) => found
+                .write(packet, &mut events.ntp)
+                .map(|()| Protocol::Ntp),
+            Self::Ptp(found) => found
+                .write(packet, &mut events.ptp)
+                .map(|()| Protocol::Ptp),
+        }
+    }
+}
+
+/// A packet that is NTP.
+#[derive(Clone, Copy)]
+pub struct NtpFound {
     layers: Layers,
     udp: Udp,
     /// Where the NTP header begins.
@@ -535,7 +632,12 @@ fn gre<P: Packet>(packet: &P, offset: usize) -> Result<(u16, usize), Skip> {
 }
 
 #[inline(always)]
-fn ntp<P: Packet>(packet: &P, layers: Layers, udp: Udp, payload: usize) -> Result<Found, Skip> {
+fn ntp<P: Packet>(
+    packet: &P,
+    layers: Layers,
+    udp: Udp,
+    payload: usize,
+) -> Result<NtpFound, Skip> {
     if udp.length < 8 {
         return Err(Skip::Malformed);
     }
@@ -567,7 +669,7 @@ fn ntp<P: Packet>(packet: &P, layers: Layers, udp: Udp, payload: usize) -> Resul
             detail: 0,
         }
     };
-    Ok(Found {
+    Ok(NtpFound {
         layers,
         udp,
         payload,
@@ -576,7 +678,7 @@ fn ntp<P: Packet>(packet: &P, layers: Layers, udp: Udp, payload: usize) -> Resul
     })
 }
 
-impl Found {
+impl NtpFound {
     /// The NTP mode, 0 to 7.
     #[inline(always)]
     #[must_use]
@@ -614,13 +716,7 @@ impl Found {
     #[inline(always)]
     pub fn write<P: Packet>(&self, packet: &P, event: &mut Event) -> Result<(), Skip> {
         let layers = &self.layers;
-        let (source, destination) = if layers.flags & flags::IPV6 == 0 {
-            let [source, destination]: [u32; 2] = read(packet, layers.network + 12)?;
-            (mapped(source), mapped(destination))
-        } else {
-            let [source, destination]: [[u64; 2]; 2] = read(packet, layers.network + 8)?;
-            (source, destination)
-        };
+        let (source, destination) = layers.addresses(packet)?;
         // SAFETY: the addresses of an event lie at multiples of 8, as asserted below.
         unsafe {
             store(&raw mut event.source, source);
@@ -652,9 +748,9 @@ impl Found {
     }
 }
 
-/// An IPv4 address as IPv6 carries it, in two words of the wire's byte order.
+/// An IPv4 address as IPv6 carries it.
 #[inline(always)]
-const fn mapped(ipv4: u32) -> [u64; 2] {
+const fn mapped(ipv4: u32) -> Address {
     [0, (0xffff_0000_0000 | u32::from_be(ipv4) as u64).to_be()]
 }
 
@@ -664,7 +760,7 @@ const fn mapped(ipv4: u32) -> [u64; 2] {
 /// # Safety
 /// The address is one to write to, and aligned as a word.
 #[inline(always)]
-unsafe fn store(address: *mut [u8; 16], [high, low]: [u64; 2]) {
+unsafe fn store(address: *mut [u8; 16], [high, low]: Address) {
     let words = address.cast::<u64>();
     // SAFETY: the caller's. Volatile, or the words would be taken apart again.
     unsafe {
@@ -677,6 +773,9 @@ const _: () = assert!(
     align_of::<Event>() == 8
         && core::mem::offset_of!(Event, source) % 8 == 0
         && core::mem::offset_of!(Event, destination) % 8 == 0
+        && align_of::<PtpEvent>() == 8
+        && core::mem::offset_of!(PtpEvent, source) % 8 == 0
+        && core::mem::offset_of!(PtpEvent, destination) % 8 == 0
 );
 
 /// Says what follows the header. Up to version 3 it is a MAC; from version 4 on extension fields,

@@ -46,6 +46,27 @@ impl PortSet {
     }
 }
 
+/// Something that is on or off, looked up where it matters rather than handed around: packets that
+/// never get there pay nothing for it.
+#[repr(transparent)]
+pub struct Switch(pub u8);
+
+impl Switch {
+    /// Off.
+    pub const OFF: Self = Self(0);
+    /// On.
+    pub const ON: Self = Self(1);
+
+    /// Whether it is on.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        // As in a port set: the loader patches it after compilation.
+        // SAFETY: a pointer made from a reference.
+        unsafe { (&raw const self.0).read_volatile() != 0 }
+    }
+}
+
 /// How many NTP ports may be watched at once.
 pub const MAX_PORTS: usize = 8;
 
@@ -60,6 +81,8 @@ pub mod globals {
     pub const LINK: &str = "LINK";
     /// `u8`: 1 to look into tunnels.
     pub const DECAPSULATE: &str = "DECAPSULATE";
+    /// [`super::Switch`], as `u8`: 1 to recognise PTP.
+    pub const PTP: &str = "PTP";
     /// `u8`: rings in use minus one (1, 2 or 4 rings).
     pub const RING_MASK: &str = "RING_MASK";
 }

@@ -9,9 +9,9 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use ntpmon_common::{
-    Counter, Counters, Direction, Event, Packet,
-    parse::{self, Found, Settings},
-    settings::{Link, PortSet},
+    Counter, Counters, Direction, Event, Packet, PtpEvent,
+    parse::{self, Found, NtpFound, PtpFound, Settings},
+    settings::{Link, PortSet, Switch},
 };
 
 /// Which UDP ports are NTP.
@@ -23,6 +23,9 @@ static LINK: Global<u8> = Global::new(Link::Ethernet as u8);
 /// Whether to look into tunnels.
 #[unsafe(no_mangle)]
 static DECAPSULATE: Global<u8> = Global::new(0);
+/// Whether PTP is recognised. Off, the verifier takes everything of it out.
+#[unsafe(no_mangle)]
+static PTP: Switch = Switch::OFF;
 /// Rings in use, minus one.
 #[unsafe(no_mangle)]
 static RING_MASK: Global<u8> = Global::new(0);
@@ -51,6 +54,7 @@ pub fn observe<C: EbpfContext, P: Packet>(
     let settings = Settings {
         ports: &PORTS,
         decapsulate: DECAPSULATE.load() != 0,
+        ptp: &PTP,
     };
     let link = if LINK.load() == Link::Ip as u8 {
         Link::Ip
@@ -58,7 +62,7 @@ pub fn observe<C: EbpfContext, P: Packet>(
         Link::Ethernet
     };
     let counter = match parse::find(packet, link, outer_tag, settings) {
-        Ok(found) => {
+        Ok(Found::Ntp(found)) => {
             // SAFETY: a helper without arguments.
             let time = unsafe { bpf_ktime_get_ns() };
             debug!(
@@ -73,6 +77,15 @@ pub fn observe<C: EbpfContext, P: Packet>(
                 event.direction = direction as u8;
             })
         }
+        Ok(Found::Ptp(found)) => {
+            // SAFETY: a helper without arguments.
+            let time = unsafe { bpf_ktime_get_ns() };
+            emit_ptp(&found, packet, |event| {
+                event.time = time;
+                event.interface = interface();
+                event.direction = direction as u8;
+            })
+        }
         Err(reason) => reason,
     };
     count(counter);
@@ -80,14 +93,8 @@ pub fn observe<C: EbpfContext, P: Packet>(
 
 /// Writes the event where it will be read: a copy of it on the stack would cost as much as the parse.
 #[inline(always)]
-fn emit<P: Packet>(found: &Found, packet: &P, complete: impl FnOnce(&mut Event)) -> Counter {
-    let ring = match ring_of(found, packet) & RING_MASK.load() {
-        0 => &RING_0,
-        1 => &RING_1,
-        2 => &RING_2,
-        _ => &RING_3,
-    };
-    let Some(mut record) = ring.reserve::<Event>(0) else {
+fn emit<P: Packet>(found: &NtpFound, packet: &P, complete: impl FnOnce(&mut Event)) -> Counter {
+    let Some(mut record) = ring(ring_of(found, packet)).reserve::<Event>(0) else {
         return Counter::RingFull;
     };
     // SAFETY: integers only, of which `write` and `complete` read none and write all.
@@ -103,10 +110,44 @@ fn emit<P: Packet>(found: &Found, packet: &P, complete: impl FnOnce(&mut Event))
     Counter::Emitted
 }
 
+/// The same for PTP.
+#[inline(always)]
+fn emit_ptp<P: Packet>(
+    found: &PtpFound,
+    packet: &P,
+    complete: impl FnOnce(&mut PtpEvent),
+) -> Counter {
+    // All of a domain in one: who answers whom, and who is master, is seen by one thread.
+    let Some(mut record) = ring(found.domain()).reserve::<PtpEvent>(0) else {
+        return Counter::PtpRingFull;
+    };
+    // SAFETY: as above.
+    let event = unsafe { record.assume_init_mut() };
+    if let Err(reason) = found.write(packet, event) {
+        // It says to be longer than what there is of it.
+        record.discard(u64::from(BPF_RB_NO_WAKEUP));
+        return reason;
+    }
+    complete(event);
+    record.submit(u64::from(BPF_RB_NO_WAKEUP));
+    Counter::PtpEmitted
+}
+
+/// The ring for a number, of those in use.
+#[inline(always)]
+fn ring(number: u8) -> &'static RingBuf {
+    match number & RING_MASK.load() {
+        0 => &RING_0,
+        1 => &RING_1,
+        2 => &RING_2,
+        _ => &RING_3,
+    }
+}
+
 /// The same ring for all that passes between two hosts: a pair never crosses threads, and what is
 /// learnt of a client's clock holds for its next request, which may come from another port.
 #[inline(always)]
-fn ring_of<P: Packet>(found: &Found, packet: &P) -> u8 {
+fn ring_of<P: Packet>(found: &NtpFound, packet: &P) -> u8 {
     if RING_MASK.load() == 0 {
         return 0;
     }

@@ -2,7 +2,8 @@
 //!
 //! The way of the data:
 //! a frame at a NIC or in a capture file ([`capture`]) becomes an event, events become exchanges
-//! ([`ntp`]), on the thread of the ring that they came through ([`pipeline`]). The command line
+//! ([`ntp`]), on the thread of the ring that they came through ([`pipeline`]); PTP's messages are
+//! watched beside them ([`ptp`]). The command line
 //! ([`cli`]) shows them, or the daemon ([`daemon`]) folds them into what it remembers ([`history`])
 //! and answers questions about that over HTTP ([`api`]), or tells its numbers ([`metrics`]). No
 //! stage knows the one after it.
@@ -25,6 +26,7 @@ pub mod ntp;
 mod output;
 pub mod pipeline;
 pub mod privileges;
+pub mod ptp;
 pub mod scheduling;
 mod seconds;
 pub mod tokens;

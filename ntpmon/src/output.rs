@@ -1,6 +1,8 @@
 //! Exchanges as text: one list of named fields drives NDJSON and CSV, the table shows the few
 //! that an operator reads.
 
+mod ptp;
+
 use std::{
     borrow::Cow,
     io::{self, Write},

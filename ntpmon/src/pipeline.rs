@@ -21,6 +21,7 @@ use crate::{
         exchange::{Exchange, LocalAddresses, Timekeeper},
         pair::{self, Outcome, Pairer, Totals},
     },
+    ptp,
 };
 
 /// Takes the exchanges of one ring, on that ring's thread.
@@ -31,6 +32,11 @@ pub trait Sink: Send + 'static {
     /// A packet that belongs to no exchange; never [`Outcome::Exchange`].
     fn other(&mut self, outcome: &Outcome<'_>) {
         let _ = outcome;
+    }
+
+    /// A PTP message, where they are watched.
+    fn ptp(&mut self, message: &ptp::Message) {
+        let _ = message;
     }
 
     /// This host's clock was stepped, `unix` nanoseconds after 1970 by the new time. Told to one
@@ -57,6 +63,13 @@ impl<A: Sink, B: Sink> Sink for (A, Option<B>) {
         self.0.other(outcome);
         if let Some(second) = &mut self.1 {
             second.other(outcome);
+        }
+    }
+
+    fn ptp(&mut self, message: &ptp::Message) {
+        self.0.ptp(message);
+        if let Some(second) = &mut self.1 {
+            second.ptp(message);
         }
     }
 
@@ -141,6 +154,11 @@ impl<S: Sink> Consumer<S> {
                 };
                 pairer.observe(&packet, &mut deliver);
             }
+            Drained::Ptp(event) => sink.ptp(&ptp::Message {
+                event: *event,
+                unix: utc.unix(event.time),
+                frame: 0,
+            }),
             Drained::End { now } => {
                 pairer.advance(now, &mut deliver);
                 self.publish(now);
@@ -255,6 +273,16 @@ pub struct Batch {
     pub interface: Arc<str>,
     /// In the order in which they ended.
     pub exchanges: Vec<Exchange>,
+    /// PTP messages of the same time, where they are wanted.
+    pub ptp: Vec<ptp::Message>,
+}
+
+impl Batch {
+    /// Lines that it comes to.
+    #[must_use]
+    pub const fn lines(&self) -> u64 {
+        (self.exchanges.len() + self.ptp.len()) as u64
+    }
 }
 
 /// Exchanges in a batch, at most.
@@ -291,6 +319,8 @@ pub struct PassOn {
     interface: Arc<str>,
     to: SyncSender<Batch>,
     batch: Vec<Exchange>,
+    /// Nothing where PTP is not wanted.
+    ptp: Option<Vec<ptp::Message>>,
     passed: Arc<Passed>,
 }
 
@@ -302,20 +332,31 @@ impl PassOn {
             interface: interface.into(),
             to,
             batch: Vec::new(),
+            ptp: None,
             passed: Arc::clone(passed),
         }
     }
 
-    fn send(&mut self) {
-        if self.batch.is_empty() {
-            return;
+    /// Passes PTP messages on too.
+    #[must_use]
+    pub fn with_ptp(self) -> Self {
+        Self {
+            ptp: Some(Vec::new()),
+            ..self
         }
-        let count = self.batch.len() as u64;
-        self.passed.offered.fetch_add(count, Ordering::Release);
+    }
+
+    fn send(&mut self) {
         let batch = Batch {
             interface: Arc::clone(&self.interface),
             exchanges: std::mem::take(&mut self.batch),
+            ptp: self.ptp.as_mut().map(std::mem::take).unwrap_or_default(),
         };
+        let count = batch.lines();
+        if count == 0 {
+            return;
+        }
+        self.passed.offered.fetch_add(count, Ordering::Release);
         if self.to.try_send(batch).is_err() {
             self.passed.refused.fetch_add(count, Ordering::Release);
         }
@@ -326,6 +367,16 @@ impl Sink for PassOn {
     fn exchange(&mut self, exchange: &Exchange) {
         self.batch.push(*exchange);
         if self.batch.len() >= BATCH {
+            self.send();
+        }
+    }
+
+    fn ptp(&mut self, message: &ptp::Message) {
+        let Some(batch) = &mut self.ptp else {
+            return;
+        };
+        batch.push(*message);
+        if batch.len() >= BATCH {
             self.send();
         }
     }

@@ -17,9 +17,12 @@ fn parse_as(frame: &[u8], link: Link, outer_tag: u16, decapsulate: bool) -> Resu
     let settings = Settings {
         ports: &PORTS,
         decapsulate,
+        ptp: &Switch::OFF,
     };
-    let mut event = Event::EMPTY;
-    parse(&frame, link, outer_tag, settings, &mut event).map(|()| event)
+    let mut events = Events::EMPTY;
+    let protocol = parse(&frame, link, outer_tag, settings, &mut events)?;
+    assert_eq!(protocol, Protocol::Ntp);
+    Ok(events.ntp)
 }
 
 fn plain(frame: &[u8]) -> Result<Event, Skip> {
@@ -107,10 +110,11 @@ fn two_hosts_hash_alike_in_both_directions_and_from_every_port() {
     let settings = Settings {
         ports: &PORTS,
         decapsulate: false,
+        ptp: &Switch::OFF,
     };
-    let hash = |frame: &[u8]| {
-        let found = find(&frame, Link::Ethernet, || 0, settings).map_err(drop);
-        found.unwrap().hosts_hash(&frame)
+    let hash = |frame: &[u8]| match find(&frame, Link::Ethernet, || 0, settings) {
+        Ok(Found::Ntp(found)) => found.hosts_hash(&frame),
+        _ => panic!("no NTP"),
     };
     // Neighbours, every fourth, every sixteenth network: none may fall into one ring.
     for step in [[0, 0, 0, 1], [0, 0, 0, 4], [0, 0, 1, 0], [0, 16, 0, 0_u8]] {

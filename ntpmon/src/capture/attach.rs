@@ -317,6 +317,7 @@ fn link_of(interface: &Interface) -> Result<Link> {
 fn load(link: Link, settings: &Settings, pins: Option<&Pins>) -> Result<Ebpf> {
     let ports = PortSet::of(&settings.ports);
     let (link, decapsulate) = (link as u8, u8::from(settings.decapsulate));
+    let ptp = u8::from(settings.ptp);
     let ring_mask = (settings.rings - 1) as u8;
     let log_level: u8 = if settings.debug { 4 } else { 0 };
     let names: Vec<String> = (0..MAX_RINGS).map(|ring| format!("RING_{ring}")).collect();
@@ -325,6 +326,7 @@ fn load(link: Link, settings: &Settings, pins: Option<&Pins>) -> Result<Ebpf> {
         .override_global(globals::PORTS, &ports.0, true)
         .override_global(globals::LINK, &link, true)
         .override_global(globals::DECAPSULATE, &decapsulate, true)
+        .override_global(globals::PTP, &ptp, true)
         .override_global(globals::RING_MASK, &ring_mask, true)
         .override_global("AYA_LOG_LEVEL", &log_level, false);
     if let Some(pins) = pins {

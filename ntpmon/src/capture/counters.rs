@@ -6,16 +6,13 @@
 //! told is kept beside the counters, in a set that the programs do not touch, and written when a run
 //! ends in order: after one that was killed, the next tells its losses too.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use anyhow::{Context, Result};
 use aya::maps::{MapData, PerCpuArray, PerCpuValues};
 use ntpmon_common::{Counter, Counters};
 
-use super::attach::Attached;
+use super::{attach::Attached, drain::Taken};
 
 /// The set that the programs count in.
 const COUNTED: u32 = 0;
@@ -31,12 +28,12 @@ pub(super) struct PerCpu {
 /// What it takes to tell a run's own share of counters that go on.
 struct Pinned {
     told: Counters,
-    taken: Arc<AtomicU64>,
+    taken: Arc<Taken>,
 }
 
 impl PerCpu {
-    /// `taken` is the number of events that were taken out of the rings.
-    pub(super) fn take(attached: &mut Attached, taken: &Arc<AtomicU64>) -> Result<Self> {
+    /// `taken` is what was taken out of the rings.
+    pub(super) fn take(attached: &mut Attached, taken: &Arc<Taken>) -> Result<Self> {
         let map = PerCpuArray::try_from(attached.take_map("COUNTERS")?)?;
         let pinned = if attached.pinned() {
             Some(Pinned {
@@ -73,7 +70,8 @@ impl PerCpu {
         for counter in Counter::ALL {
             let index = counter as usize;
             own.0[index] = match counter {
-                Counter::Emitted => pinned.taken.load(Ordering::Acquire),
+                Counter::Emitted => pinned.taken.ntp.load(Ordering::Acquire),
+                Counter::PtpEmitted => pinned.taken.ptp.load(Ordering::Acquire),
                 _ => counted.0[index].saturating_sub(pinned.told.0[index]),
             };
         }

@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context, Result};
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
-use ntpmon_common::Event;
+use ntpmon_common::{Event, PtpEvent};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::attach::{Attached, KernelLog};
@@ -31,6 +31,8 @@ pub enum Drained<'a> {
     Begin,
     /// One event.
     Event(&'a Event),
+    /// A PTP message.
+    Ptp(&'a PtpEvent),
     /// There are no more for now; `now` is monotonic.
     End {
         /// When the ring was found empty.
@@ -59,13 +61,31 @@ fn longest_sleep(ring_bytes: u32) -> Duration {
 /// The consumer looks at the clock at least this often, in events, while the ring never empties.
 const BATCH: u64 = 16_384;
 
+/// What was taken out of all rings of a capture.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    /// Events of NTP.
+    pub(super) ntp: AtomicU64,
+    /// Events of PTP.
+    pub(super) ptp: AtomicU64,
+}
+
+impl Taken {
+    /// Counts records, and those of PTP among them.
+    fn add(&self, records: u64, ptp: u64) {
+        self.ntp.fetch_add(records - ptp, Ordering::Release);
+        if ptp > 0 {
+            self.ptp.fetch_add(ptp, Ordering::Release);
+        }
+    }
+}
+
 /// One ring and what it takes to empty it.
 pub(super) struct Drain {
     ring: RingBuf<MapData>,
     stop: Arc<OwnedFd>,
     longest_sleep: Duration,
-    /// Events of all rings of the capture.
-    taken: Arc<AtomicU64>,
+    taken: Arc<Taken>,
     /// Events go on coming after the end, and wait for the next process.
     pinned: bool,
     /// What the programs log, on the thread of the first ring.
@@ -78,7 +98,7 @@ impl Drain {
         index: usize,
         ring_bytes: u32,
         stop: &Arc<OwnedFd>,
-        taken: &Arc<AtomicU64>,
+        taken: &Arc<Taken>,
     ) -> Result<Self> {
         let map = attached.take_map(&format!("RING_{index}"))?;
         Ok(Self {
@@ -131,20 +151,26 @@ impl Drain {
     /// Takes everything that there is; says whether there was anything.
     fn drain(&mut self, consume: &mut impl FnMut(Drained<'_>)) -> bool {
         consume(Drained::Begin);
-        let mut count = 0;
+        let (mut count, mut ptp) = (0, 0);
         let mut found = false;
         while let Some(record) = self.ring.next() {
             let bytes: &[u8] = &record;
-            if let Some(bytes) = bytes.get(..size_of::<Event>()) {
+            // What it is, its length says. Rings know it in units of 8 bytes, which both are.
+            if bytes.len() == size_of::<PtpEvent>() {
                 // SAFETY: long enough, and an event may hold any bytes.
+                let event = unsafe { bytes.as_ptr().cast::<PtpEvent>().read_unaligned() };
+                consume(Drained::Ptp(&event));
+                ptp += 1;
+            } else if let Some(bytes) = bytes.get(..size_of::<Event>()) {
+                // SAFETY: as above.
                 let event = unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() };
                 consume(Drained::Event(&event));
             }
             found = true;
             count += 1;
             if count == BATCH {
-                self.taken.fetch_add(count, Ordering::Release);
-                count = 0;
+                self.taken.add(count, ptp);
+                (count, ptp) = (0, 0);
                 // Under a load that is too much for this thread, the ring never empties.
                 if self.pinned && is_set(&self.stop) {
                     break;
@@ -152,7 +178,7 @@ impl Drain {
                 consume(Drained::Begin);
             }
         }
-        self.taken.fetch_add(count, Ordering::Release);
+        self.taken.add(count, ptp);
         consume(Drained::End {
             now: clock::monotonic(),
         });

@@ -11,7 +11,7 @@ mod slot;
 
 use std::{
     os::fd::OwnedFd,
-    sync::{Arc, atomic::AtomicU64},
+    sync::Arc,
     thread::JoinHandle,
 };
 
@@ -45,6 +45,8 @@ pub struct Settings {
     pub ring_bytes: u32,
     /// Look into GRE, IP-in-IP and VXLAN.
     pub decapsulate: bool,
+    /// Recognise PTP.
+    pub ptp: bool,
     /// Have the programs log every NTP packet.
     pub debug: bool,
     /// Leave links and rings in the kernel when the process ends, and take over what an earlier
@@ -69,6 +71,7 @@ impl Default for Settings {
             rings: 1,
             ring_bytes: 16 << 20,
             decapsulate: false,
+            ptp: false,
             debug: false,
             pin: false,
         }
@@ -131,7 +134,7 @@ impl Prepared {
             settings,
             mut attached,
         } = self;
-        let taken = Arc::new(AtomicU64::new(0));
+        let taken = Arc::default();
         let counters = counters::PerCpu::take(&mut attached, &taken)?;
         let stop = Arc::new(
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)

@@ -14,9 +14,9 @@ use aya::{
 use super::{Settings, slot::namespace};
 use crate::netlink::Interface;
 
-/// Above everything of ours in the BPF file system. The number is that of the event's layout: a
-/// ring with other events in it is not taken over.
-const PIN_ROOT: &str = "/sys/fs/bpf/ntpmon-1";
+/// Above everything of ours in the BPF file system. The number is that of what lies in it: a ring
+/// with other events, or other counters, are not taken over.
+const PIN_ROOT: &str = "/sys/fs/bpf/ntpmon-2";
 const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 

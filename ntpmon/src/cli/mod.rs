@@ -26,6 +26,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     logging::{self, Logging},
     memory,
+    output::Format,
 };
 
 /// Watches every NTP packet on this host from inside the kernel, pairs it, times it.
@@ -143,6 +144,13 @@ impl Pairing {
 
     fn timeout_nanoseconds(&self) -> u64 {
         u64::try_from(self.timeout.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// CSV has one kind of line: a PTP message is none of it.
+fn check_ptp(ptp: bool, format: Option<Format>) {
+    if ptp && format == Some(Format::Csv) {
+        usage_error("--ptp cannot be shown with --format csv: use ndjson or table");
     }
 }
 

@@ -74,6 +74,12 @@ pub(super) fn lines(counters: &Counters, totals: &Totals) -> String {
         counters.get(Counter::RingFull),
         true,
     );
+    line("PTP messages", counters.ptp_packets(), false);
+    line(
+        "lost PTP messages: the ring was full",
+        counters.get(Counter::PtpRingFull),
+        false,
+    );
     line("exchanges", totals.exchanges, true);
     line("answered", totals.answered, true);
     line("unanswered", totals.unanswered, true);

@@ -51,6 +51,9 @@ pub(super) struct Watch {
     /// Look for NTP inside GRE, IP-in-IP and VXLAN too
     #[arg(long)]
     decapsulate: bool,
+    /// Recognise PTP too: print its messages, and at the end how many they were
+    #[arg(long)]
+    ptp: bool,
     /// How to print exchanges [default: table]
     #[arg(long, value_enum, conflicts_with = "summary")]
     format: Option<Format>,
@@ -86,6 +89,7 @@ fn parse_rings(text: &str) -> Result<usize> {
 
 impl Watch {
     pub(super) fn run(self) -> Result<()> {
+        super::check_ptp(self.ptp, self.format);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -115,9 +119,10 @@ impl Watch {
         let options = self.options();
         let pairing = options.pairing().shared_by(chosen.len() * self.rings);
         let consumer = |interface: &Interface, _: &Options| {
-            let printer = output
-                .as_ref()
-                .map(|to| PassOn::new(&interface.name, to.clone(), &shared.passed));
+            let printer = output.as_ref().map(|to| {
+                let printer = PassOn::new(&interface.name, to.clone(), &shared.passed);
+                if self.ptp { printer.with_ptp() } else { printer }
+            });
             let sink = (shared.new_totals(), printer);
             Consumer::new(pairing.clone(), &shared.host, sink).into_closure()
         };
@@ -201,6 +206,7 @@ impl Watch {
                     kibibytes * 1024
                 }),
             decapsulate: self.decapsulate,
+            ptp: self.ptp,
             debug: self.debug,
             pin: self.pin,
         }
@@ -247,6 +253,10 @@ impl Watch {
         let as_json = self.summary || self.format == Some(Format::Ndjson);
         let text = if as_json {
             let mut object = summary::object(&counters, &totals);
+            if self.ptp {
+                object.insert("ptp_packets".into(), counters.ptp_packets().into());
+                object.insert("ptp_lost".into(), counters.get(Counter::PtpRingFull).into());
+            }
             object.insert("lost".into(), counters.get(Counter::RingFull).into());
             object.insert("unprinted".into(), unprinted.into());
             object.insert("clock_steps".into(), shared.host.clock_steps().into());
@@ -424,7 +434,10 @@ fn print(batches: &Receiver<Batch>, format: Format, printed: &AtomicU64) -> io::
             for exchange in &batch.exchanges {
                 printer.print(exchange, Some(&batch.interface))?;
             }
-            count += batch.exchanges.len() as u64;
+            for message in &batch.ptp {
+                printer.print_ptp(message, Some(&batch.interface))?;
+            }
+            count += batch.lines();
             match batches.try_recv() {
                 Ok(next) => batch = next,
                 Err(_) => break,

@@ -73,6 +73,7 @@ pub const KEYS: &[Key] = &[
         "a whole number, 4 to 1048576",
     ),
     key("capture.decapsulate", Kind::Switch, SWITCH),
+    key("capture.ptp", Kind::Switch, SWITCH),
     key("capture.output_dir", Kind::Text, PATH),
     key(
         "history.flush_interval_seconds",

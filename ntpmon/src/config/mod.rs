@@ -110,6 +110,8 @@ pub struct Capture {
     pub ring_size_kib: u32,
     /// Look for NTP inside GRE, IP-in-IP and VXLAN too.
     pub decapsulate: bool,
+    /// Watch PTP too.
+    pub ptp: bool,
     /// The only directory that an interface's output file may be in; nothing: there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_dir: Option<PathBuf>,
@@ -124,6 +126,7 @@ impl Default for Capture {
             rings: 1,
             ring_size_kib: 16 << 10,
             decapsulate: false,
+            ptp: false,
             output_dir: None,
         }
     }

@@ -267,6 +267,7 @@ fn common(config: &config::Capture) -> Common {
         rings: config.rings,
         ring_bytes: config.ring_size_kib.saturating_mul(1024),
         decapsulate: config.decapsulate,
+        ptp: config.ptp,
         debug: false,
         pin: false,
     }

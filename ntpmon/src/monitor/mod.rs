@@ -121,6 +121,8 @@ pub struct Common {
     pub ring_bytes: u32,
     /// Look into GRE, IP-in-IP and VXLAN.
     pub decapsulate: bool,
+    /// Recognise PTP.
+    pub ptp: bool,
     /// Have the programs log every NTP packet.
     pub debug: bool,
     /// Leave links and rings in the kernel when the process ends, and take over what an earlier
@@ -134,6 +136,7 @@ impl Common {
             rings,
             ring_bytes,
             decapsulate,
+            ptp,
             debug,
             pin,
         } = *self;
@@ -143,6 +146,7 @@ impl Common {
             rings,
             ring_bytes,
             decapsulate,
+            ptp,
             debug,
             pin,
         }
@@ -157,6 +161,7 @@ impl Default for Common {
             rings,
             ring_bytes,
             decapsulate,
+            ptp,
             debug,
             pin,
         } = Settings::default();
@@ -164,6 +169,7 @@ impl Default for Common {
             rings,
             ring_bytes,
             decapsulate,
+            ptp,
             debug,
             pin,
         }

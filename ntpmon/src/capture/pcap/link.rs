@@ -2,8 +2,8 @@
 //! that only files have, and leaves the rest to the parser that the kernel runs.
 
 use ntpmon_common::{
-    Direction, Event, Packet, Skip,
-    parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Settings, parse, parse_network},
+    Direction, Event, Packet, PtpEvent, Skip, flags,
+    parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Events, Protocol, Settings, parse, parse_network},
     settings::Link,
 };
 
@@ -45,39 +45,78 @@ impl FileLink {
     }
 }
 
-/// Parses a frame into `event`, overwriting all of it: the file's counterpart of the kernel's
-/// entry points.
+/// Parses a frame into one of `events`, overwriting all of it, and says into which: the file's
+/// counterpart of the kernel's entry points.
 ///
 /// # Errors
-/// The reason why the packet is not an NTP packet that can be reported.
+/// The reason why the packet is none that can be reported.
 #[inline]
 pub fn parse_frame(
     frame: &Frame<'_>,
     settings: Settings<'_>,
-    event: &mut Event,
-) -> Result<(), Skip> {
-    *event = Event::EMPTY;
-    event.time = frame.time;
-    event.interface = frame.interface;
-    event.direction = frame.direction as u8;
+    events: &mut Events,
+) -> Result<Protocol, Skip> {
+    events.ntp = Event::EMPTY;
     let data = &frame.data;
-    let (ethertype, offset) = match frame.link {
-        FileLink::Ethernet => return parse(data, Link::Ethernet, 0, settings, event),
-        FileLink::Raw => return parse(data, Link::Ip, 0, settings, event),
+    // What stands beside the frame was written for this frame, and goes first.
+    let either = |packet_type| match frame.direction {
+        Direction::Unknown => direction_of(packet_type),
+        known => known,
+    };
+    let mut direction = frame.direction;
+    let mut sender = None;
+    let protocol = match frame.link {
+        FileLink::Ethernet => parse(data, Link::Ethernet, 0, settings, events)?,
+        FileLink::Raw => parse(data, Link::Ip, 0, settings, events)?,
         FileLink::Sll => {
-            let packet_type = u16::from_be(read(data, 0)?);
-            set_direction(event, packet_type);
-            (u16::from_be(read(data, 14)?), 16)
+            direction = either(u16::from_be(read(data, 0)?));
+            sender = link_address(data, u16::from_be(read(data, 4)?), 6);
+            let ethertype = u16::from_be(read(data, 14)?);
+            parse_network(data, ethertype, 16, 0, settings, events)?
         }
         FileLink::Sll2 => {
-            let packet_type: u8 = read(data, 10)?;
-            set_direction(event, u16::from(packet_type));
-            (u16::from_be(read(data, 0)?), 20)
+            direction = either(u16::from(read::<u8>(data, 10)?));
+            sender = link_address(data, u16::from(read::<u8>(data, 11)?), 12);
+            let ethertype = u16::from_be(read(data, 0)?);
+            parse_network(data, ethertype, 20, 0, settings, events)?
         }
-        FileLink::Null | FileLink::Loop => (family_ethertype(read(data, 0)?)?, 4),
+        FileLink::Null | FileLink::Loop => {
+            let ethertype = family_ethertype(read(data, 0)?)?;
+            parse_network(data, ethertype, 4, 0, settings, events)?
+        }
         FileLink::Unknown(_) => return Err(Skip::UnknownLink),
     };
-    parse_network(data, ethertype, offset, 0, settings, event)
+    match protocol {
+        Protocol::Ntp => {
+            let event = &mut events.ntp;
+            event.time = frame.time;
+            event.interface = frame.interface;
+            event.direction = direction as u8;
+        }
+        Protocol::Ptp => {
+            let event = &mut events.ptp;
+            event.time = frame.time;
+            event.interface = frame.interface;
+            event.direction = direction as u8;
+            set_sender(event, sender);
+        }
+    }
+    Ok(protocol)
+}
+
+/// The sender's Ethernet address, where the header of Linux' captures has one.
+fn link_address(data: &&[u8], length: u16, offset: usize) -> Option<[u8; 6]> {
+    if length != 6 {
+        return None;
+    }
+    data.read(offset)
+}
+
+/// PTP without IP has no other address.
+fn set_sender(event: &mut PtpEvent, sender: Option<[u8; 6]>) {
+    if let (Some(address), true) = (sender, event.flags & flags::LAYER2 != 0) {
+        event.source[..6].copy_from_slice(&address);
+    }
 }
 
 /// What the packet types of Linux (`PACKET_HOST` and so on) say of the way.
@@ -86,13 +125,6 @@ pub(super) const fn direction_of(packet_type: u16) -> Direction {
         0..=3 => Direction::Ingress,
         4 => Direction::Egress,
         _ => Direction::Unknown,
-    }
-}
-
-/// What stands beside the frame was written for this frame, and goes first.
-fn set_direction(event: &mut Event, packet_type: u16) {
-    if event.direction == Direction::Unknown as u8 {
-        event.direction = direction_of(packet_type) as u8;
     }
 }
 

@@ -1,6 +1,7 @@
 //! `ntpmon replay`: capture files through the same parser, pairing and timings as live packets.
 
 mod into;
+mod ptp_seen;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,10 +18,14 @@ use std::{
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use ntpmon_common::{Counter, Counters, Event, parse, settings::PortSet};
+use ntpmon_common::{
+    Counter, Counters,
+    parse::{self, Events, Protocol},
+    settings::{PortSet, Switch},
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::into::Loading;
+use self::{into::Loading, ptp_seen::Ptp};
 use super::{Pairing, config::ConfigFile, summary};
 use crate::{
     capture::pcap::{PAUSE_EVERY, Pause, Reader, parse_frame},
@@ -31,6 +36,7 @@ use crate::{
         pair::{self, Outcome, Pairer, Totals},
     },
     output::{Format, Printer},
+    ptp,
 };
 
 /// Pair and time the NTP packets of capture files
@@ -58,9 +64,13 @@ pub(super) struct Replay {
     /// this host's role in each exchange, and makes offset and delay known where it asked
     #[arg(long = "local", value_name = "IP")]
     local: Vec<IpAddr>,
+    /// Recognise PTP too: print its messages as they are read, with --summary what is known of its
+    /// domains and masters
+    #[arg(long)]
+    ptp: bool,
     /// Print nothing, but load the exchanges into the history of a daemon that is not running.
     /// Loading the same file twice counts it twice
-    #[arg(long, value_name = "DATA_DIRECTORY", conflicts_with_all = ["format", "summary"])]
+    #[arg(long, value_name = "DATA_DIRECTORY", conflicts_with_all = ["format", "summary", "ptp"])]
     into: Option<PathBuf>,
     /// What interfaces are called that a file has no name for
     #[arg(long, value_name = "NAME", default_value = "file", requires = "into")]
@@ -74,20 +84,25 @@ pub(super) struct Replay {
 impl Replay {
     pub(super) fn run(self) -> Result<()> {
         let ports = self.pairing.ports();
+        super::check_ptp(self.ptp, self.format);
         let port_set = PortSet::of(&ports);
+        let recognise_ptp = Switch(u8::from(self.ptp));
         let settings_of_parser = parse::Settings {
             ports: &port_set,
             decapsulate: true,
+            ptp: &recognise_ptp,
         };
+        let timeout = self.pairing.timeout_nanoseconds();
         let mut replayer = Replayer {
             pairer: Pairer::new(pair::Settings {
-                timeout: self.pairing.timeout_nanoseconds(),
+                timeout,
                 ports,
                 in_order: !self.summary && self.into.is_none(),
                 ..pair::Settings::default()
             }),
             timekeeper: Timekeeper::default(),
             counters: Counters::default(),
+            ptp: self.ptp.then(|| Ptp::new(timeout)),
             interfaces: Interfaces::default(),
             addresses: self.local.into_iter().map(netlink::mapped).collect(),
             last_time: 0,
@@ -191,6 +206,11 @@ trait Target {
     /// A packet belongs to no exchange.
     fn other(&mut self, _outcome: &Outcome<'_>, _interfaces: &Interfaces) {}
 
+    /// A PTP message.
+    fn ptp(&mut self, _message: &ptp::Message, _interfaces: &Interfaces) -> Result<()> {
+        Ok(())
+    }
+
     /// A packet is about to be paired; `totals` is what was counted before it.
     fn packet(
         &mut self,
@@ -224,6 +244,11 @@ impl<W: Write> Target for Ordered<W> {
         self.push(exchange, interfaces).context(WRITING)
     }
 
+    fn ptp(&mut self, message: &ptp::Message, interfaces: &Interfaces) -> Result<()> {
+        let name = interfaces.name(message.event.interface);
+        self.printer.print_ptp(message, name).context(WRITING)
+    }
+
     fn pause(&mut self) -> Result<()> {
         self.printer.flush().context(WRITING)
     }
@@ -234,6 +259,8 @@ struct Replayer {
     pairer: Pairer,
     timekeeper: Timekeeper,
     counters: Counters,
+    /// What is known of PTP, where it is recognised.
+    ptp: Option<Ptp>,
     interfaces: Interfaces,
     addresses: LocalAddresses,
     /// Of the last packet that had a time.
@@ -257,7 +284,11 @@ fn replay_totals(
 ) -> Result<()> {
     replayer.read(files, settings, &mut Nowhere)?;
     // A file that is cut off has been read up to there.
-    let object = summary::object(&replayer.counters, replayer.pairer.totals());
+    let mut object = summary::object(&replayer.counters, replayer.pairer.totals());
+    if let Some(ptp) = &mut replayer.ptp {
+        let seen = ptp.finish(&replayer.counters, &replayer.interfaces)?;
+        object.insert("ptp".to_owned(), seen);
+    }
     let text = format!("{}\n", serde_json::to_string(&object)?);
     io::stdout().write_all(text.as_bytes()).context(WRITING)
 }
@@ -286,7 +317,7 @@ fn replay_exchanges<W: Write>(
     if replayer.faults.is_empty() && printer.printer.is_empty_table() {
         let counters = &replayer.counters;
         eprintln!(
-            "no exchanges in {} packets, {} of them NTP: --summary counts them by kind",
+            "no exchanges in {} packets, {} of them NTP: --summary counts them by kind, --ptp shows PTP",
             counters.packets(),
             counters.get(Counter::Emitted)
         );
@@ -338,6 +369,7 @@ impl Replayer {
         // Indices of this file, as this run numbers them.
         let mut known: Vec<u32> = Vec::new();
         let mut number = 0;
+        let mut events = Events::EMPTY;
         // How many pauses ago the last frame came, and which it was. Pauses are counted, not time:
         // while the output blocks, or the process sleeps, the input is not silent.
         let mut silent = (0, 0);
@@ -366,31 +398,44 @@ impl Replayer {
                     break;
                 }
             };
-            let mut event = Event::EMPTY;
             number = frame.number;
-            if let Err(reason) = parse_frame(&frame, settings, &mut event) {
-                self.counters.count(reason);
-                continue;
-            }
-            self.counters.count(Counter::Emitted);
-            let index = event.interface as usize;
+            let protocol = match parse_frame(&frame, settings, &mut events) {
+                Ok(protocol) => protocol,
+                Err(reason) => {
+                    self.counters.count(reason);
+                    continue;
+                }
+            };
+            let index = frame.interface as usize;
             while known.len() <= index {
                 let position = known.len() as u32;
                 let name = reader.interface_name(position);
                 known.push(self.interfaces.number(position, name));
             }
-            event.interface = known[index];
-            let unix = if event.time == 0 {
-                // It came after the one before; more is not known.
-                event.time = self.last_time;
-                Stamped::NO_TIME
-            } else {
-                self.last_time = event.time;
-                event.time.cast_signed()
-            };
+            let interface = known[index];
+            match protocol {
+                Protocol::Ntp => self.counters.count(Counter::Emitted),
+                Protocol::Ptp => {
+                    self.counters.count(Counter::PtpEmitted);
+                    let (time, unix) = self.time_of(events.ptp.time);
+                    (events.ptp.time, events.ptp.interface) = (time, interface);
+                    let message = ptp::Message {
+                        event: events.ptp,
+                        unix,
+                        frame: number,
+                    };
+                    if let Some(ptp) = &mut self.ptp {
+                        ptp.observe(&message);
+                    }
+                    target.ptp(&message, &self.interfaces)?;
+                    continue;
+                }
+            }
+            let (time, unix) = self.time_of(events.ntp.time);
+            (events.ntp.time, events.ntp.interface) = (time, interface);
             let packet = Stamped {
                 unix,
-                event,
+                event: events.ntp,
                 frame: number,
             };
             let now = packet.captured().unwrap_or(self.last_time.cast_signed());
@@ -400,6 +445,16 @@ impl Replayer {
         }
         progress.finish();
         Ok(())
+    }
+
+    /// The time that orders a packet, and that when it was captured: one that nobody noted came
+    /// after the one before, and more is not known.
+    fn time_of(&mut self, noted: u64) -> (u64, i64) {
+        if noted == 0 {
+            return (self.last_time, Stamped::NO_TIME);
+        }
+        self.last_time = noted;
+        (noted, noted.cast_signed())
     }
 
     /// Has the pairer do something, and passes on what comes of it.

@@ -1,0 +1,257 @@
+//! What changed in a domain, with what shows it: what an operator wants to be told of, once.
+
+use ntpmon_common::{Announced, PortIdentity};
+use serde_json::{Map, Value, json};
+
+use super::{
+    DomainKey,
+    domain::key_fields,
+    text::{clock_text, port_text},
+};
+
+/// Something changed in a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Another announces as master now; nobody, where `after` is none; and `before` is none where
+    /// nobody had announced for some time.
+    MasterChanged {
+        /// Who announced until now.
+        before: Option<PortIdentity>,
+        /// Who announces now.
+        after: Option<PortIdentity>,
+    },
+    /// A master follows another grandmaster now.
+    GrandmasterChanged {
+        /// Who announces.
+        master: PortIdentity,
+        /// What it announced before.
+        before: Announced,
+        /// What it announces now.
+        after: Announced,
+    },
+    /// The grandmaster is the same and its quality or priority another.
+    QualityChanged {
+        /// Who announces.
+        master: PortIdentity,
+        /// What it announced before.
+        before: Announced,
+        /// What it announces now.
+        after: Announced,
+    },
+    /// The offset between TAI and UTC, the time source, or what the flags say of the time, is
+    /// another: the flags with it.
+    TimePropertiesChanged {
+        /// Who announces.
+        master: PortIdentity,
+        /// What it announced before.
+        before: (Announced, u16),
+        /// What it announces now.
+        after: (Announced, u16),
+    },
+    /// Several announce to all for longer than one needs to give way to another.
+    SeveralMasters {
+        /// Who.
+        masters: Vec<PortIdentity>,
+    },
+}
+
+impl Change {
+    /// The name in JSON.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::MasterChanged { .. } => "ptp_master_changed",
+            Self::GrandmasterChanged { .. } => "ptp_grandmaster_changed",
+            Self::QualityChanged { .. } => "ptp_clock_quality_changed",
+            Self::TimePropertiesChanged { .. } => "ptp_time_properties_changed",
+            Self::SeveralMasters { .. } => "ptp_several_masters",
+        }
+    }
+
+    /// What shows it, with units in the names.
+    #[must_use]
+    pub fn evidence(&self) -> Map<String, Value> {
+        let object = match self {
+            Self::MasterChanged { before, after } => json!({
+                "master_before": before.map(port_text),
+                "master_after": after.map(port_text),
+            }),
+            Self::GrandmasterChanged {
+                master,
+                before,
+                after,
+            }
+            | Self::QualityChanged {
+                master,
+                before,
+                after,
+            } => json!({
+                "master": port_text(*master),
+                "before": announced(before),
+                "after": announced(after),
+            }),
+            Self::TimePropertiesChanged {
+                master,
+                before,
+                after,
+            } => {
+                let properties = |(announced, flags): &(Announced, u16)| {
+                    let mut object = announced_object(announced);
+                    object.insert("flags".to_owned(), (*flags).into());
+                    object
+                };
+                json!({
+                    "master": port_text(*master),
+                    "before": properties(before),
+                    "after": properties(after),
+                })
+            }
+            Self::SeveralMasters { masters } => json!({
+                "masters": masters.iter().copied().map(port_text).collect::<Vec<_>>(),
+            }),
+        };
+        match object {
+            Value::Object(object) => object,
+            _ => Map::new(),
+        }
+    }
+
+    /// For the log and for people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::MasterChanged {
+                before: Some(before),
+                after: Some(after),
+            } => format!(
+                "master is {} now, it was {}",
+                port_text(*after),
+                port_text(*before)
+            ),
+            Self::MasterChanged {
+                before: Some(before),
+                after: None,
+            } => format!("nobody announces any more: master was {}", port_text(*before)),
+            Self::MasterChanged {
+                after: Some(after), ..
+            } => format!("master is {} now, after nobody", port_text(*after)),
+            Self::MasterChanged { .. } => "nobody announces".to_owned(),
+            Self::GrandmasterChanged {
+                master,
+                before,
+                after,
+            } => format!(
+                "{} follows the grandmaster {} now, it was {}",
+                port_text(*master),
+                clock_text(after.grandmaster),
+                clock_text(before.grandmaster)
+            ),
+            Self::QualityChanged {
+                master,
+                before,
+                after,
+            } => {
+                let quality = |it: &Announced| {
+                    format!(
+                        "class {}, accuracy {:#04x}, variance {}, priorities {} and {}",
+                        it.clock_class, it.clock_accuracy, it.variance, it.priority1, it.priority2
+                    )
+                };
+                format!(
+                    "{}: the grandmaster {} has {} now, it had {}",
+                    port_text(*master),
+                    clock_text(after.grandmaster),
+                    quality(after),
+                    quality(before)
+                )
+            }
+            Self::TimePropertiesChanged {
+                master,
+                before,
+                after,
+            } => {
+                let properties = |(announced, flags): &(Announced, u16)| {
+                    format!(
+                        "TAI-UTC {} s, time source {:#04x}, flags {flags:#06x}",
+                        announced.utc_offset, announced.time_source
+                    )
+                };
+                format!(
+                    "{} announces {} now, it was {}",
+                    port_text(*master),
+                    properties(after),
+                    properties(before)
+                )
+            }
+            Self::SeveralMasters { masters } => format!(
+                "{} masters announce at the same time: {}",
+                masters.len(),
+                masters
+                    .iter()
+                    .copied()
+                    .map(port_text)
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
+        }
+    }
+}
+
+fn announced(announced: &Announced) -> Value {
+    Value::Object(announced_object(announced))
+}
+
+fn announced_object(announced: &Announced) -> Map<String, Value> {
+    let mut object = Map::new();
+    for (name, value) in [
+        (
+            "grandmaster_identity",
+            Value::from(clock_text(announced.grandmaster)),
+        ),
+        ("priority1", announced.priority1.into()),
+        ("priority2", announced.priority2.into()),
+        ("clock_class", announced.clock_class.into()),
+        ("clock_accuracy", announced.clock_accuracy.into()),
+        (
+            "offset_scaled_log_variance",
+            announced.variance.into(),
+        ),
+        ("steps_removed", announced.steps_removed.into()),
+        ("time_source", announced.time_source.into()),
+        ("utc_offset_seconds", announced.utc_offset.into()),
+    ] {
+        object.insert(name.to_owned(), value);
+    }
+    object
+}
+
+/// A change, and where and when it was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// In which domain of the interface.
+    pub domain: DomainKey,
+    /// When, in nanoseconds since 1970, by this host's clock; [`super::Message::NO_TIME`] where it is
+    /// not known.
+    pub unix: i64,
+    /// What.
+    pub change: Change,
+}
+
+impl Told {
+    /// As one object: what, where, and what shows it.
+    #[must_use]
+    pub fn object(&self, interface: Option<&str>) -> Map<String, Value> {
+        let mut object = Map::new();
+        object.insert("kind".to_owned(), self.change.name().into());
+        let time = (self.unix != super::Message::NO_TIME)
+            .then(|| jiff::Timestamp::from_nanosecond(i128::from(self.unix)).ok())
+            .flatten()
+            .map(|time| time.to_string());
+        object.insert("timestamp".to_owned(), time.into());
+        object.insert("interface_name".to_owned(), interface.into());
+        key_fields(&self.domain, &mut object);
+        object.insert("message".to_owned(), self.change.text().into());
+        object.append(&mut self.change.evidence());
+        object
+    }
+}

@@ -1,0 +1,351 @@
+//! What is seen of PTP, shared between the rings' threads, which feed it, and those who ask: the one
+//! place here with a lock. It is held for as long as a batch of messages takes, or a copy.
+//!
+//! Masters are remembered over a restart as one document: who was master before is what makes
+//! another one news.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use ntpmon_common::{ClockIdentity, Direction, PortIdentity, PtpMessage, PtpType};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::{Domain, DomainKey, Master, Message, Told, Watcher, master::Announce};
+use crate::{
+    ntp::{clock, exchange::Exchange, pair::Totals},
+    pipeline::Sink,
+    ptp::Rate,
+};
+
+/// Messages that a ring gathers at most before they are taken in.
+const BATCH: usize = 1024;
+/// How often a ring without messages says that time passes, in nanoseconds.
+const TICK: u64 = 250_000_000;
+
+/// A handle on what is seen; clones share it.
+#[derive(Clone)]
+pub struct Seen(Arc<Shared>);
+
+struct Shared {
+    watchers: Mutex<BTreeMap<Arc<str>, Watcher>>,
+    tell: Mutex<Box<dyn FnMut(&str, &Told) + Send>>,
+}
+
+impl fmt::Debug for Seen {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Seen").finish_non_exhaustive()
+    }
+}
+
+impl Seen {
+    /// Nothing yet. `tell` is given each change and the interface that it was seen on, by the thread
+    /// of a ring, which it must not keep waiting.
+    pub fn new(tell: impl FnMut(&str, &Told) + Send + 'static) -> Self {
+        Self(Arc::new(Shared {
+            watchers: Mutex::default(),
+            tell: Mutex::new(Box::new(tell)),
+        }))
+    }
+
+    /// What takes the messages of one ring of an interface.
+    #[must_use]
+    pub fn feed(&self, interface: &str) -> Feed {
+        Feed {
+            seen: self.clone(),
+            interface: interface.into(),
+            batch: Vec::new(),
+            last: 0,
+        }
+    }
+
+    /// Shows what is known of each interface to `look`, which must not take long.
+    pub fn look<T>(&self, look: impl FnOnce(&BTreeMap<Arc<str>, Watcher>) -> T) -> T {
+        look(&self.0.watchers.lock())
+    }
+
+    fn take(&self, interface: &Arc<str>, messages: &[Message], now: u64, unix: i64) {
+        let mut changes = Vec::new();
+        {
+            let mut watchers = self.0.watchers.lock();
+            if messages.is_empty() && !watchers.contains_key(interface) {
+                return;
+            }
+            let watcher = watchers.entry(Arc::clone(interface)).or_default();
+            let mut deliver = |told: &Told| changes.push(told.clone());
+            for message in messages {
+                watcher.observe(message, &mut deliver);
+            }
+            watcher.advance(now, unix, &mut deliver);
+        }
+        if !changes.is_empty() {
+            let mut tell = self.0.tell.lock();
+            changes.iter().for_each(|told| tell(interface, told));
+        }
+    }
+
+    /// What has to be kept over a restart.
+    ///
+    /// # Panics
+    /// Never: text and numbers can be written.
+    #[must_use]
+    pub fn remember(&self) -> Vec<u8> {
+        let domains = self.look(|watchers| {
+            let all = watchers.iter().flat_map(|(interface, watcher)| {
+                let domains = watcher.domains().iter();
+                domains.map(|(key, domain)| Remembered::of(interface, key, domain))
+            });
+            // One that nobody is master of is known again as soon as anything is said in it.
+            all.filter(|it| !it.masters.is_empty()).collect()
+        });
+        let document = Document { version: 1, domains };
+        serde_json::to_vec(&document).unwrap_or_default()
+    }
+
+    /// Takes up what was kept; what is not understood is told, and left.
+    pub fn restore(&self, document: &[u8]) {
+        let document: Document = match serde_json::from_slice(document) {
+            Ok(document) => document,
+            Err(error) => {
+                tracing::error!("what was remembered of PTP masters cannot be read: {error}");
+                return;
+            }
+        };
+        if document.version != 1 {
+            let version = document.version;
+            tracing::error!("what was remembered of PTP masters is of version {version}, not 1");
+            return;
+        }
+        let mut watchers = self.0.watchers.lock();
+        for remembered in document.domains {
+            let interface: Arc<str> = remembered.interface.as_str().into();
+            let key = remembered.domain;
+            let watcher = watchers.entry(interface).or_default();
+            watcher.restore(key, remembered.restored());
+        }
+    }
+}
+
+/// Takes the messages of one ring.
+#[derive(Debug)]
+pub struct Feed {
+    seen: Seen,
+    interface: Arc<str>,
+    batch: Vec<Message>,
+    /// When it was taken in last.
+    last: u64,
+}
+
+impl Feed {
+    fn take(&mut self, unix: i64) {
+        let now = clock::monotonic();
+        if self.batch.is_empty() && now.saturating_sub(self.last) < TICK {
+            return;
+        }
+        self.last = now;
+        self.seen.take(&self.interface, &self.batch, now, unix);
+        self.batch.clear();
+    }
+}
+
+impl Sink for Feed {
+    fn exchange(&mut self, _: &Exchange) {}
+
+    fn ptp(&mut self, message: &Message) {
+        self.batch.push(*message);
+        if self.batch.len() >= BATCH {
+            self.take(message.unix);
+        }
+    }
+
+    fn publish(&mut self, _: &Totals, unix: i64) {
+        self.take(unix);
+    }
+}
+
+/// What is kept over a restart.
+#[derive(Debug, Serialize, Deserialize)]
+struct Document {
+    version: u32,
+    domains: Vec<Remembered>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Remembered {
+    interface: String,
+    domain: DomainKey,
+    seen: [i64; 2],
+    master: Option<Port>,
+    master_since: i64,
+    master_changes: u64,
+    masters: Vec<RememberedMaster>,
+}
+
+type Port = ([u8; 8], u16);
+
+#[derive(Debug, Serialize, Deserialize)]
+struct RememberedMaster {
+    identity: Port,
+    seen: [i64; 2],
+    source: [u8; 16],
+    direction: u8,
+    version: [u8; 2],
+    /// The message that it announced last, and the interval in nanoseconds.
+    announce: Option<(Vec<u8>, u64)>,
+    log_intervals: [Option<i8>; 3],
+    messages: Vec<u64>,
+}
+
+const fn port(identity: PortIdentity) -> Port {
+    (identity.clock.0, identity.port)
+}
+
+const fn identity((clock, port): Port) -> PortIdentity {
+    PortIdentity {
+        clock: ClockIdentity(clock),
+        port,
+    }
+}
+
+impl Remembered {
+    fn of(interface: &str, key: &DomainKey, domain: &Domain) -> Self {
+        Self {
+            interface: interface.to_owned(),
+            domain: *key,
+            seen: [domain.first_seen, domain.last_seen],
+            master: domain.master.map(port),
+            master_since: domain.master_since,
+            master_changes: domain.master_changes,
+            masters: domain.masters.values().map(RememberedMaster::of).collect(),
+        }
+    }
+
+    fn restored(self) -> Domain {
+        let transport = self.domain.transport;
+        let masters = self.masters.into_iter().map(|it| Master {
+            transport,
+            ..it.restored()
+        });
+        Domain::restored(
+            masters,
+            self.master.map(identity),
+            self.seen,
+            self.master_since,
+            self.master_changes,
+        )
+    }
+}
+
+impl RememberedMaster {
+    fn of(master: &Master) -> Self {
+        Self {
+            identity: port(master.identity),
+            seen: [master.first_seen, master.last_seen],
+            source: master.source,
+            direction: master.direction as u8,
+            version: master.version,
+            announce: master
+                .announce
+                .map(|it| (it.message.0.to_vec(), it.interval)),
+            log_intervals: master.log_intervals,
+            messages: master.messages.iter().map(|rate| rate.count).collect(),
+        }
+    }
+
+    fn restored(self) -> Master {
+        let announce = self.announce.and_then(|(bytes, interval)| {
+            let bytes: [u8; PtpMessage::LENGTH] = bytes.try_into().ok()?;
+            Announce::restored(PtpMessage(bytes), interval)
+        });
+        let mut messages = [Rate::default(); PtpType::ALL.len()];
+        for (rate, count) in messages.iter_mut().zip(self.messages) {
+            *rate = Rate::restored(count);
+        }
+        let [first_seen, last_seen] = self.seen;
+        Master {
+            first_seen,
+            last_seen,
+            source: self.source,
+            direction: Direction::from_byte(self.direction),
+            version: self.version,
+            announce,
+            log_intervals: self.log_intervals,
+            messages,
+            ..Master::unseen(identity(self.identity))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ptp::{
+        Change,
+        made::{BEGAN, SECOND, announce, message, port as made_port},
+    };
+
+    fn told() -> (Seen, Arc<Mutex<Vec<Told>>>) {
+        let told = Arc::<Mutex<Vec<Told>>>::default();
+        let seen = Seen::new({
+            let told = Arc::clone(&told);
+            move |interface, change| {
+                assert_eq!(interface, "eth0");
+                told.lock().push(change.clone());
+            }
+        });
+        (seen, told)
+    }
+
+    fn announced_until(seen: &Seen, number: u8, from: u64, to: u64) {
+        let interface = "eth0".into();
+        for second in from..to {
+            let message = announce(made_port(number), 6, second * 1000);
+            let (now, unix) = (message.event.time, message.unix);
+            seen.take(&interface, &[message], now, unix);
+        }
+    }
+
+    #[test]
+    fn masters_survive_a_restart_and_another_one_after_it_is_news() {
+        let (before, nothing) = told();
+        announced_until(&before, 1, 0, 10);
+        before.take(
+            &"eth0".into(),
+            &[message(PtpType::Sync, made_port(1), 1, 9500)],
+            11 * SECOND,
+            BEGAN,
+        );
+        assert_eq!(*nothing.lock(), []);
+        let document = before.remember();
+
+        let (seen, told) = told();
+        seen.restore(&document);
+        assert_eq!(seen.remember(), document);
+        seen.look(|watchers| {
+            let domain = watchers["eth0"].domains().values().next().unwrap();
+            let master = &domain.masters[&made_port(1)];
+            assert_eq!(domain.master, Some(made_port(1)));
+            assert_eq!(master.first_seen, BEGAN);
+            assert_eq!(master.last_seen, BEGAN + 9_500_000_000);
+            assert_eq!(master.announce.unwrap().announced.clock_class, 6);
+            assert_eq!(master.messages[PtpType::Announce.index()].count, 10);
+            let rate = master.messages[PtpType::Announce.index()];
+            assert_eq!(rate.per_second(SECOND), None);
+        });
+        announced_until(&seen, 2, 3600, 3610);
+        let changes: Vec<_> = told.lock().iter().map(|told| told.change.clone()).collect();
+        let expected = Change::MasterChanged {
+            before: Some(made_port(1)),
+            after: Some(made_port(2)),
+        };
+        assert_eq!(changes, [expected]);
+    }
+
+    #[test]
+    fn a_document_that_is_none_is_left() {
+        let (seen, _) = told();
+        for document in [&b""[..], b"{}", b"{\"version\":2,\"domains\":[]}"] {
+            seen.restore(document);
+            assert!(seen.look(BTreeMap::is_empty));
+        }
+    }
+}
