@@ -1,13 +1,13 @@
-//! Any bytes at all, as a frame of either link type, tunnels looked into or not: the parser never
-//! panics, and what it says holds for every frame.
+//! Any bytes at all, as a frame of either link type, tunnels looked into or not, PTP recognised or
+//! not: the parser never panics, and what it says holds for every frame.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use ntpmon_common::{
-    Event, Skip, flags,
-    parse::{Settings, parse},
-    settings::{Link, PortSet},
+    Event, PtpEvent, PtpMessage, PtpType, Skip, flags,
+    parse::{Events, Protocol, Settings, parse},
+    settings::{Link, PortSet, Switch},
 };
 
 static PORTS: PortSet = PortSet::of(&[123, 1123]);
@@ -20,6 +20,8 @@ fuzz_target!(|frame: &[u8]| {
         for outer_tag in [0, OUTER_TAG] {
             let plain = check(frame, link, outer_tag, false);
             let decapsulated = check(frame, link, outer_tag, true);
+            check_ptp(frame, link, outer_tag, false, plain);
+            check_ptp(frame, link, outer_tag, true, decapsulated);
             // Looking into tunnels finds more, but never something else.
             match (plain, decapsulated) {
                 (Ok(plain), Ok(other)) => assert_eq!(plain, other),
@@ -35,16 +37,27 @@ fn check(frame: &[u8], link: Link, outer_tag: u16, decapsulate: bool) -> Result<
     let settings = Settings {
         ports: &PORTS,
         decapsulate,
+        ptp: &Switch::OFF,
     };
-    let mut event = Event::EMPTY;
-    match parse(&frame, link, outer_tag, settings, &mut event) {
-        Ok(()) => {
-            check_event(&event, frame, outer_tag, decapsulate);
-            Ok(event)
+    let mut events = Events::EMPTY;
+    match parse(&frame, link, outer_tag, settings, &mut events) {
+        Ok(protocol) => {
+            assert_eq!(protocol, Protocol::Ntp);
+            check_event(&events.ntp, frame, outer_tag, decapsulate);
+            Ok(events.ntp)
         }
         Err(skip) => {
             assert!(
-                !matches!(skip, Skip::Emitted | Skip::RingFull | Skip::UnknownLink),
+                !matches!(
+                    skip,
+                    Skip::Emitted
+                        | Skip::RingFull
+                        | Skip::UnknownLink
+                        | Skip::PtpEmitted
+                        | Skip::PtpRingFull
+                        | Skip::PtpBadVersion
+                        | Skip::PtpMalformed
+                ),
                 "a parser cannot know {skip:?}"
             );
             assert!(
@@ -54,6 +67,76 @@ fn check(frame: &[u8], link: Link, outer_tag: u16, decapsulate: bool) -> Result<
             Err(skip)
         }
     }
+}
+
+/// With PTP recognised, nothing changes but what is PTP and was nothing before.
+fn check_ptp(
+    frame: &[u8],
+    link: Link,
+    outer_tag: u16,
+    decapsulate: bool,
+    without: Result<Event, Skip>,
+) {
+    let settings = Settings {
+        ports: &PORTS,
+        decapsulate,
+        ptp: &Switch::ON,
+    };
+    let mut events = Events::EMPTY;
+    match parse(&frame, link, outer_tag, settings, &mut events) {
+        Ok(Protocol::Ntp) => assert_eq!(without, Ok(events.ntp)),
+        Ok(Protocol::Ptp) => {
+            assert!(without.is_err());
+            check_message(&events.ptp, frame, outer_tag);
+        }
+        Err(skip) => {
+            let of_ptp = matches!(
+                skip,
+                Skip::PtpBadVersion | Skip::PtpMalformed | Skip::Truncated
+            );
+            assert!(of_ptp || without == Err(skip), "{skip:?} and {without:?}");
+        }
+    }
+}
+
+fn check_message(event: &PtpEvent, frame: &[u8], outer_tag: u16) {
+    let message = &event.message;
+    let kind = message.kind().expect("a type that is known");
+    let shortest = match kind {
+        PtpType::Announce => 64,
+        PtpType::Management => 48,
+        PtpType::Sync | PtpType::DelayRequest | PtpType::FollowUp | PtpType::Signaling => 44,
+        _ => 54,
+    };
+    assert!(message.length() >= shortest);
+    assert!(message.length() <= event.payload_length);
+    assert_eq!(message.version(), 2);
+    if event.flags & flags::LAYER2 != 0 {
+        assert_eq!((event.source_port, event.destination_port, event.ttl), (0, 0, 0));
+        assert_eq!(event.flags, flags::LAYER2);
+    } else {
+        let ports = [event.source_port, event.destination_port];
+        assert!(ports.iter().any(|port| matches!(port, 319 | 320)));
+    }
+    assert!(outer_tag == 0 || event.vlan[0] == outer_tag);
+    assert!(event.vlan.iter().all(|id| *id <= 0x0fff));
+    // What was read is in the frame, byte for byte, and behind it there is nothing.
+    let kept = match message.length() {
+        64.. => PtpMessage::LENGTH,
+        54.. => 54,
+        48.. => 48,
+        _ => 44,
+    };
+    assert!(frame.windows(kept).any(|window| window == &message.0[..kept]));
+    assert!(message.0[kept..].iter().all(|byte| *byte == 0));
+    assert_eq!(
+        (event.time, event.interface, event.direction, event.kind),
+        (0, 0, 0, PtpEvent::KIND)
+    );
+    assert_eq!((event.reserved, event.reserved_too), ([0; 2], 0));
+    // Whatever they hold, they can be read.
+    let _ = (message.announced(), message.requester(), message.target());
+    let _ = (message.timestamp(), message.correction(), message.carries_ntp());
 }
 
 fn check_event(event: &Event, frame: &[u8], outer_tag: u16, decapsulate: bool) {

@@ -5,7 +5,9 @@
 mod chronyd;
 mod ntpsec;
 mod openntpd;
+mod ptp4l;
 
 pub use chronyd::{Certificate, Chronyd};
 pub use ntpsec::{Ntpsec, ntpdate, ntpdig, ntpq};
 pub use openntpd::Openntpd;
+pub use ptp4l::{Clock, Ptp4l};

@@ -14,8 +14,9 @@ use anyhow::{Context, Result, anyhow, ensure};
 use crate::process::run;
 
 /// The packages to unpack.
-const PACKAGES: [&str; 8] = [
+const PACKAGES: [&str; 9] = [
     "chrony",
+    "linuxptp",
     "ntpsec",
     "ntpsec-ntpdate",
     "ntpsec-ntpdig",
@@ -26,9 +27,10 @@ const PACKAGES: [&str; 8] = [
 ];
 
 /// The programs that must run, by package: their libraries are looked at.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 8] = [
     ("chrony", "usr/sbin/chronyd"),
     ("chrony", "usr/bin/chronyc"),
+    ("linuxptp", "usr/sbin/ptp4l"),
     ("ntpsec", "usr/sbin/ntpd"),
     ("openntpd", "usr/sbin/ntpd"),
     ("prometheus", "usr/bin/prometheus"),

@@ -9,7 +9,7 @@ use aya::{
 };
 use ntpmon::capture::OBJECT;
 use ntpmon_common::{
-    Counters, Event,
+    Counters, Event, PtpEvent,
     settings::{Link, PortSet, globals},
 };
 
@@ -48,6 +48,8 @@ pub struct Settings<'a> {
     pub link: Link,
     /// Whether to look into tunnels.
     pub decapsulate: bool,
+    /// Whether PTP is recognised.
+    pub ptp: bool,
     /// Size of the ring, a power of two and at least a page.
     pub ring_bytes: u32,
 }
@@ -58,9 +60,19 @@ impl Default for Settings<'_> {
             ports: &[123],
             link: Link::Ethernet,
             decapsulate: false,
+            ptp: false,
             ring_bytes: 1 << 20,
         }
     }
+}
+
+/// What came out of a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// An NTP packet.
+    Ntp(Event),
+    /// A PTP message.
+    Ptp(PtpEvent),
 }
 
 /// The loaded object, attached to nothing.
@@ -80,6 +92,7 @@ impl Programs {
             .override_global(globals::PORTS, &ports.0, true)
             .override_global(globals::LINK, &(settings.link as u8), true)
             .override_global(globals::DECAPSULATE, &u8::from(settings.decapsulate), true)
+            .override_global(globals::PTP, &u8::from(settings.ptp), true)
             .override_global(globals::RING_MASK, &0u8, true)
             .override_global("AYA_LOG_LEVEL", &0u8, true)
             .map_max_entries("RING_0", settings.ring_bytes)
@@ -118,17 +131,39 @@ impl Programs {
     ///
     /// # Errors
     /// When a record is not an event.
-    pub fn drain(&mut self, mut take: impl FnMut(&Event)) -> Result<u64> {
-        let mut taken = 0;
+    pub fn drain(&mut self, mut take: impl FnMut(&Taken)) -> Result<u64> {
+        const NTP: usize = size_of::<Event>();
+        const PTP: usize = size_of::<PtpEvent>();
+        let mut count = 0;
         while let Some(record) = self.ring.next() {
-            if record.len() != size_of::<Event>() {
-                bail!("a record of {} bytes is not an event", record.len());
-            }
-            // SAFETY: as long as an event, and every bit pattern of one is a value.
-            take(&unsafe { record.as_ptr().cast::<Event>().read_unaligned() });
-            taken += 1;
+            // SAFETY: as long as what is read, of which every bit pattern is a value.
+            let taken = unsafe {
+                match record.len() {
+                    NTP => Taken::Ntp(record.as_ptr().cast::<Event>().read_unaligned()),
+                    PTP => Taken::Ptp(record.as_ptr().cast::<PtpEvent>().read_unaligned()),
+                    other => bail!("a record of {other} bytes is not an event"),
+                }
+            };
+            take(&taken);
+            count += 1;
         }
-        Ok(taken)
+        Ok(count)
+    }
+
+    /// How many instructions of each program the verifier left, as they were translated.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn instructions(&self) -> Result<Vec<(Program, usize)>> {
+        Program::ALL
+            .into_iter()
+            .map(|program| {
+                let loaded = self.object.program(program.name());
+                let info = loaded.context("no such program")?.info()?;
+                let bytes = info.size_translated().context("no size")?;
+                Ok((program, bytes as usize / 8))
+            })
+            .collect()
     }
 }
 

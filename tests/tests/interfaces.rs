@@ -85,6 +85,7 @@ impl<'a> Daemon<'a> {
             settings: Arc::default(),
             components: Components::default(),
             process: Process::new(),
+            ptp: None,
             started: jiff::Timestamp::now(),
         };
         let router = api::router(state);

@@ -263,7 +263,7 @@ struct Counts {
     skipped: &'static [(&'static str, u64)],
 }
 
-const REASONS: [&str; 12] = [
+const REASONS: [&str; 14] = [
     "not_ip",
     "not_udp",
     "other_port",
@@ -276,6 +276,8 @@ const REASONS: [&str; 12] = [
     "extension_header_depth",
     "tunnel_depth",
     "unknown_link",
+    "ptp_bad_version",
+    "ptp_malformed",
 ];
 
 impl Counts {

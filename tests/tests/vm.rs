@@ -90,7 +90,7 @@ fn linux_6_1_takes_every_program_with_every_setting() {
         if vm-probe plain near tcx true 2> /run/refusal; then exit 1; fi
         # EINVAL: the one answer on which the daemon turns to clsact.
         grep -q 'os error 22' /run/refusal
-        for settings in plain full; do
+        for settings in plain ptp full; do
             for mode in clsact xdp-driver xdp-generic; do
                 vm-probe $settings near $mode $ask
             done
@@ -103,7 +103,7 @@ fn linux_6_1_takes_every_program_with_every_setting() {
         ",
     );
     let runs = there[1..].chunks(2);
-    assert_eq!(runs.len(), 7);
+    assert_eq!(runs.len(), 10);
     for run in runs {
         let [sent, seen] = run else {
             panic!("expected what was sent and what was seen: {run:?}");

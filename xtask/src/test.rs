@@ -44,13 +44,14 @@ const VM_PACKAGES: [(&str, &str, &str); 1] = [(
 )];
 
 /// Packages that the tests download and unpack, never install: apt has to know them.
-const DOWNLOADED: [&str; 10] = [
+const DOWNLOADED: [&str; 11] = [
     "chrony",
     "ntpsec",
     "ntpsec-ntpdate",
     "ntpsec-ntpdig",
     "python3-ntp",
     "openntpd",
+    "linuxptp",
     "prometheus",
     "python3-prometheus-client",
     "linux-image-cloud-amd64",

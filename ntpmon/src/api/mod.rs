@@ -16,6 +16,7 @@ mod limits;
 mod metrics;
 mod openapi;
 mod process;
+mod ptp;
 mod reply;
 mod serve;
 mod servers;
@@ -59,7 +60,9 @@ pub use self::{
     process::Process,
     serve::{Tls, serve},
 };
-use crate::{history::History, metrics::Metrics, monitor::control::Control, tokens::Tokens};
+use crate::{
+    history::History, metrics::Metrics, monitor::control::Control, ptp::seen::Seen, tokens::Tokens,
+};
 
 /// How the API is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +101,8 @@ pub struct State {
     pub control: Control,
     /// What was remembered.
     pub history: History,
+    /// What is seen of PTP; nothing where it is not watched.
+    pub ptp: Option<Seen>,
     /// Who may ask.
     pub tokens: SharedTokens,
     /// How the API is served.
@@ -151,6 +156,7 @@ fn reading() -> OpenApiRouter<State> {
         .merge(events::reading())
         .merge(export::reading())
         .merge(metrics::reading())
+        .merge(ptp::reading())
 }
 
 /// The routes that change something, so need admin scope.

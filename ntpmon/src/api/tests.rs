@@ -84,6 +84,7 @@ fn with(settings: Settings, tokens: Tokens) -> State {
         components: Components::default(),
         metrics,
         process: Process::new(),
+        ptp: None,
         tokens: SharedTokens::new(tokens),
         settings: Arc::new(settings),
         started: jiff::Timestamp::UNIX_EPOCH,

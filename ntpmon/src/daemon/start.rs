@@ -5,7 +5,7 @@ use std::{future::ready, net::TcpListener, path::Path, sync::Arc, time::Duration
 
 use anyhow::{Context, Result, anyhow};
 use serde_json::Map;
-use tokio::{sync::watch, task::spawn_blocking};
+use tokio::{sync::watch, task::spawn_blocking, time::MissedTickBehavior};
 
 use super::parts::{Part, Parts, Reload};
 use crate::{
@@ -17,11 +17,16 @@ use crate::{
         Common, Options,
         control::{Control, Setup},
     },
+    ptp::seen::Seen,
     tokens::Tokens,
 };
 
 /// Under this name the history keeps which interfaces are watched.
 const WATCHED: &str = "watched";
+/// And under this, the masters of PTP.
+const PTP_MASTERS: &str = "ptp_masters";
+/// How often those are put down: as much of when they were seen last is lost in a crash.
+const REMEMBER_PTP: Duration = Duration::from_secs(60);
 
 /// The API keeps so many connections at once, or as many as requests are worked on at once.
 const CONNECTIONS: usize = 1024;
@@ -29,6 +34,7 @@ const CONNECTIONS: usize = 1024;
 /// Together they are less than what a process is given to end.
 const CAPTURES_STOP: Duration = Duration::from_millis(1200);
 const API_STOP: Duration = Duration::from_millis(2200);
+const PTP_STOP: Duration = Duration::from_millis(100);
 const HISTORY_STOP: Duration = Duration::from_millis(1000);
 
 /// Starts what there is, in the order of the data, and lists it in the order in which it is
@@ -53,8 +59,10 @@ pub(super) async fn start(
             .context("opening the history")?
             .context("opening the history")?
     };
+    let ptp = config.capture.ptp.then(|| seen_of_ptp(&history));
     let control = {
         let (feeding, remembering) = (history.clone(), history.clone());
+        let watching = ptp.clone();
         Control::open(
             Setup {
                 common: common(&config.capture),
@@ -63,7 +71,10 @@ pub(super) async fn start(
                 output_directory: config.capture.output_dir.clone(),
                 remembered: history.document(WATCHED),
             },
-            move |interface| feeding.feed(interface),
+            move |interface| {
+                let ptp = watching.as_ref().map(|seen| seen.feed(interface));
+                (feeding.feed(interface), ptp)
+            },
             move |wishes| {
                 remembering.set_document(WATCHED, wishes.to_vec());
                 Ok(())
@@ -86,6 +97,7 @@ pub(super) async fn start(
     let state = api::State {
         control: control.clone(),
         history: history.clone(),
+        ptp: ptp.clone(),
         tokens: shared.clone(),
         settings,
         components,
@@ -128,6 +140,9 @@ pub(super) async fn start(
         }),
         limit: API_STOP,
     });
+    if let Some(seen) = ptp {
+        parts.add(remembered_ptp(seen, history.clone()));
+    }
     parts.add(exported(export, metrics));
     parts.add(remembered(history));
     Ok(parts)
@@ -223,6 +238,48 @@ fn remembered(history: History) -> Part {
             })
         }),
         limit: HISTORY_STOP,
+    }
+}
+
+/// What is seen of PTP, with what is known from before.
+fn seen_of_ptp(history: &History) -> Seen {
+    let seen = Seen::new(|interface, told| {
+        let domain = told.domain.number;
+        tracing::warn!("PTP domain {domain} on {interface}: {}", told.change.text());
+    });
+    if let Some(document) = history.document(PTP_MASTERS) {
+        seen.restore(&document);
+    }
+    seen
+}
+
+/// Puts the masters of PTP down, now and then and at the end.
+fn remembered_ptp(seen: Seen, history: History) -> Part {
+    let keep = move || history.set_document(PTP_MASTERS, seen.remember());
+    let remembering = tokio::spawn({
+        let keep = keep.clone();
+        async move {
+            let mut interval = tokio::time::interval(REMEMBER_PTP);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            // The first is at once: what is there came from there.
+            interval.tick().await;
+            loop {
+                interval.tick().await;
+                keep();
+            }
+        }
+    });
+    let is_remembering = remembering.abort_handle();
+    Part {
+        name: "PTP",
+        is_well: Box::new(move || !is_remembering.is_finished()),
+        reload: None,
+        stop: Box::new(move || {
+            remembering.abort();
+            keep();
+            Box::pin(ready(Ok(())))
+        }),
+        limit: PTP_STOP,
     }
 }
 

@@ -23,8 +23,8 @@ use ntpmon_common::{
 };
 
 const USAGE: &str =
-    "usage: vm-probe plain|full INTERFACE tcx|clsact|xdp-driver|xdp-generic COMMAND...
-plain: as few settings as possible; full: tunnels and four rings, the most that the verifier ever sees";
+    "usage: vm-probe plain|ptp|full INTERFACE tcx|clsact|xdp-driver|xdp-generic COMMAND...
+plain: as few settings as possible; ptp: PTP besides; full: tunnels, PTP and four rings, the most that the verifier ever sees";
 
 const RINGS: [&str; MAX_RINGS] = ["RING_0", "RING_1", "RING_2", "RING_3"];
 
@@ -50,9 +50,10 @@ fn run(arguments: &[String]) -> anyhow::Result<serde_json::Value> {
     let [settings, interface, mode, program, rest @ ..] = arguments else {
         bail!(USAGE);
     };
-    let (decapsulate, ring_mask): (u8, u8) = match settings.as_str() {
-        "plain" => (0, 0),
-        "full" => (1, RINGS.len() as u8 - 1),
+    let (decapsulate, ptp, ring_mask): (u8, u8, u8) = match settings.as_str() {
+        "plain" => (0, 0, 0),
+        "ptp" => (0, 1, 0),
+        "full" => (1, 1, RINGS.len() as u8 - 1),
         _ => bail!(USAGE),
     };
     let ports = PortSet::of(&[123]);
@@ -64,6 +65,7 @@ fn run(arguments: &[String]) -> anyhow::Result<serde_json::Value> {
         .override_global(globals::PORTS, ports.0.as_slice(), true)
         .override_global(globals::LINK, &0_u8, true)
         .override_global(globals::DECAPSULATE, &decapsulate, true)
+        .override_global(globals::PTP, &ptp, true)
         .override_global(globals::RING_MASK, &ring_mask, true)
         .load(OBJECT)
         .context("loading the kernel object")?;
@@ -154,6 +156,7 @@ fn report(kernel_side: &mut Ebpf, mode: &str) -> anyhow::Result<serde_json::Valu
         "mode": mode,
         "events": events,
         "emitted": total.get(Counter::Emitted),
+        "ptp_emitted": total.get(Counter::PtpEmitted),
         "ring_full": total.get(Counter::RingFull),
     }))
 }

@@ -37,6 +37,7 @@ pub(crate) fn frames() -> Vec<Vec<u8>> {
     ipv6_headers(&mut random, &mut frames);
     ports(&mut random, &mut frames);
     tunnels(&mut random, &mut frames);
+    ptp_messages(&mut random, &mut frames);
     random_mixtures(&mut random, &mut frames);
     cuts(&mut random, &mut frames);
     frames
@@ -212,6 +213,63 @@ fn ports(random: &mut Random, frames: &mut Vec<Vec<u8>>) {
             frames.push(ethernet(0x0800, &ipv4(17, &datagram)));
         }
     }
+}
+
+/// PTP of every type, version and length, over each transport, tagged and not.
+fn ptp_messages(random: &mut Random, frames: &mut Vec<Vec<u8>>) {
+    for kind in 0..16_u8 {
+        for length in [0_u16, 33, 34, 43, 44, 45, 47, 48, 53, 54, 55, 63, 64, 65, 96, 1000] {
+            // As long as it says, two bytes longer as over IPv6, too short.
+            for present in [length, length + 2, length.saturating_sub(1)] {
+                let message = ptp(random, kind, 2, length, present);
+                frames.push(ethernet(0x88f7, &message));
+                frames.push(ethernet(0x0800, &ipv4(17, &udp(319, 319, &message))));
+                frames.push(ethernet(0x86dd, &ipv6(17, &udp(320, 320, &message))));
+            }
+        }
+        for version in 0..=15 {
+            let message = ptp(random, kind, version | kind << 4, 64, 64);
+            frames.push(ethernet(0x88f7, &message));
+            frames.push(ethernet(0x0800, &ipv4(17, &udp(40000, 320, &message))));
+        }
+    }
+    let message = ptp(random, 11, 0x12, 64, 64);
+    for depth in 0..=3 {
+        let (mut ethertype, mut data) = (0x88f7, message.clone());
+        for level in 0..depth {
+            let tag = [(7_u16 + level).to_be_bytes().to_vec(), ethertype_bytes(ethertype)];
+            data = [tag.concat(), data].concat();
+            ethertype = 0x8100;
+        }
+        frames.push(ethernet(ethertype, &data));
+        // Cut off anywhere.
+        for length in 0..data.len() {
+            frames.push(ethernet(ethertype, &data[..length]));
+        }
+    }
+    for [source, destination] in [[319, 40000], [40000, 319], [320, 123], [123, 319], [318, 321]] {
+        let datagram = udp(source, destination, &message);
+        frames.push(ethernet(0x0800, &ipv4(17, &datagram)));
+        frames.push(ethernet(0x0800, &ipv4(4, &ipv4(17, &datagram))));
+    }
+    // A UDP header that promises less than there is of the message, or than itself.
+    for length in [0, 7, 8, 71, 72, 73, 65535_u16] {
+        let mut datagram = udp(319, 319, &message);
+        datagram[4..6].copy_from_slice(&length.to_be_bytes());
+        frames.push(ethernet(0x0800, &ipv4(17, &datagram)));
+    }
+    // Without IP inside a tunnel it is none.
+    let bridged = [&[0, 0, 0x65, 0x58][..], &ethernet(0x88f7, &message)].concat();
+    frames.push(ethernet(0x0800, &ipv4(47, &bridged)));
+}
+
+fn ptp(random: &mut Random, kind: u8, version: u8, length: u16, present: u16) -> Vec<u8> {
+    let mut message = random.bytes(present.into());
+    let head = [0x10 | kind, version, (length >> 8) as u8, length as u8];
+    for (byte, value) in message.iter_mut().zip(head) {
+        *byte = value;
+    }
+    message
 }
 
 fn tunnels(random: &mut Random, frames: &mut Vec<Vec<u8>>) {

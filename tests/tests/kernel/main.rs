@@ -12,11 +12,11 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use ntpmon::capture::pcap::{FileLink, Reader};
 use ntpmon_common::{
-    Counter, Counters, Direction, Event,
-    parse::{self, parse},
-    settings::{Link, PortSet},
+    Counter, Counters, Direction, Event, PtpEvent,
+    parse::{self, Events, Protocol, parse},
+    settings::{Link, PortSet, Switch},
 };
-use ntpmon_tests::programs::{Program, Programs, Settings};
+use ntpmon_tests::programs::{Program, Programs, Settings, Taken};
 
 /// The harness takes no frame without an Ethernet header.
 const SHORTEST: usize = 14;
@@ -40,6 +40,7 @@ struct Comparison {
     link: Link,
     ports: PortSet,
     decapsulate: bool,
+    ptp: Switch,
     before: Counters,
     done: Done,
 }
@@ -59,13 +60,16 @@ struct Done {
     reasons: BTreeMap<Counter, u64>,
     /// What events came out, by authentication and IP version, each at least once.
     kinds: BTreeMap<(u8, u8), u64>,
+    /// The same of PTP, by message type and flags.
+    ptp_kinds: BTreeMap<(u8, u8), u64>,
 }
 
 impl Comparison {
-    fn new(link: Link, decapsulate: bool) -> Result<Self> {
+    fn new(link: Link, decapsulate: bool, ptp: bool) -> Result<Self> {
         let settings = Settings {
             link,
             decapsulate,
+            ptp,
             ..Settings::default()
         };
         let programs = Programs::load(&settings)?;
@@ -75,6 +79,7 @@ impl Comparison {
             link,
             ports: PortSet::of(settings.ports),
             decapsulate,
+            ptp: Switch(u8::from(ptp)),
             done: Done::default(),
         })
     }
@@ -84,9 +89,15 @@ impl Comparison {
         let settings = parse::Settings {
             ports: &self.ports,
             decapsulate: self.decapsulate,
+            ptp: &self.ptp,
         };
-        let mut expected = Event::EMPTY;
-        let result = parse(&frame, self.link, 0, settings, &mut expected);
+        let mut events = Events::EMPTY;
+        let result = parse(&frame, self.link, 0, settings, &mut events);
+        let (counter, expected) = match result {
+            Ok(Protocol::Ntp) => (Counter::Emitted, Some(Taken::Ntp(events.ntp))),
+            Ok(Protocol::Ptp) => (Counter::PtpEmitted, Some(Taken::Ptp(events.ptp))),
+            Err(reason) => (reason, None),
+        };
         match frame.len() {
             ..SHORTEST => self.done.too_short += 1,
             SHORTEST..=LONGEST => {}
@@ -96,28 +107,32 @@ impl Comparison {
             return Ok(());
         }
         for program in Program::ALL {
-            self.program(
-                program,
-                frame,
-                result.err().unwrap_or(Counter::Emitted),
-                expected,
-            )
-            .with_context(|| {
-                format!(
-                    "{program:?}, {:?}, decapsulate {}: {frame:02x?}",
-                    self.link, self.decapsulate
-                )
-            })?;
+            self.program(program, frame, counter, expected)
+                .with_context(|| {
+                    format!(
+                        "{program:?}, {:?}, decapsulate {}, PTP {}: {frame:02x?}",
+                        self.link,
+                        self.decapsulate,
+                        self.ptp.is_on()
+                    )
+                })?;
         }
         self.done.compared += 1;
         *self
             .done
             .reasons
-            .entry(result.err().unwrap_or(Counter::Emitted))
+            .entry(counter)
             .or_default() += 1;
-        if result.is_ok() {
-            let kind = (expected.authentication, expected.flags);
-            *self.done.kinds.entry(kind).or_default() += 1;
+        match expected {
+            Some(Taken::Ntp(event)) => {
+                let kind = (event.authentication, event.flags);
+                *self.done.kinds.entry(kind).or_default() += 1;
+            }
+            Some(Taken::Ptp(event)) => {
+                let kind = (event.message.0[0] & 0x0f, event.flags);
+                *self.done.ptp_kinds.entry(kind).or_default() += 1;
+            }
+            None => {}
         }
         Ok(())
     }
@@ -127,7 +142,7 @@ impl Comparison {
         program: Program,
         frame: &[u8],
         counter: Counter,
-        expected: Event,
+        expected: Option<Taken>,
     ) -> Result<()> {
         if let Err(error) = self.programs.run(program, frame, 1) {
             ensure!(may_be_refused(program, frame), error);
@@ -149,43 +164,54 @@ impl Comparison {
                 moved.collect::<Vec<_>>()
             );
         }
-        if counter != Counter::Emitted {
+        let Some(expected) = expected else {
             ensure!(
                 events.is_empty(),
                 "an event though it was skipped: {events:?}"
             );
             return Ok(());
-        }
-        let [event] = events[..] else {
+        };
+        let [taken] = events[..] else {
             bail!("{} events from one frame", events.len());
         };
         let direction = match program {
             Program::TcEgress => Direction::Egress,
             Program::TcIngress | Program::XdpIngress => Direction::Ingress,
         };
-        ensure!(
-            event.direction == direction as u8,
-            "direction {}",
-            event.direction
-        );
-        ensure!(event.time > 0, "no time");
-        let event = Event {
-            time: 0,
-            interface: 0,
-            direction: 0,
-            ..event
+        let (time, passed) = match taken {
+            Taken::Ntp(event) => (event.time, event.direction),
+            Taken::Ptp(event) => (event.time, event.direction),
+        };
+        ensure!(passed == direction as u8, "direction {passed}");
+        ensure!(time > 0, "no time");
+        let taken = match taken {
+            Taken::Ntp(event) => Taken::Ntp(Event {
+                time: 0,
+                interface: 0,
+                direction: 0,
+                ..event
+            }),
+            Taken::Ptp(event) => Taken::Ptp(PtpEvent {
+                time: 0,
+                interface: 0,
+                direction: 0,
+                ..event
+            }),
         };
         ensure!(
-            event == expected,
-            "user space:\n{expected:?}\nkernel:\n{event:?}"
+            taken == expected,
+            "user space:\n{expected:?}\nkernel:\n{taken:?}"
         );
         Ok(())
     }
 
     fn finish(self, what: &str) -> Done {
         println!(
-            "{what}, {:?}, decapsulate {}: {:?}",
-            self.link, self.decapsulate, self.done
+            "{what}, {:?}, decapsulate {}, PTP {}: {:?}",
+            self.link,
+            self.decapsulate,
+            self.ptp.is_on(),
+            self.done
         );
         self.done
     }
@@ -197,8 +223,9 @@ fn kernel_and_user_space_agree_on_odd_frames() -> Result<()> {
     assert!(frames.len() >= 3000, "only {} frames", frames.len());
     let mut reasons = BTreeMap::new();
     let mut kinds = BTreeMap::new();
-    for decapsulate in [false, true] {
-        let mut comparison = Comparison::new(Link::Ethernet, decapsulate)?;
+    let mut ptp_kinds = BTreeMap::new();
+    for (decapsulate, ptp) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut comparison = Comparison::new(Link::Ethernet, decapsulate, ptp)?;
         for frame in &frames {
             comparison.frame(frame)?;
         }
@@ -211,12 +238,17 @@ fn kernel_and_user_space_agree_on_odd_frames() -> Result<()> {
         assert!(done.too_long <= 40, "{done:?}");
         // The same, cut within the IP header, at TC's two entries.
         assert!(done.refused_by_tc <= 2 * 6 * 40, "{done:?}");
+        assert_eq!(ptp, !done.ptp_kinds.is_empty());
         reasons.extend(done.reasons);
         kinds.extend(done.kinds);
+        ptp_kinds.extend(done.ptp_kinds);
     }
     for counter in Counter::ALL {
         // A ring that is never full, and what only files have.
-        let comes = !matches!(counter, Counter::RingFull | Counter::UnknownLink);
+        let comes = !matches!(
+            counter,
+            Counter::RingFull | Counter::PtpRingFull | Counter::UnknownLink
+        );
         assert_eq!(reasons.contains_key(&counter), comes, "{counter:?}");
     }
     for authentication in 0..=5 {
@@ -231,13 +263,20 @@ fn kernel_and_user_space_agree_on_odd_frames() -> Result<()> {
             "no event with flags {flags:#b}"
         );
     }
+    for kind in [0, 1, 2, 3, 8, 9, 10, 11, 12, 13] {
+        // Over IPv4, over IPv6, without IP.
+        for flags in [0, 1, 8] {
+            let seen = ptp_kinds.contains_key(&(kind, flags));
+            assert!(seen, "no PTP of type {kind} with flags {flags:#b}");
+        }
+    }
     Ok(())
 }
 
 #[test]
 fn kernel_and_user_space_agree_on_links_without_ethernet() -> Result<()> {
-    for decapsulate in [false, true] {
-        let mut comparison = Comparison::new(Link::Ip, decapsulate)?;
+    for (decapsulate, ptp) in [(false, false), (true, true)] {
+        let mut comparison = Comparison::new(Link::Ip, decapsulate, ptp)?;
         for frame in corpus::frames() {
             comparison.frame(frame.get(14..).unwrap_or(&frame))?;
         }
@@ -255,9 +294,9 @@ fn captures(folder: &Path) -> Result<[u64; 2]> {
     find_captures(folder, &mut files)?;
     assert!(!files.is_empty(), "no captures in {}", folder.display());
     let mut total = [0; 2];
-    for decapsulate in [false, true] {
-        let mut ethernet = Comparison::new(Link::Ethernet, decapsulate)?;
-        let mut ip = Comparison::new(Link::Ip, decapsulate)?;
+    for (decapsulate, ptp) in [(false, false), (true, true)] {
+        let mut ethernet = Comparison::new(Link::Ethernet, decapsulate, ptp)?;
+        let mut ip = Comparison::new(Link::Ip, decapsulate, ptp)?;
         for file in &files {
             let mut reader = Reader::open(file)?;
             // A file that is cut off, as some are on purpose, has been read up to there.
@@ -332,5 +371,22 @@ fn kernel_and_user_space_agree_on_the_public_captures() -> Result<()> {
         .join(folder);
     let [ethernet, _] = captures(&folder)?;
     assert!(ethernet >= 1000, "{ethernet}");
+    Ok(())
+}
+
+/// With the setting off, what PTP takes is not there to be run through.
+#[test]
+fn the_verifier_takes_out_what_is_switched_off() -> Result<()> {
+    let of = |ptp| {
+        let settings = Settings {
+            ptp,
+            ..Settings::default()
+        };
+        Programs::load(&settings)?.instructions()
+    };
+    for ((program, without), (_, with)) in of(false)?.into_iter().zip(of(true)?) {
+        println!("{program:?}: {without} instructions without PTP, {with} with it");
+        assert!(without + 100 < with, "{program:?}: {without} and {with}");
+    }
     Ok(())
 }

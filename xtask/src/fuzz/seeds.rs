@@ -10,8 +10,8 @@ use crate::process;
 use anyhow::{Context as _, Result};
 use ntpmon_common::{
     Event,
-    parse::{Settings, parse},
-    settings::{Link, PortSet},
+    parse::{Events, Settings, parse},
+    settings::{Link, PortSet, Switch},
 };
 use std::{
     env, fs,
@@ -112,14 +112,17 @@ fn records(frames: &[Frame]) -> Vec<Vec<u8>> {
     let settings = Settings {
         ports: &PortSet::of(&[123]),
         decapsulate: false,
+        ptp: &Switch::OFF,
     };
     let packets: Vec<Event> = frames
         .iter()
         .filter_map(|frame| {
-            let mut event = Event::EMPTY;
-            parse(&&frame.data[..], frame.link, 0, settings, &mut event).ok()?;
-            event.time = frame.time.cast_unsigned();
-            Some(event)
+            let mut events = Events::EMPTY;
+            parse(&&frame.data[..], frame.link, 0, settings, &mut events).ok()?;
+            Some(Event {
+                time: frame.time.cast_unsigned(),
+                ..events.ntp
+            })
         })
         .collect();
     packets
@@ -212,7 +215,14 @@ fn made() -> Vec<Vec<u8>> {
     let inner = ethernet(0x0800, &plain);
     let vxlan = [&[8, 0, 0, 0, 0, 0, 42, 0][..], &inner].concat();
     let fragment_header = [17, 0, 0, 1, 0, 0, 0, 1];
+    let announce = ptp(11, 64);
     vec![
+        ethernet(0x88f7, &ptp(0, 44)),
+        ethernet(0x88f7, &ptp(13, 48)),
+        ethernet(0x8100, &[&[0, 5, 0x88, 0xf7][..], &announce].concat()),
+        ethernet(0x0800, &ipv4(17, &udp(319, 319, &ptp(1, 96)))),
+        ethernet(0x86dd, &ipv6(17, &udp(320, 320, &ptp(9, 54)))),
+        ethernet(0x86dd, &ipv6(17, &udp(320, 320, &announce))),
         ethernet(0x0800, &plain),
         ethernet(0x0800, &ipv4(17, &udp(123, 40000, &ntp(0x24, &[])))),
         ethernet(0x0800, &ipv4(17, &udp(40000, 123, &nts))),
@@ -295,6 +305,15 @@ fn udp(source_port: u16, destination_port: u16, payload: &[u8]) -> Vec<u8> {
     let length = 8 + payload.len() as u16;
     let header = [source_port, destination_port, length, 0].map(u16::to_be_bytes);
     [header.as_flattened(), payload].concat()
+}
+
+/// A message of this type, as long as it says.
+fn ptp(kind: u8, length: u16) -> Vec<u8> {
+    let mut message: Vec<u8> = (0..length).map(|at| at as u8).collect();
+    message[0] = kind;
+    message[1] = 0x12;
+    message[2..4].copy_from_slice(&length.to_be_bytes());
+    message
 }
 
 fn ntp(first: u8, trailer: &[u8]) -> Vec<u8> {

@@ -1,6 +1,10 @@
 //! One packet, under every link type, is one event.
 
-use ntpmon_common::{Counter, Direction, Event, Skip, parse::Settings, settings::PortSet};
+use ntpmon_common::{
+    Counter, Direction, Event, PtpEvent, Skip, flags,
+    parse::{Events, Protocol, Settings},
+    settings::{PortSet, Switch},
+};
 
 use super::made::{behind, ethernet, ethertype, ipv4_request, ipv6_request};
 use crate::capture::pcap::{FileLink, Frame, parse_frame};
@@ -8,6 +12,16 @@ use crate::capture::pcap::{FileLink, Frame, parse_frame};
 static PORTS: PortSet = PortSet::of(&[123]);
 
 fn parse(link: FileLink, direction: Direction, data: &[u8]) -> Result<Event, Skip> {
+    let (protocol, events) = parse_either(link, direction, data)?;
+    assert_eq!(protocol, Protocol::Ntp);
+    Ok(events.ntp)
+}
+
+fn parse_either(
+    link: FileLink,
+    direction: Direction,
+    data: &[u8],
+) -> Result<(Protocol, Events), Skip> {
     let frame = Frame {
         number: 9,
         interface: 3,
@@ -20,16 +34,60 @@ fn parse(link: FileLink, direction: Direction, data: &[u8]) -> Result<Event, Ski
     let settings = Settings {
         ports: &PORTS,
         decapsulate: true,
+        ptp: &Switch::ON,
     };
     // Nothing of an earlier packet may stay in the event.
-    let mut event = Event {
-        key_id: 1,
-        flags: 0xff,
-        vlan: [5, 6],
-        ..Event::EMPTY
+    let mut events = Events {
+        ntp: Event {
+            key_id: 1,
+            flags: 0xff,
+            vlan: [5, 6],
+            ..Event::EMPTY
+        },
+        ptp: PtpEvent {
+            flags: 0xff,
+            vlan: [5, 6],
+            source: [7; 16],
+            reserved_too: 1,
+            ..PtpEvent::EMPTY
+        },
     };
-    parse_frame(&frame, settings, &mut event)?;
-    Ok(event)
+    let protocol = parse_frame(&frame, settings, &mut events)?;
+    Ok((protocol, events))
+}
+
+/// A Sync, as it stands behind a header.
+fn sync() -> Vec<u8> {
+    let mut sync = vec![0; 44];
+    (sync[1], sync[3], sync[31]) = (2, 44, 9);
+    sync
+}
+
+#[test]
+fn ptp_without_ip_has_the_ethernet_addresses_that_a_header_has() {
+    const PTP: [u8; 2] = [0x88, 0xf7];
+    let of = |link, direction, header: Vec<u8>| {
+        let data = [header, sync()].concat();
+        let (protocol, events) = parse_either(link, direction, &data).unwrap();
+        assert_eq!(protocol, Protocol::Ptp);
+        let event = events.ptp;
+        assert_eq!((event.time, event.interface), (1234, 3));
+        assert_eq!((event.flags, event.vlan), (flags::LAYER2, [0, 0]));
+        assert_eq!((event.message.sequence(), event.payload_length), (9, 44));
+        event
+    };
+    let header = [&[1; 6][..], &[2; 6], &PTP].concat();
+    let event = of(FileLink::Ethernet, Direction::Egress, header);
+    assert_eq!(event.direction, Direction::Egress as u8);
+    assert_eq!(event.source, [2, 2, 2, 2, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(event.destination[..6], [1; 6]);
+    let made = [2, 0, 0, 0, 0, 1];
+    let event = of(FileLink::Sll, Direction::Unknown, sll(4, PTP));
+    assert_eq!(event.direction, Direction::Egress as u8);
+    assert_eq!((&event.source[..6], event.destination), (&made[..], [0; 16]));
+    let event = of(FileLink::Sll2, Direction::Unknown, sll2(0, PTP));
+    assert_eq!(event.direction, Direction::Ingress as u8);
+    assert_eq!(event.source[..6], made);
 }
 
 fn sll(packet_type: u8, ethertype: [u8; 2]) -> Vec<u8> {

@@ -48,6 +48,7 @@ impl Served {
             components: Components::default(),
             metrics,
             process: Process::new(),
+            ptp: None,
             started: jiff::Timestamp::now(),
         };
         let (stop, stopping) = oneshot::channel();
