@@ -112,7 +112,10 @@ fn check_message(event: &PtpEvent, frame: &[u8], outer_tag: u16) {
     assert!(message.length() <= event.payload_length);
     assert_eq!(message.version(), 2);
     if event.flags & flags::LAYER2 != 0 {
-        assert_eq!((event.source_port, event.destination_port, event.ttl), (0, 0, 0));
+        assert_eq!(
+            (event.source_port, event.destination_port, event.ttl),
+            (0, 0, 0)
+        );
         assert_eq!(event.flags, flags::LAYER2);
     } else {
         let ports = [event.source_port, event.destination_port];
@@ -127,7 +130,11 @@ fn check_message(event: &PtpEvent, frame: &[u8], outer_tag: u16) {
         48.. => 48,
         _ => 44,
     };
-    assert!(frame.windows(kept).any(|window| window == &message.0[..kept]));
+    assert!(
+        frame
+            .windows(kept)
+            .any(|window| window == &message.0[..kept])
+    );
     assert!(message.0[kept..].iter().all(|byte| *byte == 0));
     assert_eq!(
         (event.time, event.interface, event.direction, event.kind),
@@ -136,7 +143,11 @@ fn check_message(event: &PtpEvent, frame: &[u8], outer_tag: u16) {
     assert_eq!((event.reserved, event.reserved_too), ([0; 2], 0));
     // Whatever they hold, they can be read.
     let _ = (message.announced(), message.requester(), message.target());
-    let _ = (message.timestamp(), message.correction(), message.carries_ntp());
+    let _ = (
+        message.timestamp(),
+        message.correction(),
+        message.carries_ntp(),
+    );
 }
 
 fn check_event(event: &Event, frame: &[u8], outer_tag: u16, decapsulate: bool) {

@@ -297,12 +297,8 @@ impl Found {
     #[inline(always)]
     pub fn write<P: Packet>(&self, packet: &P, events: &mut Events) -> Result<Protocol, Skip> {
         match self {
-            Self::Ntp(found) => found
-                .write(packet, &mut events.ntp)
-                .map(|()| Protocol::Ntp),
-            Self::Ptp(found) => found
-                .write(packet, &mut events.ptp)
-                .map(|()| Protocol::Ptp),
+            Self::Ntp(found) => found.write(packet, &mut events.ntp).map(|()| Protocol::Ntp),
+            Self::Ptp(found) => found.write(packet, &mut events.ptp).map(|()| Protocol::Ptp),
         }
     }
 }
@@ -632,12 +628,7 @@ fn gre<P: Packet>(packet: &P, offset: usize) -> Result<(u16, usize), Skip> {
 }
 
 #[inline(always)]
-fn ntp<P: Packet>(
-    packet: &P,
-    layers: Layers,
-    udp: Udp,
-    payload: usize,
-) -> Result<NtpFound, Skip> {
+fn ntp<P: Packet>(packet: &P, layers: Layers, udp: Udp, payload: usize) -> Result<NtpFound, Skip> {
     if udp.length < 8 {
         return Err(Skip::Malformed);
     }

@@ -472,7 +472,10 @@ mod tests {
         assert_eq!((announced.clock_class, announced.clock_accuracy), (48, 49));
         assert_eq!(announced.variance, 0x3233);
         assert_eq!(announced.grandmaster.0, [53, 54, 55, 56, 57, 58, 59, 60]);
-        assert_eq!((announced.steps_removed, announced.time_source), (0x3d3e, 63));
+        assert_eq!(
+            (announced.steps_removed, announced.time_source),
+            (0x3d3e, 63)
+        );
         let management = message(13);
         assert_eq!(management.timestamp(), None);
         let target = management.target().unwrap();

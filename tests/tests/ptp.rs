@@ -8,7 +8,7 @@
 )]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
@@ -92,7 +92,11 @@ impl<'a> Told<'a> {
     fn port(&self, name: &str, place: usize) -> String {
         let clock = self.get(name).strip_prefix("0x").unwrap();
         let clock = u64::from_str_radix(clock, 16).unwrap();
-        format!("{}-{}", clock_text(clock), self.nth("port id", place).unwrap())
+        format!(
+            "{}-{}",
+            clock_text(clock),
+            self.nth("port id", place).unwrap()
+        )
     }
 }
 
@@ -143,14 +147,17 @@ fn compare(ours: &Map<String, Value>, line: &str) {
     assert_eq!(number & 8 != 0, flags.contains("timescale"), "{line}");
     assert_eq!(number == 0, flags == "none", "{line}");
 
-    let correction = told.number("NS correction") as f64
-        + told.number("sub NS correction") as f64 / 65_536.0;
+    let correction =
+        told.number("NS correction") as f64 + told.number("sub NS correction") as f64 / 65_536.0;
     let ours_correction = ours["correction_seconds"].as_f64().unwrap();
     assert!(
         (ours_correction - correction * 1e-9).abs() < 1e-17,
         "{ours_correction}: {line}"
     );
-    is("source_port_identity", told.port("clock identity", 0).into());
+    is(
+        "source_port_identity",
+        told.port("clock identity", 0).into(),
+    );
     is("sequence_id", told.number("seq id").into());
     let interval = match told.number("log message interval") {
         127 => Value::Null,
@@ -273,14 +280,20 @@ fn the_totals_of_the_public_captures_are_what_stands_in_them() {
     assert_eq!(domain["delay_requests"]["answered"], 1);
     assert_eq!(domain["delay_requests"]["unanswered"], 0);
     let turnaround = domain["delay_requests"]["turnaround"]["last_seconds"].as_f64();
-    assert!((turnaround.unwrap() - 145e-6).abs() < 1e-9, "{turnaround:?}");
+    assert!(
+        (turnaround.unwrap() - 145e-6).abs() < 1e-9,
+        "{turnaround:?}"
+    );
     let [master] = &ptp["masters"].as_array().unwrap()[..] else {
         panic!("{ptp}");
     };
     assert_eq!(master["port_identity"], "000200.fffe.000001-1");
     assert_eq!(master["announce"]["clock_class"], 248);
     assert_eq!(master["address"], "11.0.0.9");
-    assert_eq!((&master["two_step_syncs"], &master["missing_follow_ups"]), (&1.into(), &0.into()));
+    assert_eq!(
+        (&master["two_step_syncs"], &master["missing_follow_ups"]),
+        (&1.into(), &0.into())
+    );
 
     let corrections = totals("ptp_corrections.pcap");
     let domain = &corrections["domains"][0];
@@ -306,7 +319,10 @@ fn the_totals_of_the_public_captures_are_what_stands_in_them() {
     let peers = totals("ptp_v2_1.pcap");
     // Nobody answers, and who asks is master for whoever listens.
     let delays = &peers["domains"][0]["peer_delay_requests"];
-    assert_eq!((&delays["requests"], &delays["unanswered"]), (&11.into(), &11.into()));
+    assert_eq!(
+        (&delays["requests"], &delays["unanswered"]),
+        (&11.into(), &11.into())
+    );
     assert_eq!(peers["masters"][0]["version"], "2.1");
     assert_eq!(peers["masters"][0]["announce"]["ptp_timescale"], true);
     assert_eq!(peers["changes"], Value::Array(Vec::new()));
@@ -329,10 +345,73 @@ fn without_being_asked_for_ptp_is_what_it_was_and_csv_has_no_place_for_it() {
     assert!(told.stderr.contains("--ptp shows PTP"), "{}", told.stderr);
     let refused = run(&["replay", "--ptp", "--format", "csv"]);
     assert_eq!(refused.code, Some(2));
-    assert!(refused.stderr.contains("--format csv"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("--format csv"),
+        "{}",
+        refused.stderr
+    );
     let table = run(&["replay", "--ptp"]).printed().unwrap();
     assert_eq!(table.lines().count(), 5, "{table}");
-    assert!(table.contains("PTP announce 11.0.0.9 > 224.0.1.129 domain 0"), "{table}");
+    assert!(
+        table.contains("PTP announce 11.0.0.9 > 224.0.1.129 domain 0"),
+        "{table}"
+    );
+}
+
+/// What stands as code in the first column of the tables of docs/ptp.md.
+fn documented() -> Vec<String> {
+    let text = fs::read_to_string(workspace().join("docs/ptp.md")).unwrap();
+    text.lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(name, _)| name.to_owned())
+        .collect()
+}
+
+/// Every name of an object, and of what is in it.
+fn names_in(value: &Value, names: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(object) => {
+            for (name, value) in object {
+                // The names in it are types.
+                if name == "messages" {
+                    let of_a_type = value.as_object().unwrap().values();
+                    of_a_type.for_each(|it| names_in(it, names));
+                } else {
+                    names_in(value, names);
+                }
+                names.insert(name.clone());
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| names_in(value, names)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_name_that_is_printed_of_ptp_is_documented_and_no_other() {
+    let Some(folder) = public() else { return };
+    let file = folder.join("ptp.pcap");
+    let mut printed = BTreeSet::new();
+    for line in replay(&["--format", "ndjson"], &file) {
+        names_in(&Value::Object(line), &mut printed);
+    }
+    let summary = replay(&["--summary"], &file);
+    names_in(&summary[0]["ptp"], &mut printed);
+    let text = fs::read_to_string(workspace().join("docs/ptp.md")).unwrap();
+    for name in &printed {
+        assert!(
+            text.contains(&format!("`{name}`")),
+            "{name} is not documented"
+        );
+    }
+    for name in documented() {
+        // The kinds of changes are in a table as well.
+        let is_kind = name.starts_with("ptp_");
+        assert!(
+            is_kind || printed.contains(&name),
+            "{name} is documented, and not printed"
+        );
+    }
 }
 
 /// A domain over one transport, with a master at the server and a clock that follows it at the
@@ -445,8 +524,15 @@ fn assert_counts_agree(pair: &Pair, api: &Api<'_>, stages: &[Stage]) {
         let asked = before.1["tx_Delay_Req"]..=after.1["tx_Delay_Req"];
         assert!(asked.contains(&count("requests")), "{asked:?}: {delays}");
         let answered = before.1["rx_Delay_Resp"]..=after.1["rx_Delay_Resp"];
-        assert!(answered.contains(&count("answered")), "{answered:?}: {delays}");
-        assert_eq!((count("unanswered"), count("unsolicited")), (0, 0), "{delays}");
+        assert!(
+            answered.contains(&count("answered")),
+            "{answered:?}: {delays}"
+        );
+        assert_eq!(
+            (count("unanswered"), count("unsolicited")),
+            (0, 0),
+            "{delays}"
+        );
         let turnaround = delays["turnaround"]["mean_seconds"].as_f64().unwrap();
         assert!((0.0..0.1).contains(&turnaround), "{delays}");
         assert_eq!(domain["changes"], Value::Array(Vec::new()));
@@ -464,16 +550,24 @@ fn assert_masters_are_known(api: &Api<'_>, stages: &[Stage]) {
         assert_eq!(master["domain_number"], stage.domain);
         assert_eq!(master["address"], address);
         assert_eq!(master["direction"], "ingress");
-        assert_eq!((&master["is_master"], &master["is_announcing"]), (&true.into(), &true.into()));
+        assert_eq!(
+            (&master["is_master"], &master["is_announcing"]),
+            (&true.into(), &true.into())
+        );
         let announce = &master["announce"];
         assert_eq!(announce["grandmaster_identity"], clock);
-        assert_eq!((&announce["priority1"], &announce["clock_class"]), (&100.into(), &248.into()));
+        assert_eq!(
+            (&announce["priority1"], &announce["clock_class"]),
+            (&100.into(), &248.into())
+        );
         assert_eq!(announce["clock_accuracy_seconds"], 100e-9);
         assert_eq!(announce["steps_removed"], 0);
         assert_eq!(master["announce_interval_seconds"], 0.5);
         assert_eq!(master["sync_interval_seconds"], 0.125);
         for (name, rate) in [("announce", 2.0), ("sync", 8.0), ("follow_up", 8.0)] {
-            let seen = master["messages"][name]["rate_per_second"].as_f64().unwrap();
+            let seen = master["messages"][name]["rate_per_second"]
+                .as_f64()
+                .unwrap();
             assert!((seen - rate).abs() < 0.15 * rate, "{name}: {seen}");
         }
         assert_eq!(master["missing_follow_ups"], 0);
@@ -489,7 +583,8 @@ fn assert_masters_are_known(api: &Api<'_>, stages: &[Stage]) {
 fn what_ptp4l_does_is_seen_over_every_transport_and_a_takeover_is_told_once() {
     let pair = Pair::new().unwrap();
     let home = Home::new().unwrap();
-    home.configure("capture.ptp = true\ncapture.rings = 2\n").unwrap();
+    home.configure("capture.ptp = true\ncapture.rings = 2\n")
+        .unwrap();
     let command = || {
         let interfaces = [Pair::DEVICE];
         home.command_watching(&pair.client, &[], "127.0.0.1:0", &interfaces)
@@ -538,14 +633,27 @@ fn what_ptp4l_does_is_seen_over_every_transport_and_a_takeover_is_told_once() {
             panic!("{changes:?}");
         };
         assert_eq!(change["kind"], "ptp_master_changed");
-        assert_eq!(change["master_before"], format!("{}-1", identity(*domain, 1)));
-        assert_eq!(change["master_after"], format!("{}-1", identity(*domain, 2)));
+        assert_eq!(
+            change["master_before"],
+            format!("{}-1", identity(*domain, 1))
+        );
+        assert_eq!(
+            change["master_after"],
+            format!("{}-1", identity(*domain, 2))
+        );
         let told = format!("PTP domain {domain} on {}", Pair::DEVICE);
-        assert_eq!(daemon.stderr().matches(&told).count(), 1, "{}", daemon.stderr());
+        assert_eq!(
+            daemon.stderr().matches(&told).count(),
+            1,
+            "{}",
+            daemon.stderr()
+        );
     }
     let masters = by_transport(&api, "/api/ptp/masters");
     for (transport, ..) in &followers {
-        let now = masters[*transport].iter().find(|it| it["is_master"] == true);
+        let now = masters[*transport]
+            .iter()
+            .find(|it| it["is_master"] == true);
         assert_eq!(now.unwrap()["direction"], "egress");
         assert_eq!(masters[*transport].len(), 2);
     }
@@ -560,7 +668,12 @@ fn what_ptp4l_does_is_seen_over_every_transport_and_a_takeover_is_told_once() {
         let now = &known[transport];
         assert_eq!(now.len(), before.len());
         for (now, before) in now.iter().zip(before) {
-            for name in ["port_identity", "first_seen_timestamp", "is_master", "address"] {
+            for name in [
+                "port_identity",
+                "first_seen_timestamp",
+                "is_master",
+                "address",
+            ] {
                 assert_eq!(now[name], before[name], "{name}");
             }
         }

@@ -182,3 +182,177 @@ fn ethernet<P: Packet>(packet: &P, offset: usize) -> Result<Address, Skip> {
     let word: u64 = read(packet, offset)?;
     Ok([word & SIX_BYTES, 0])
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::{vec, vec::Vec};
+
+    use crate::{
+        Counter, PtpEvent, PtpType, flags,
+        parse::{Events, Protocol, Settings, Skip, parse},
+        settings::{Link, PortSet, Switch},
+    };
+
+    static PORTS: PortSet = PortSet::of(&[123]);
+
+    fn parse_as(frame: &[u8], outer_tag: u16, ptp: &Switch) -> Result<(Protocol, Events), Skip> {
+        let settings = Settings {
+            ports: &PORTS,
+            decapsulate: false,
+            ptp,
+        };
+        let mut events = Events::EMPTY;
+        let protocol = parse(&frame, Link::Ethernet, outer_tag, settings, &mut events)?;
+        Ok((protocol, events))
+    }
+
+    fn ptp(frame: &[u8]) -> Result<PtpEvent, Skip> {
+        let (protocol, events) = parse_as(frame, 0, &Switch::ON)?;
+        assert_eq!(protocol, Protocol::Ptp);
+        Ok(events.ptp)
+    }
+
+    fn frame(types: &[u8], payload: &[u8]) -> Vec<u8> {
+        [&[1; 6][..], &[2; 6], types, payload].concat()
+    }
+
+    /// A message that is as long as it says.
+    fn message(kind: u8, length: u16) -> Vec<u8> {
+        let mut message: Vec<u8> = (0..length).map(|byte| byte as u8 | 0x80).collect();
+        message[..5].copy_from_slice(&[kind, 2, (length >> 8) as u8, length as u8, 7]);
+        message
+    }
+
+    fn udp(ports: [u16; 2], payload: &[u8]) -> Vec<u8> {
+        let length = 8 + payload.len() as u16;
+        let header = [ports[0], ports[1], length, 0].map(u16::to_be_bytes);
+        [header.as_flattened(), payload].concat()
+    }
+
+    fn ipv4(datagram: &[u8]) -> Vec<u8> {
+        let header = [
+            0x45, 0, 0, 0, 0, 0, 0, 0, 63, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2,
+        ];
+        frame(&[8, 0], &[&header[..], datagram].concat())
+    }
+
+    fn ipv6(datagram: &[u8]) -> Vec<u8> {
+        let header = [0x60, 0, 0, 0, 0, 0, 17, 62];
+        let payload = [&header[..], &[0xfd; 16], &[0xfe; 16], datagram].concat();
+        frame(&[0x86, 0xdd], &payload)
+    }
+
+    const PTP: &[u8] = &[0x88, 0xf7];
+
+    #[test]
+    fn a_message_is_found_over_each_transport() {
+        let sync = message(0, 44);
+        let event = ptp(&ipv4(&udp([319, 319], &sync))).unwrap();
+        assert_eq!((&event.source[12..], event.ttl), (&[192, 0, 2, 1][..], 63));
+        assert_eq!((event.source_port, event.destination_port), (319, 319));
+        assert_eq!((event.flags, event.payload_length), (0, 44));
+        assert_eq!(event.message.kind(), Some(PtpType::Sync));
+        assert_eq!(event.message.0[..44], sync[..]);
+        assert_eq!(event.message.0[44..], [0; 20]);
+        assert_eq!(event.kind, PtpEvent::KIND);
+
+        // Over IPv6 two bytes follow that are none of it.
+        let padded = [&sync[..], &[9, 9]].concat();
+        let event = ptp(&ipv6(&udp([319, 320], &padded))).unwrap();
+        assert_eq!((event.source, event.flags), ([0xfd; 16], flags::IPV6));
+        assert_eq!((event.payload_length, event.message.0[44]), (46, 0));
+
+        let event = ptp(&frame(PTP, &[&sync[..], &[0; 2]].concat())).unwrap();
+        assert_eq!((event.flags, event.ttl), (flags::LAYER2, 0));
+        assert_eq!(event.source[..7], [2, 2, 2, 2, 2, 2, 0]);
+        assert_eq!(event.destination[..7], [1, 1, 1, 1, 1, 1, 0]);
+        assert_eq!((event.source_port, event.payload_length), (0, 44));
+    }
+
+    #[test]
+    fn tags_are_looked_through_and_the_kernels_is_the_outermost() {
+        let sync = message(0, 44);
+        let tagged = frame(&[0x81, 0, 0, 5, 0x88, 0xf7], &sync);
+        assert_eq!(ptp(&tagged).unwrap().vlan, [5, 0]);
+        let (_, events) = parse_as(&tagged, 6, &Switch::ON).unwrap();
+        assert_eq!(events.ptp.vlan, [6, 5]);
+        for plain in [frame(PTP, &sync), ipv4(&udp([319, 319], &sync))] {
+            let (_, events) = parse_as(&plain, 6, &Switch::ON).unwrap();
+            assert_eq!(events.ptp.vlan, [6, 0]);
+        }
+    }
+
+    #[test]
+    fn each_type_has_its_least_length_and_what_is_kept_of_it() {
+        for (kind, least) in [
+            (0, 44),
+            (1, 44),
+            (2, 54),
+            (3, 54),
+            (8, 44),
+            (9, 54),
+            (10, 54),
+            (11, 64),
+            (12, 44),
+            (13, 48),
+        ] {
+            for length in [least, least + 1, 48, 53, 54, 63, 64, 65, 200] {
+                let message = message(kind, length);
+                let found = ptp(&frame(PTP, &message));
+                if length < least {
+                    assert_eq!(found, Err(Skip::PtpMalformed), "{kind} {length}");
+                    continue;
+                }
+                let kept = match length {
+                    64.. => 64,
+                    54.. => 54,
+                    48.. => 48,
+                    _ => 44,
+                };
+                let bytes = found.unwrap().message.0;
+                assert_eq!(bytes[..kept], message[..kept], "{kind} {length}");
+                assert!(bytes[kept..].iter().all(|byte| *byte == 0));
+            }
+            let short = message(kind, least - 1);
+            assert_eq!(ptp(&frame(PTP, &short)), Err(Skip::PtpMalformed));
+        }
+        for kind in [4, 5, 6, 7, 14, 15] {
+            let reserved = message(kind, 64);
+            assert_eq!(ptp(&frame(PTP, &reserved)), Err(Skip::PtpMalformed));
+        }
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_counted_by_its_reason() {
+        let announce = message(11, 64);
+        let mut version_1 = announce.clone();
+        version_1[1] = 1;
+        assert_eq!(ptp(&frame(PTP, &version_1)), Err(Skip::PtpBadVersion));
+        // Longer than UDP says.
+        let mut datagram = udp([320, 320], &announce);
+        datagram[5] = 8 + 63;
+        assert_eq!(ptp(&ipv4(&datagram)), Err(Skip::PtpMalformed));
+        datagram[5] = 7;
+        assert_eq!(ptp(&ipv4(&datagram)), Err(Skip::PtpMalformed));
+        // The capture ends before.
+        let whole = frame(PTP, &announce);
+        for length in 14..whole.len() {
+            assert_eq!(ptp(&whole[..length]), Err(Skip::Truncated), "{length}");
+        }
+    }
+
+    #[test]
+    fn without_being_asked_for_it_is_none_and_ntp_ports_go_first() {
+        let sync = message(0, 44);
+        let off = |frame: &[u8]| parse_as(frame, 0, &Switch::OFF).map(drop);
+        assert_eq!(off(&frame(PTP, &sync)), Err(Counter::NotIp));
+        assert_eq!(off(&ipv4(&udp([319, 319], &sync))), Err(Counter::OtherPort));
+        assert_eq!(ptp(&ipv4(&udp([318, 321], &sync))), Err(Counter::OtherPort));
+        let mut ntp = vec![0; 48];
+        ntp[0] = 0x23;
+        let (protocol, _) = parse_as(&ipv4(&udp([319, 123], &ntp)), 0, &Switch::ON).unwrap();
+        assert_eq!(protocol, Protocol::Ntp);
+    }
+}

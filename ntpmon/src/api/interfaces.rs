@@ -191,6 +191,12 @@ struct InterfaceStatus {
     events: u64,
     /// NTP packets that were lost because they came faster than they were taken.
     dropped: u64,
+    /// PTP messages that were taken; 0 where PTP is not watched.
+    ptp_events: u64,
+    /// PTP messages that were lost because they came faster than they were taken.
+    ptp_dropped: u64,
+    /// PTP that is of another version than 2, or malformed.
+    ptp_skipped: u64,
     /// Threads that take them.
     rings: usize,
     /// Where exchanges are written besides.
@@ -252,6 +258,10 @@ impl InterfaceStatus {
             packets: status.counters.packets(),
             events: status.counters.get(Counter::Emitted),
             dropped: status.counters.get(Counter::RingFull),
+            ptp_events: status.counters.get(Counter::PtpEmitted),
+            ptp_dropped: status.counters.get(Counter::PtpRingFull),
+            ptp_skipped: status.counters.get(Counter::PtpBadVersion)
+                + status.counters.get(Counter::PtpMalformed),
             rings: status.rings,
             output_file: written
                 .map(|output| output.path.display().to_string())

@@ -9,11 +9,7 @@ pub mod pcap;
 mod pins;
 mod slot;
 
-use std::{
-    os::fd::OwnedFd,
-    sync::Arc,
-    thread::JoinHandle,
-};
+use std::{os::fd::OwnedFd, sync::Arc, thread::JoinHandle};
 
 use anyhow::{Context, Result};
 use ntpmon_common::{Counters, settings::MAX_RINGS};

@@ -121,7 +121,11 @@ impl Watch {
         let consumer = |interface: &Interface, _: &Options| {
             let printer = output.as_ref().map(|to| {
                 let printer = PassOn::new(&interface.name, to.clone(), &shared.passed);
-                if self.ptp { printer.with_ptp() } else { printer }
+                if self.ptp {
+                    printer.with_ptp()
+                } else {
+                    printer
+                }
             });
             let sink = (shared.new_totals(), printer);
             Consumer::new(pairing.clone(), &shared.host, sink).into_closure()

@@ -13,7 +13,11 @@ use crate::ptp::{
 
 impl<W: Write> Printer<W> {
     /// Prints a PTP message. CSV has one kind of line only: none is asked for with it.
-    pub(crate) fn print_ptp(&mut self, message: &Message, interface: Option<&str>) -> io::Result<()> {
+    pub(crate) fn print_ptp(
+        &mut self,
+        message: &Message,
+        interface: Option<&str>,
+    ) -> io::Result<()> {
         match self.format {
             Format::Ndjson => {
                 serde_json::to_writer(&mut self.out, &object(message, interface, self.frames))?;
@@ -39,9 +43,8 @@ impl<W: Write> Printer<W> {
         };
         let it = message.message();
         let event = &message.event;
-        let address = |address| {
-            address_text(message.transport(), address).unwrap_or_else(|| "-".to_owned())
-        };
+        let address =
+            |address| address_text(message.transport(), address).unwrap_or_else(|| "-".to_owned());
         let correction = it
             .correction()
             .filter(|correction| *correction != 0)
@@ -164,7 +167,10 @@ fn object(message: &Message, interface: Option<&str>, frames: bool) -> Map<Strin
             ("offset_scaled_log_variance", announced.variance.into()),
             ("steps_removed", announced.steps_removed.into()),
             ("time_source", announced.time_source.into()),
-            ("time_source_name", time_source(announced.time_source).into()),
+            (
+                "time_source_name",
+                time_source(announced.time_source).into(),
+            ),
             ("utc_offset_seconds", announced.utc_offset.into()),
         ] {
             object.insert(name.to_owned(), value);

@@ -131,7 +131,10 @@ impl Change {
             Self::MasterChanged {
                 before: Some(before),
                 after: None,
-            } => format!("nobody announces any more: master was {}", port_text(*before)),
+            } => format!(
+                "nobody announces any more: master was {}",
+                port_text(*before)
+            ),
             Self::MasterChanged {
                 after: Some(after), ..
             } => format!("master is {} now, after nobody", port_text(*after)),
@@ -212,10 +215,7 @@ fn announced_object(announced: &Announced) -> Map<String, Value> {
         ("priority2", announced.priority2.into()),
         ("clock_class", announced.clock_class.into()),
         ("clock_accuracy", announced.clock_accuracy.into()),
-        (
-            "offset_scaled_log_variance",
-            announced.variance.into(),
-        ),
+        ("offset_scaled_log_variance", announced.variance.into()),
         ("steps_removed", announced.steps_removed.into()),
         ("time_source", announced.time_source.into()),
         ("utc_offset_seconds", announced.utc_offset.into()),

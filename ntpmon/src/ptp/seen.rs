@@ -26,9 +26,12 @@ const TICK: u64 = 250_000_000;
 #[derive(Clone)]
 pub struct Seen(Arc<Shared>);
 
+/// Told of each change, and of the interface that it was seen on.
+type Tell = Box<dyn FnMut(&str, &Told) + Send>;
+
 struct Shared {
     watchers: Mutex<BTreeMap<Arc<str>, Watcher>>,
-    tell: Mutex<Box<dyn FnMut(&str, &Told) + Send>>,
+    tell: Mutex<Tell>,
 }
 
 impl fmt::Debug for Seen {
@@ -97,7 +100,10 @@ impl Seen {
             // One that nobody is master of is known again as soon as anything is said in it.
             all.filter(|it| !it.masters.is_empty()).collect()
         });
-        let document = Document { version: 1, domains };
+        let document = Document {
+            version: 1,
+            domains,
+        };
         serde_json::to_vec(&document).unwrap_or_default()
     }
 

@@ -38,7 +38,8 @@ pub fn parse_clock(text: &str) -> Option<ClockIdentity> {
 /// An Ethernet address at the beginning of an event's; nothing where it is not known.
 pub(super) fn ethernet_text(address: &[u8; 16]) -> Option<String> {
     let [a, b, c, d, e, f, ..] = *address;
-    ([a, b, c, d, e, f] != [0; 6]).then(|| format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"))
+    ([a, b, c, d, e, f] != [0; 6])
+        .then(|| format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"))
 }
 
 /// The bound that a clock's accuracy stands for; nothing where it says none.
@@ -112,7 +113,12 @@ mod tests {
         ] {
             assert_eq!(parse_clock(text), Some(clock), "{text}");
         }
-        for text in ["", "0050c2fffe12345", "0050c2fffe12345g", "+050c2fffe123456"] {
+        for text in [
+            "",
+            "0050c2fffe12345",
+            "0050c2fffe12345g",
+            "+050c2fffe123456",
+        ] {
             assert_eq!(parse_clock(text), None, "{text}");
         }
     }

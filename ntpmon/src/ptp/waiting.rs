@@ -40,13 +40,7 @@ impl<K, V> Default for Waiting<K, V> {
 impl<K: Copy + Eq + Hash, V: Copy> Waiting<K, V> {
     /// Puts something in; what had the key before is returned. `early` gets what has to go for it
     /// before its time.
-    pub(super) fn put(
-        &mut self,
-        now: u64,
-        key: K,
-        value: V,
-        early: impl FnOnce(V),
-    ) -> Option<V> {
+    pub(super) fn put(&mut self, now: u64, key: K, value: V, early: impl FnOnce(V)) -> Option<V> {
         self.arrivals += 1;
         let arrival = self.arrivals;
         let entry = Entry {
@@ -254,7 +248,10 @@ mod tests {
         for number in 0..BOUND + 10 {
             pairing.request(number as u64, number);
         }
-        assert_eq!((pairing.delays.unanswered, pairing.delays.evicted), (10, 10));
+        assert_eq!(
+            (pairing.delays.unanswered, pairing.delays.evicted),
+            (10, 10)
+        );
         assert_eq!(pairing.requests.entries.len(), BOUND);
         // Nobody waits for these, however many they were.
         for number in 10..BOUND + 10 {

@@ -148,9 +148,9 @@ impl Watcher {
         if self.masters > MASTERS / 2 {
             for domain in self.domains.values_mut() {
                 let master = domain.master;
-                domain.masters.retain(|identity, it| {
-                    master == Some(*identity) || !is_old(it.last_seen)
-                });
+                domain
+                    .masters
+                    .retain(|identity, it| master == Some(*identity) || !is_old(it.last_seen));
             }
         }
         if self.domains.len() > DOMAINS / 2 {

@@ -218,7 +218,9 @@ fn ports(random: &mut Random, frames: &mut Vec<Vec<u8>>) {
 /// PTP of every type, version and length, over each transport, tagged and not.
 fn ptp_messages(random: &mut Random, frames: &mut Vec<Vec<u8>>) {
     for kind in 0..16_u8 {
-        for length in [0_u16, 33, 34, 43, 44, 45, 47, 48, 53, 54, 55, 63, 64, 65, 96, 1000] {
+        for length in [
+            0_u16, 33, 34, 43, 44, 45, 47, 48, 53, 54, 55, 63, 64, 65, 96, 1000,
+        ] {
             // As long as it says, two bytes longer as over IPv6, too short.
             for present in [length, length + 2, length.saturating_sub(1)] {
                 let message = ptp(random, kind, 2, length, present);
@@ -237,7 +239,10 @@ fn ptp_messages(random: &mut Random, frames: &mut Vec<Vec<u8>>) {
     for depth in 0..=3 {
         let (mut ethertype, mut data) = (0x88f7, message.clone());
         for level in 0..depth {
-            let tag = [(7_u16 + level).to_be_bytes().to_vec(), ethertype_bytes(ethertype)];
+            let tag = [
+                (7_u16 + level).to_be_bytes().to_vec(),
+                ethertype_bytes(ethertype),
+            ];
             data = [tag.concat(), data].concat();
             ethertype = 0x8100;
         }
@@ -247,7 +252,13 @@ fn ptp_messages(random: &mut Random, frames: &mut Vec<Vec<u8>>) {
             frames.push(ethernet(ethertype, &data[..length]));
         }
     }
-    for [source, destination] in [[319, 40000], [40000, 319], [320, 123], [123, 319], [318, 321]] {
+    for [source, destination] in [
+        [319, 40000],
+        [40000, 319],
+        [320, 123],
+        [123, 319],
+        [318, 321],
+    ] {
         let datagram = udp(source, destination, &message);
         frames.push(ethernet(0x0800, &ipv4(17, &datagram)));
         frames.push(ethernet(0x0800, &ipv4(4, &ipv4(17, &datagram))));

@@ -118,11 +118,7 @@ impl Comparison {
                 })?;
         }
         self.done.compared += 1;
-        *self
-            .done
-            .reasons
-            .entry(counter)
-            .or_default() += 1;
+        *self.done.reasons.entry(counter).or_default() += 1;
         match expected {
             Some(Taken::Ntp(event)) => {
                 let kind = (event.authentication, event.flags);

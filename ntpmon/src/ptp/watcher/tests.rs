@@ -127,7 +127,10 @@ fn a_few_lost_announces_are_no_change_and_silence_is_one_each_way() {
     watched.see(announce(port(1), 6, 61_000));
     assert_eq!(
         watched.changes(),
-        [&master_changed(Some(1), None), &master_changed(None, Some(1))]
+        [
+            &master_changed(Some(1), None),
+            &master_changed(None, Some(1))
+        ]
     );
 }
 
@@ -184,7 +187,9 @@ fn what_is_announced_otherwise_is_told_by_what_explains_it() {
     // Another grandmaster has another quality: that is one change.
     watched.see(with(2, &|bytes| (bytes[48], bytes[60]) = (6, 9)));
     watched.see(with(3, &|bytes| (bytes[60], bytes[45]) = (9, 0)));
-    watched.see(with(4, &|bytes| (bytes[60], bytes[45], bytes[7]) = (9, 0, 0)));
+    watched.see(with(4, &|bytes| {
+        (bytes[60], bytes[45], bytes[7]) = (9, 0, 0)
+    }));
     // How far it is away, and that it is to one receiver, is no news.
     watched.see(with(5, &|bytes| {
         (bytes[60], bytes[45], bytes[7], bytes[62]) = (9, 0, 0, 3);
@@ -217,7 +222,10 @@ fn a_sync_has_its_own_time_or_that_of_its_follow_up_in_either_order() {
         corrected(flagged(sync, ptp_flags::TWO_STEP), correction)
     };
     let follow_up = |sequence, at, correction| {
-        corrected(message(PtpType::FollowUp, port(1), sequence, at), correction)
+        corrected(
+            message(PtpType::FollowUp, port(1), sequence, at),
+            correction,
+        )
     };
     watched.see(two_step(1, 0, 100));
     watched.see(follow_up(1, 1, 20));
@@ -296,7 +304,10 @@ fn peers_delays_pair_likewise_and_make_nobody_a_master() {
     watched.see(message(PtpType::PeerDelayRequest, port(1), 2, 1000));
     watched.wait(9000);
     let delays = *watched.domain().peer_delays();
-    assert_eq!((delays.requests, delays.answered, delays.unanswered), (2, 1, 1));
+    assert_eq!(
+        (delays.requests, delays.answered, delays.unanswered),
+        (2, 1, 1)
+    );
     assert_eq!(watched.domain().delays().requests, 0);
     assert!(watched.domain().masters.is_empty());
 }

@@ -79,12 +79,18 @@ fn ptp_without_ip_has_the_ethernet_addresses_that_a_header_has() {
     let header = [&[1; 6][..], &[2; 6], &PTP].concat();
     let event = of(FileLink::Ethernet, Direction::Egress, header);
     assert_eq!(event.direction, Direction::Egress as u8);
-    assert_eq!(event.source, [2, 2, 2, 2, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(
+        event.source,
+        [2, 2, 2, 2, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    );
     assert_eq!(event.destination[..6], [1; 6]);
     let made = [2, 0, 0, 0, 0, 1];
     let event = of(FileLink::Sll, Direction::Unknown, sll(4, PTP));
     assert_eq!(event.direction, Direction::Egress as u8);
-    assert_eq!((&event.source[..6], event.destination), (&made[..], [0; 16]));
+    assert_eq!(
+        (&event.source[..6], event.destination),
+        (&made[..], [0; 16])
+    );
     let event = of(FileLink::Sll2, Direction::Unknown, sll2(0, PTP));
     assert_eq!(event.direction, Direction::Ingress as u8);
     assert_eq!(event.source[..6], made);
