@@ -641,13 +641,46 @@ fn what_ptp4l_does_is_seen_over_every_transport_and_a_takeover_is_told_once() {
             change["master_after"],
             format!("{}-1", identity(*domain, 2))
         );
-        let told = format!("PTP domain {domain} on {}", Pair::DEVICE);
+        let told = format!("{}: PTP domain {domain}: master is", Pair::DEVICE);
         assert_eq!(
             daemon.stderr().matches(&told).count(),
             1,
             "{}",
             daemon.stderr()
         );
+    }
+    // As everything that is found.
+    let found = api.get("/api/ntp/events?kind=ptp_master_changed").unwrap();
+    let found = found.success().unwrap();
+    let found = found["data"].as_array().unwrap();
+    assert_eq!(found.len(), followers.len(), "{found:?}");
+    for event in found {
+        let domain = event["evidence"]["domain_number"].as_u64().unwrap() as u8;
+        assert_eq!(event["interface_name"], Pair::DEVICE);
+        assert_eq!(event["severity"], "warning");
+        let master = format!("{}-1", identity(domain, 2));
+        assert_eq!(event["evidence"]["master_after"], master);
+        assert!(
+            event["message"].as_str().unwrap().contains(&master),
+            "{event}"
+        );
+    }
+    let metrics = api.get("/metrics").unwrap().text();
+    for (transport, domain, _) in &followers {
+        let place = format!(
+            "{{interface=\"{}\",domain=\"{domain}\",sdo_id=\"0\",transport=\"{transport}\",vlan=\"\"",
+            Pair::DEVICE
+        );
+        for line in [
+            format!("ntpmon_ptp_announcing_masters{place}}} 1"),
+            format!("ntpmon_ptp_master_changes_total{place}}} 1"),
+            format!("ntpmon_ptp_grandmaster_clock_class{place}}} 248"),
+            format!(
+                "ntpmon_ptp_delay_requests_total{place},mechanism=\"end_to_end\",result=\"answered\"}}"
+            ),
+        ] {
+            assert!(metrics.contains(&line), "no {line}: {metrics}");
+        }
     }
     let masters = by_transport(&api, "/api/ptp/masters");
     for (transport, ..) in &followers {

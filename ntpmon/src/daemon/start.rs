@@ -92,6 +92,7 @@ pub(super) async fn start(
         started,
         conditions: Box::new(move |runtime| asked.conditions(runtime)),
         export: export.clone(),
+        ptp: ptp.clone(),
         ..Sources::new(control.clone(), history.clone())
     });
     let state = api::State {
@@ -243,9 +244,10 @@ fn remembered(history: History) -> Part {
 
 /// What is seen of PTP, with what is known from before.
 fn seen_of_ptp(history: &History) -> Seen {
-    let seen = Seen::new(|interface, told| {
-        let domain = told.domain.number;
-        tracing::warn!("PTP domain {domain} on {interface}: {}", told.change.text());
+    let telling = history.clone();
+    let seen = Seen::new(move |interface, told| {
+        tracing::warn!("{interface}: {}", told.text());
+        telling.found(&told.found(), interface);
     });
     if let Some(document) = history.document(PTP_MASTERS) {
         seen.restore(&document);

@@ -37,7 +37,7 @@ pub use self::{
     model::{Family, Gathered, Kind, Sample, Samples, Value},
     otlp::Export,
 };
-use crate::{history::History, monitor::control::Control};
+use crate::{history::History, monitor::control::Control, ptp::seen::Seen};
 
 /// How long a collector may take: what one that hangs would have told is left out, and the rest is
 /// answered.
@@ -54,6 +54,8 @@ pub struct Sources {
     pub control: Control,
     /// What was remembered.
     pub history: History,
+    /// What is seen of PTP; nothing where it is not watched.
+    pub ptp: Option<Seen>,
     /// How every part is; asked on a thread that may block.
     pub conditions: Conditions,
     /// What the API was asked.
@@ -70,6 +72,7 @@ impl Sources {
             started: jiff::Timestamp::now(),
             control,
             history,
+            ptp: None,
             conditions: Box::new(|_| Vec::new()),
             requests: Requests::default(),
             export: Export::new(None),

@@ -4,10 +4,11 @@ use ntpmon_common::{Announced, PortIdentity};
 use serde_json::{Map, Value, json};
 
 use super::{
-    DomainKey,
+    DomainKey, Message,
     domain::key_fields,
     text::{clock_text, port_text},
 };
+use crate::health::{Evidence, Found, Kind};
 
 /// Something changed in a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,16 +57,22 @@ pub enum Change {
 }
 
 impl Change {
+    /// What it is among all that is found.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::MasterChanged { .. } => Kind::PtpMasterChanged,
+            Self::GrandmasterChanged { .. } => Kind::PtpGrandmasterChanged,
+            Self::QualityChanged { .. } => Kind::PtpClockQualityChanged,
+            Self::TimePropertiesChanged { .. } => Kind::PtpTimePropertiesChanged,
+            Self::SeveralMasters { .. } => Kind::PtpSeveralMasters,
+        }
+    }
+
     /// The name in JSON.
     #[must_use]
     pub const fn name(&self) -> &'static str {
-        match self {
-            Self::MasterChanged { .. } => "ptp_master_changed",
-            Self::GrandmasterChanged { .. } => "ptp_grandmaster_changed",
-            Self::QualityChanged { .. } => "ptp_clock_quality_changed",
-            Self::TimePropertiesChanged { .. } => "ptp_time_properties_changed",
-            Self::SeveralMasters { .. } => "ptp_several_masters",
-        }
+        self.kind().name()
     }
 
     /// What shows it, with units in the names.
@@ -230,7 +237,7 @@ fn announced_object(announced: &Announced) -> Map<String, Value> {
 pub struct Told {
     /// In which domain of the interface.
     pub domain: DomainKey,
-    /// When, in nanoseconds since 1970, by this host's clock; [`super::Message::NO_TIME`] where it is
+    /// When, in nanoseconds since 1970, by this host's clock; [`Message::NO_TIME`] where it is
     /// not known.
     pub unix: i64,
     /// What.
@@ -238,12 +245,39 @@ pub struct Told {
 }
 
 impl Told {
+    /// In a sentence, the domain with it.
+    #[must_use]
+    pub fn text(&self) -> String {
+        format!("PTP domain {}: {}", self.domain.number, self.change.text())
+    }
+
+    /// As what was found, to be kept with all else.
+    #[must_use]
+    pub fn found(&self) -> Found {
+        let kind = self.change.kind();
+        let mut fields = Map::new();
+        key_fields(&self.domain, &mut fields);
+        fields.append(&mut self.change.evidence());
+        Found {
+            kind,
+            severity: kind.severity(),
+            time: (self.unix != Message::NO_TIME).then_some(self.unix),
+            server: None,
+            client: None,
+            is_known: true,
+            evidence: Evidence::Told {
+                text: self.text(),
+                fields,
+            },
+        }
+    }
+
     /// As one object: what, where, and what shows it.
     #[must_use]
     pub fn object(&self, interface: Option<&str>) -> Map<String, Value> {
         let mut object = Map::new();
         object.insert("kind".to_owned(), self.change.name().into());
-        let time = (self.unix != super::Message::NO_TIME)
+        let time = (self.unix != Message::NO_TIME)
             .then(|| jiff::Timestamp::from_nanosecond(i128::from(self.unix)).ok())
             .flatten()
             .map(|time| time.to_string());

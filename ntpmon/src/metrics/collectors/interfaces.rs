@@ -20,7 +20,7 @@ families! {
     MODE: Info "ntpmon_interface_info" ["interface", "mode"]
         "How the programs are attached to an interface that is captured: always 1";
     PACKETS: Counter "ntpmon_interface_packets_total" ["interface", "result"]
-        "Packets that passed the programs at an interface, both directions, each in one result: emitted is NTP that was taken, ring_full is NTP that was lost because it came faster than it was taken, all others are no NTP or malformed. Counted in the kernel since the interface has been watched with its options";
+        "Packets that passed the programs at an interface, both directions, each in one result: emitted is NTP that was taken, ring_full is NTP that was lost because it came faster than it was taken, ptp_emitted and ptp_ring_full are the same of PTP, all others are neither or malformed. Counted in the kernel since the interface has been watched with its options";
     RINGS: Gauge "ntpmon_interface_rings" ["interface"]
         "Ring buffers of an interface that is captured, each with a thread that empties it";
     OUTPUT: Counter "ntpmon_interface_output_exchanges_total" ["interface", "result"]

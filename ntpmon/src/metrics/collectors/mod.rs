@@ -9,6 +9,7 @@ mod history;
 mod interfaces;
 pub(super) mod own;
 mod process;
+mod ptp;
 mod servers;
 
 use anyhow::Result;
@@ -46,6 +47,11 @@ pub static COLLECTORS: &[Collector] = &[
         name: "servers",
         families: servers::FAMILIES,
         collect: servers::collect,
+    },
+    Collector {
+        name: "ptp",
+        families: ptp::FAMILIES,
+        collect: ptp::collect,
     },
     Collector {
         name: "history",
