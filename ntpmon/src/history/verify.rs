@@ -541,7 +541,7 @@ fn rollups(
         }
         match resolution {
             Resolution::All => {
-                problems.check(shared.measures.has(interface, &rollup), || {
+                problems.check(shared.measures.has(interface, rollup), || {
                     format!("what is told of interface {interface} and the rollup of all time")
                 });
                 sums.all.add(counted);
