@@ -33,15 +33,19 @@ impl Matchers {
         self.0.is_empty()
     }
 
-    /// What is wrong with them.
-    pub(super) fn fault(&self) -> Option<String> {
-        let wrong = self.0.keys().find(|name| !is_label(name))?;
-        Some(format!("match: '{wrong}' is no label; {LABEL}"))
+    /// Whether their labels can be, and none is longer than it may.
+    #[must_use]
+    pub fn are_right(&self) -> bool {
+        let mut pairs = self.0.iter();
+        self.0.len() <= MAX_LABELS
+            && pairs.all(|(name, pattern)| is_label(name) && pattern.len() <= MAX_TEXT)
     }
 }
 
-/// What a label may be called.
-pub(super) const LABEL: &str = "expected letters, digits and _, not a digit first";
+/// So many labels at most are added or looked at.
+pub(super) const MAX_LABELS: usize = 16;
+/// A label's value, and a pattern, has no more bytes.
+pub(super) const MAX_TEXT: usize = 256;
 
 /// As Prometheus has it, since labels go to Alertmanager.
 pub(super) fn is_label(name: &str) -> bool {
@@ -118,7 +122,7 @@ mod tests {
         assert!(matchers(&[("server", "a"), ("interface", "!b")]).fit(label));
         assert!(matchers(&[("server", "a"), ("interface", "")]).fit(label));
         assert!(Matchers::default().fit(|_| None));
-        assert!(matchers(&[("1a", "")]).fault().is_some());
-        assert!(matchers(&[("a_1", "")]).fault().is_none());
+        assert!(!matchers(&[("1a", "")]).are_right());
+        assert!(matchers(&[("a_1", "")]).are_right());
     }
 }

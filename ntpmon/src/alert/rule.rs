@@ -1,11 +1,13 @@
 //! What an operator wants to be told: a quantity, the levels from which it is bad, for how long, and
 //! where to tell it. A rule says all of what is wrong with it before it is taken.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    matcher::{LABEL, Labels, Matchers, is_label},
+    matcher::{Labels, MAX_LABELS, MAX_TEXT, Matchers, is_label},
     quantity::{Direction, Quantity, Reading},
 };
 
@@ -57,20 +59,24 @@ pub struct Rule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub severity: Option<Severity>,
     /// How long it has to be bad without a break before it fires.
-    #[serde(default)]
-    pub for_seconds: f64,
+    #[serde(default, rename = "for_seconds", with = "crate::seconds")]
+    #[schema(value_type = f64)]
+    pub hold: Duration,
     /// How far back from the level a value has to be before it is over, as a share of the level.
     #[serde(default = "recover_ratio")]
     pub recover_ratio: f64,
     /// After the start of the daemon nothing begins to be bad for so long.
-    #[serde(default = "grace_seconds")]
-    pub grace_seconds: f64,
+    #[serde(default = "grace", rename = "grace_seconds", with = "crate::seconds")]
+    #[schema(value_type = f64)]
+    pub grace: Duration,
     /// How often it is told again while it lasts; 0 is never.
-    #[serde(default)]
-    pub repeat_seconds: f64,
+    #[serde(default, rename = "repeat_seconds", with = "crate::seconds")]
+    #[schema(value_type = f64)]
+    pub repeat: Duration,
     /// How long nothing more has to be found before a finding is over.
-    #[serde(default = "quiet_seconds")]
-    pub quiet_seconds: f64,
+    #[serde(default = "quiet", rename = "quiet_seconds", with = "crate::seconds")]
+    #[schema(value_type = f64)]
+    pub quiet: Duration,
     /// Which of the values it is on, by label; all of them unless said otherwise.
     #[serde(default, rename = "match", skip_serializing_if = "Matchers::is_empty")]
     #[schema(value_type = std::collections::HashMap<String, String>)]
@@ -90,12 +96,12 @@ const fn recover_ratio() -> f64 {
     0.9
 }
 
-const fn grace_seconds() -> f64 {
-    30.0
+const fn grace() -> Duration {
+    Duration::from_secs(30)
 }
 
-const fn quiet_seconds() -> f64 {
-    300.0
+const fn quiet() -> Duration {
+    Duration::from_secs(300)
 }
 
 const fn enabled() -> bool {
@@ -104,24 +110,17 @@ const fn enabled() -> bool {
 
 /// Longest name of a rule, a sink or a silence.
 const MAX_NAME: usize = 64;
-/// A rule adds no more labels, and matches no more.
-const MAX_LABELS: usize = 16;
-/// A label's value, and a pattern, has no more bytes.
-const MAX_TEXT: usize = 256;
 /// A month: longer is probably not meant.
-const MAX_SECONDS: f64 = 31.0 * 86_400.0;
+const LONGEST: Duration = Duration::from_secs(31 * 86_400);
 
 /// Labels that every alert has, which a rule cannot take.
 const OWN_LABELS: [&str; 3] = ["alertname", "severity", "host"];
 
-/// The names of a rule, a sink or a silence are part of paths.
-pub(super) fn name_fault(name: &str) -> Option<String> {
+/// Whether it can be the name of a rule, a sink or a silence, which are parts of paths.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
     let is_part = |it: char| it.is_ascii_alphanumeric() || "-_.".contains(it);
-    let right = (1..=MAX_NAME).contains(&name.len()) && name.chars().all(is_part);
-    (!right).then(|| {
-        let shown: String = name.chars().take(MAX_NAME).collect();
-        format!("name = \"{shown}\": expected 1 to {MAX_NAME} letters, digits, or - _ .")
-    })
+    (1..=MAX_NAME).contains(&name.len()) && name.chars().all(is_part)
 }
 
 impl Rule {
@@ -136,11 +135,11 @@ impl Rule {
             critical: None,
             direction: None,
             severity: None,
-            for_seconds: 0.0,
+            hold: Duration::ZERO,
             recover_ratio: recover_ratio(),
-            grace_seconds: grace_seconds(),
-            repeat_seconds: 0.0,
-            quiet_seconds: quiet_seconds(),
+            grace: grace(),
+            repeat: Duration::ZERO,
+            quiet: quiet(),
             matchers: Matchers::default(),
             labels: Labels::default(),
             sinks: None,
@@ -152,126 +151,110 @@ impl Rule {
     /// servers by the levels that operators use. Without sinks the API shows it.
     #[must_use]
     pub fn defaults() -> Vec<Self> {
-        let held = |name, quantity, for_seconds| Self {
-            for_seconds,
+        let held = |name, quantity, seconds| Self {
+            hold: Duration::from_secs(seconds),
             ..Self::new(name, quantity)
         };
         vec![
             // Three rounds at the usual interval have to agree, and so have the polls of a client.
-            held("check-offset", Quantity::CheckOffset, 120.0),
-            held("check-reach", Quantity::CheckReach, 0.0),
-            held("check-stratum", Quantity::CheckStratum, 120.0),
-            held("server-offset", Quantity::ServerOffset, 120.0),
-            held("server-reach", Quantity::ServerReach, 60.0),
-            held("ring-loss", Quantity::RingLoss, 0.0),
-            held("store-loss", Quantity::StoreLoss, 0.0),
-            held("interface-down", Quantity::InterfaceDown, 10.0),
-            held("disk-free", Quantity::DiskFree, 60.0),
+            held("check-offset", Quantity::CheckOffset, 120),
+            held("check-reach", Quantity::CheckReach, 0),
+            held("check-stratum", Quantity::CheckStratum, 120),
+            held("server-offset", Quantity::ServerOffset, 120),
+            held("server-reach", Quantity::ServerReach, 60),
+            held("ring-loss", Quantity::RingLoss, 0),
+            held("store-loss", Quantity::StoreLoss, 0),
+            held("interface-down", Quantity::InterfaceDown, 10),
+            held("disk-free", Quantity::DiskFree, 60),
         ]
     }
 
-    /// Everything that is wrong with it, each with the field at fault and what would be right.
+    /// The keys whose values, each taken alone, are out of their bounds.
     #[must_use]
-    pub fn faults(&self) -> Vec<String> {
-        let mut faults: Vec<String> = name_fault(&self.name).into_iter().collect();
-        let mut must = |right: bool, fault: &dyn Fn() -> String| {
+    pub fn wrong_keys(&self) -> Vec<&'static str> {
+        let is_level = |level: Option<f64>| level.is_none_or(|it| it.is_finite() && it >= 0.0);
+        let labels = self.labels.iter();
+        let right = [
+            ("name", is_name(&self.name)),
+            ("warn", is_level(self.warn)),
+            ("critical", is_level(self.critical)),
+            ("for_seconds", self.hold <= LONGEST),
+            (
+                "recover_ratio",
+                self.recover_ratio > 0.0 && self.recover_ratio <= 1.0,
+            ),
+            ("grace_seconds", self.grace <= LONGEST),
+            (
+                "repeat_seconds",
+                self.repeat <= LONGEST
+                    && (self.repeat.is_zero() || self.repeat >= Duration::from_secs(1)),
+            ),
+            ("quiet_seconds", self.quiet <= LONGEST),
+            ("match", self.matchers.are_right()),
+            (
+                "labels",
+                self.labels.len() <= MAX_LABELS
+                    && labels.clone().all(|(name, value)| {
+                        is_label(name)
+                            && !OWN_LABELS.contains(&name.as_str())
+                            && value.len() <= MAX_TEXT
+                    }),
+            ),
+            (
+                "sinks",
+                self.sinks
+                    .as_ref()
+                    .is_none_or(|sinks| sinks.iter().all(|name| is_name(name))),
+            ),
+        ];
+        let wrong = right.into_iter().filter(|(_, right)| !right);
+        wrong.map(|(key, _)| key).collect()
+    }
+
+    /// The keys that do not go with others, each with what would be right.
+    #[must_use]
+    pub fn conflicts(&self) -> Vec<(&'static str, String)> {
+        let mut conflicts: Vec<(&'static str, String)> = Vec::new();
+        let mut must = |key, right: bool, expected: &str| {
             if !right {
-                faults.push(fault());
+                conflicts.push((key, expected.to_owned()));
             }
         };
-        for (field, level) in [("warn", self.warn), ("critical", self.critical)] {
-            must(level.is_none_or(|it| it.is_finite() && it >= 0.0), &|| {
-                format!("{field} = {}: expected a number from 0 on", show(level))
-            });
-        }
-        for (field, seconds) in [
-            ("for_seconds", self.for_seconds),
-            ("grace_seconds", self.grace_seconds),
-            ("repeat_seconds", self.repeat_seconds),
-            ("quiet_seconds", self.quiet_seconds),
-        ] {
-            must((0.0..=MAX_SECONDS).contains(&seconds), &|| {
-                format!("{field} = {seconds}: expected seconds, 0 to {MAX_SECONDS}")
-            });
-        }
-        must(
-            self.repeat_seconds == 0.0 || self.repeat_seconds >= 1.0,
-            &|| {
-                format!(
-                    "repeat_seconds = {}: expected 0 for never, or at least 1",
-                    self.repeat_seconds
-                )
-            },
-        );
-        must(
-            self.recover_ratio > 0.0 && self.recover_ratio <= 1.0,
-            &|| {
-                format!(
-                    "recover_ratio = {}: expected a number above 0 and up to 1",
-                    self.recover_ratio
-                )
-            },
-        );
+        let is_finding = self.quantity == Quantity::Finding;
         if self.has_levels() {
-            must(self.severity.is_none(), &|| {
-                "severity: a rule with levels has its severity from them: leave it out".to_owned()
-            });
+            must(
+                "severity",
+                self.severity.is_none(),
+                "none: a rule with levels has its severity from them",
+            );
             let (warn, critical) = self.levels();
-            must(warn.is_some() || critical.is_some(), &|| {
-                format!(
-                    "there is no usual level for {}: expected warn or critical",
+            must(
+                "warn",
+                warn.is_some() || critical.is_some(),
+                &format!(
+                    "a level, here or as critical: there is none that is usual for {}",
                     self.quantity
-                )
-            });
-            let in_order = warn
-                .zip(critical)
-                .is_none_or(|(warn, critical)| match self.direction() {
-                    Direction::Above => warn <= critical,
-                    Direction::Below => warn >= critical,
-                });
-            must(in_order, &|| {
-                format!(
-                    "warn = {} and critical = {}: expected the critical level further {}",
-                    show(warn),
-                    show(critical),
-                    match self.direction() {
-                        Direction::Above => "up",
-                        Direction::Below => "down",
-                    }
-                )
-            });
+                ),
+            );
+            let (word, in_order) = match (self.direction(), warn.zip(critical)) {
+                (Direction::Above, Some((warn, critical))) => ("above", warn <= critical),
+                (Direction::Below, Some((warn, critical))) => ("below", warn >= critical),
+                (_, None) => ("", true),
+            };
+            let warn = warn.unwrap_or_default();
+            must("critical", in_order, &format!("a level {word} warn = {warn}"));
         } else {
-            for (field, is_set) in [
-                ("warn", self.warn.is_some()),
-                ("critical", self.critical.is_some()),
-                ("direction", self.direction.is_some()),
-            ] {
-                must(!is_set, &|| {
-                    format!("{field}: this rule looks at no values: expected severity instead")
-                });
-            }
+            let levels = "none: this rule looks at no values, and has a severity instead";
+            must("warn", self.warn.is_none(), levels);
+            must("critical", self.critical.is_none(), levels);
+            must("direction", self.direction.is_none(), levels);
         }
         must(
-            !(self.no_data && self.quantity == Quantity::Finding),
-            &|| "no_data: nothing found is no fault: expected another quantity".to_owned(),
+            "no_data",
+            !(self.no_data && is_finding),
+            "false: it is no fault that nothing is found",
         );
-        must(
-            self.labels.len() <= MAX_LABELS && self.matchers.0.len() <= MAX_LABELS,
-            &|| format!("labels, match: expected {MAX_LABELS} at most of each"),
-        );
-        for (name, value) in self.labels.iter().chain(&self.matchers.0) {
-            must(value.len() <= MAX_TEXT, &|| {
-                format!("{name}: expected a text of {MAX_TEXT} bytes at most")
-            });
-        }
-        for name in self.labels.keys() {
-            must(is_label(name), &|| format!("labels: '{name}': {LABEL}"));
-            must(!OWN_LABELS.contains(&name.as_str()), &|| {
-                format!("labels: {name} is what every alert has: expected another name")
-            });
-        }
-        faults.extend(self.matchers.fault());
-        faults
+        conflicts
     }
 
     /// Whether it looks at values.
@@ -392,10 +375,6 @@ impl Rule {
     }
 }
 
-fn show(level: Option<f64>) -> String {
-    level.map_or_else(|| "nothing".to_owned(), |it| it.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -411,7 +390,8 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), count);
         for rule in Rule::defaults() {
-            assert_eq!(rule.faults(), [""; 0], "{}", rule.name);
+            assert_eq!(rule.wrong_keys(), [""; 0], "{}", rule.name);
+            assert_eq!(rule.conflicts(), [], "{}", rule.name);
         }
     }
 
@@ -454,20 +434,26 @@ mod tests {
     #[test]
     fn everything_that_is_wrong_is_told_at_once() {
         let mut rule = rule("name = 'a b'\nquantity = 'request_rate'\nseverity = 'warn'");
-        rule.for_seconds = f64::NAN;
-        rule.recover_ratio = 0.0;
+        rule.recover_ratio = f64::NAN;
+        rule.critical = Some(-1.0);
         rule.labels.insert("severity".into(), String::new());
-        let faults = rule.faults().join("\n");
-        for part in ["name", "for_seconds", "recover_ratio", "no usual level", "severity"] {
-            assert!(faults.contains(part), "{part}: {faults}");
-        }
+        assert_eq!(
+            rule.wrong_keys(),
+            ["name", "critical", "recover_ratio", "labels"]
+        );
+        rule.critical = None;
+        let keys = |rule: &Rule| -> Vec<_> {
+            let conflicts = rule.conflicts().into_iter();
+            conflicts.map(|(key, _)| key).collect()
+        };
+        assert_eq!(keys(&rule), ["severity", "warn"]);
         rule.warn = Some(10.0);
         rule.critical = Some(5.0);
-        assert!(rule.faults().join("\n").contains("further up"));
+        assert_eq!(keys(&rule), ["severity", "critical"]);
         rule.direction = Some(Direction::Below);
-        assert!(!rule.faults().join("\n").contains("further"));
+        assert_eq!(keys(&rule), ["severity"]);
         rule.no_data = true;
-        assert!(rule.faults().join("\n").contains("looks at no values"));
+        assert_eq!(keys(&rule), ["warn", "critical", "direction"]);
     }
 
     #[test]

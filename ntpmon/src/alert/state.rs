@@ -188,7 +188,7 @@ impl Life {
                 return None;
             }
             self.quiet += moment.elapsed;
-            let over = self.quiet >= seconds(rule.quiet_seconds);
+            let over = self.quiet >= rule.quiet;
             return over.then(|| self.resolve(moment.now));
         }
         self.quiet = Duration::ZERO;
@@ -219,7 +219,7 @@ impl Life {
         moment: Moment,
     ) -> Option<Transition> {
         let enough = |counted: Option<Duration>| {
-            counted.is_some_and(|counted| counted >= seconds(rule.for_seconds))
+            counted.is_some_and(|counted| counted >= rule.hold)
         };
         match self.state {
             State::Ok | State::Resolved | State::Pending if self.bad.is_some() => {
@@ -326,7 +326,7 @@ impl Life {
     /// is silenced nothing new is told, but that something is over which was told is told always:
     /// who was called has to know.
     pub fn tell(&mut self, rule: &Rule, is_silent: bool, is_acknowledged: bool) -> Option<Telling> {
-        let repeat = seconds(rule.repeat_seconds);
+        let repeat = rule.repeat;
         let telling = match (self.state, self.told) {
             (State::Firing, None) if !is_silent => Telling::Fired,
             (State::Firing, Some(told)) if !is_silent && self.severity > told => Telling::Escalated,
@@ -348,11 +348,6 @@ impl Life {
         self.since_told = Duration::ZERO;
         Some(telling)
     }
-}
-
-/// Rules are checked before they are taken; what is no duration is none.
-fn seconds(seconds: f64) -> Duration {
-    Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -27,6 +27,10 @@ pub enum Kind {
     Texts,
     /// Numbers with commas between them.
     Numbers,
+    /// Texts by name; of entries alone.
+    Table,
+    /// As it is, and never shown; of entries alone.
+    Secret,
 }
 
 pub(super) const fn key(path: &'static str, kind: Kind, expected: &'static str) -> Key {
@@ -158,6 +162,17 @@ pub const KEYS: &[Key] = &[
     key("api.tokens_file", Kind::Text, PATH),
     key("api.tls.certificate", Kind::Text, PATH),
     key("api.tls.key", Kind::Text, PATH),
+    key("alert.default_rules", Kind::Switch, SWITCH),
+    key(
+        "alert.max_alerts",
+        Kind::Number,
+        "a whole number, 100 to 1000000",
+    ),
+    key(
+        "alert.history_days",
+        Kind::Number,
+        "whole days, 1 to 36500",
+    ),
     key(
         "otlp.endpoint",
         Kind::Text,

@@ -18,7 +18,7 @@ struct Stage {
 impl Stage {
     fn new(rule: &str) -> Self {
         let rule: Rule = toml::from_str(rule).unwrap();
-        assert_eq!(rule.faults(), [""; 0]);
+        assert_eq!((rule.wrong_keys(), rule.conflicts()), (vec![], vec![]));
         Self {
             rule,
             life: Life::default(),
