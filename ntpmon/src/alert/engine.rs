@@ -489,7 +489,8 @@ impl Engine {
             let worst = worst.into_iter().find(|it| states.contains(it));
             RuleView {
                 readings: inner.readings.get(&rule.name).copied().unwrap_or(0),
-                rule,
+                name: rule.name.clone(),
+                definition: rule,
                 origin,
                 state: worst.unwrap_or(State::Ok),
                 firing,
@@ -561,7 +562,8 @@ impl Engine {
         let inner = self.inner.lock();
         let view = |silence: &Silence, origin| SilenceView {
             active: silence.is_active(now),
-            silence: silence.clone(),
+            name: silence.name.clone(),
+            definition: silence.clone(),
             origin,
         };
         let configured = inner.settings.silences.iter();

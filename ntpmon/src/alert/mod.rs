@@ -134,9 +134,10 @@ pub enum Refusal {
 /// A rule as it is shown.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct RuleView {
-    /// The rule.
-    #[serde(flatten)]
-    pub rule: Rule,
+    /// What it is called.
+    pub name: String,
+    /// What it is.
+    pub definition: Rule,
     /// Where it comes from.
     pub origin: Origin,
     /// The worst of its alerts' states.
@@ -150,9 +151,10 @@ pub struct RuleView {
 /// A silence as it is shown.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct SilenceView {
-    /// The silence.
-    #[serde(flatten)]
-    pub silence: Silence,
+    /// What it is called.
+    pub name: String,
+    /// What it is.
+    pub definition: Silence,
     /// Where it comes from.
     pub origin: Origin,
     /// Whether it is in force now.

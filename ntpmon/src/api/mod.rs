@@ -5,6 +5,7 @@
 pub mod error;
 pub mod extract;
 
+mod alerts;
 mod auth;
 mod clients;
 mod events;
@@ -59,7 +60,9 @@ pub use self::{
     process::Process,
     serve::{Tls, serve},
 };
-use crate::{history::History, metrics::Metrics, monitor::control::Control, tokens::Tokens};
+use crate::{
+    alert::Alerts, history::History, metrics::Metrics, monitor::control::Control, tokens::Tokens,
+};
 
 /// How the API is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +101,8 @@ pub struct State {
     pub control: Control,
     /// What was remembered.
     pub history: History,
+    /// Who is told when something is wrong.
+    pub alerts: Alerts,
     /// Who may ask.
     pub tokens: SharedTokens,
     /// How the API is served.
@@ -145,6 +150,7 @@ impl SharedTokens {
 /// The routes that need read scope.
 fn reading() -> OpenApiRouter<State> {
     interfaces::reading()
+        .merge(alerts::reading())
         .merge(history::reading())
         .merge(clients::reading())
         .merge(servers::reading())
@@ -155,7 +161,9 @@ fn reading() -> OpenApiRouter<State> {
 
 /// The routes that change something, so need admin scope.
 fn changing() -> OpenApiRouter<State> {
-    interfaces::changing().merge(history::changing())
+    interfaces::changing()
+        .merge(alerts::changing())
+        .merge(history::changing())
 }
 
 /// Everything the API answers.
@@ -231,7 +239,7 @@ fn cors(origins: &[Origin]) -> Option<CorsLayer> {
     Some(
         CorsLayer::new()
             .allow_origin(origins)
-            .allow_methods([Method::GET, Method::POST])
+            .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
             .allow_headers([AUTHORIZATION, CONTENT_TYPE])
             .expose_headers([RETRY_AFTER, WWW_AUTHENTICATE])
             .max_age(Duration::from_secs(600)),

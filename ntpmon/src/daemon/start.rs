@@ -7,8 +7,12 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::Map;
 use tokio::{sync::watch, task::spawn_blocking};
 
-use super::parts::{Part, Parts, Reload};
+use super::{
+    alerts,
+    parts::{Part, Parts, Reload},
+};
 use crate::{
+    alert::Alerts,
     api::{self, Component, Components, Process, SharedTokens, Tls},
     config::{self, Config},
     history::History,
@@ -28,7 +32,7 @@ const CONNECTIONS: usize = 1024;
 
 /// Together they are less than what a process is given to end.
 const CAPTURES_STOP: Duration = Duration::from_millis(1200);
-const API_STOP: Duration = Duration::from_millis(2200);
+const API_STOP: Duration = Duration::from_millis(1700);
 const HISTORY_STOP: Duration = Duration::from_millis(1000);
 
 /// Starts what there is, in the order of the data, and lists it in the order in which it is
@@ -72,10 +76,11 @@ pub(super) async fn start(
     };
     // Answered once what is to be watched is attached.
     control.statuses().await?;
+    let alerts = alerts::open(config, data, &history, &control).await?;
 
     let shared = SharedTokens::new(tokens.clone());
     let export = Export::new(config.otlp.settings());
-    let components = components(&history, &export);
+    let components = components(&history, &export, &alerts);
     let asked = components.clone();
     let metrics = Metrics::new(Sources {
         started,
@@ -88,6 +93,7 @@ pub(super) async fn start(
         history: history.clone(),
         tokens: shared.clone(),
         settings,
+        alerts: alerts.clone(),
         components,
         metrics: metrics.clone(),
         process: Process::new(),
@@ -129,6 +135,7 @@ pub(super) async fn start(
         limit: API_STOP,
     });
     parts.add(exported(export, metrics));
+    parts.add(alerts::part(alerts));
     parts.add(remembered(history));
     Ok(parts)
 }
@@ -226,7 +233,7 @@ fn remembered(history: History) -> Part {
     }
 }
 
-fn components(history: &History, export: &Export) -> Components {
+fn components(history: &History, export: &Export, alerts: &Alerts) -> Components {
     let (history, export) = (history.clone(), export.clone());
     let of_history = move || {
         let health = history.health();
@@ -260,6 +267,7 @@ fn components(history: &History, export: &Export) -> Components {
     Components::default()
         .with("history", of_history)
         .with("otlp", of_export)
+        .with("alerts", alerts::component(alerts.clone()))
 }
 
 fn common(config: &config::Capture) -> Common {
