@@ -228,7 +228,9 @@ impl Engine {
             } else {
                 FORGOTTEN
             };
-            let is_forgotten = rule.quantity != Quantity::Finding && alert.life.absent >= patience;
+            let is_forgotten = rule.quantity != Quantity::Finding
+                && alert.life.absent >= patience
+                && matches!(alert.life.state, State::Firing | State::Pending);
             let transition = if is_forgotten {
                 alert.message = Some("nobody reports it any more".to_owned());
                 alert.life.end(moment.now)

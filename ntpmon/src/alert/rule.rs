@@ -184,11 +184,7 @@ impl Rule {
                 self.recover_ratio > 0.0 && self.recover_ratio <= 1.0,
             ),
             ("grace_seconds", self.grace <= LONGEST),
-            (
-                "repeat_seconds",
-                self.repeat <= LONGEST
-                    && (self.repeat.is_zero() || self.repeat >= Duration::from_secs(1)),
-            ),
+            ("repeat_seconds", self.repeat <= LONGEST),
             ("quiet_seconds", self.quiet <= LONGEST),
             ("match", self.matchers.are_right()),
             (

@@ -105,7 +105,7 @@ impl Alert {
 }
 
 const NAME: &str = "1 to 64 letters, digits, or - _ .";
-const MATCH: &str = "a table of at most 16 labels, each with a pattern, such as { interface = \"eth*|!lo\" }";
+const MATCH: &str = "a table of at most 16 labels, each with a pattern, such as { interface = \"eth*\" }";
 const PATH: &str = "an absolute path";
 const TEXT: &str = "a text";
 const LEVEL: &str = "a number from 0 on, in the unit of the quantity";
@@ -133,7 +133,7 @@ impl Entry for Rule {
         key("for_seconds", Kind::Number, "seconds, 0 to 2678400"),
         key("recover_ratio", Kind::Number, "a number above 0 and up to 1"),
         key("grace_seconds", Kind::Number, "seconds, 0 to 2678400"),
-        key("repeat_seconds", Kind::Number, "seconds, 1 to 2678400, or 0 for never"),
+        key("repeat_seconds", Kind::Number, "seconds, 0 to 2678400"),
         key("quiet_seconds", Kind::Number, "seconds, 0 to 2678400"),
         key("match", Kind::Table, MATCH),
         key(
