@@ -14,13 +14,14 @@ use anyhow::{Context, Result, anyhow, ensure};
 use crate::process::run;
 
 /// The packages to unpack.
-const PACKAGES: [&str; 8] = [
+const PACKAGES: [&str; 9] = [
     "chrony",
     "ntpsec",
     "ntpsec-ntpdate",
     "ntpsec-ntpdig",
     "openntpd",
     "prometheus",
+    "prometheus-alertmanager",
     "python3-ntp",
     "python3-prometheus-client",
 ];

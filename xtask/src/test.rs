@@ -44,7 +44,7 @@ const VM_PACKAGES: [(&str, &str, &str); 1] = [(
 )];
 
 /// Packages that the tests download and unpack, never install: apt has to know them.
-const DOWNLOADED: [&str; 10] = [
+const DOWNLOADED: [&str; 11] = [
     "chrony",
     "ntpsec",
     "ntpsec-ntpdate",
@@ -53,6 +53,7 @@ const DOWNLOADED: [&str; 10] = [
     "openntpd",
     "prometheus",
     "python3-prometheus-client",
+    "prometheus-alertmanager",
     "linux-image-cloud-amd64",
     "qemu-system-x86",
 ];

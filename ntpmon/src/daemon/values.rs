@@ -56,7 +56,7 @@ pub(super) fn sources(
     let statuses = {
         let (control, runtime) = (control.clone(), runtime.clone());
         Arc::new(Kept::new(ONE_LOOK, move || {
-            let asked = runtime.block_on(timeout(PATIENCE, control.statuses()));
+            let asked = runtime.block_on(async { timeout(PATIENCE, control.statuses()).await });
             asked.ok().and_then(Result::ok).unwrap_or_default()
         }))
     };

@@ -41,8 +41,9 @@ pub(super) fn deliver(sink: &Definition, notice: &Notice, id: &str) -> Result<()
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
-    // SAFETY: between fork and exec it makes one system call, which takes no memory and no lock.
+    // SAFETY: between fork and exec these make system calls, and take neither memory nor a lock.
     unsafe {
+        command.pre_exec(keep_descriptors);
         command.pre_exec(privileges::give_up_all);
     }
     let mut child = command
@@ -53,6 +54,22 @@ pub(super) fn deliver(sink: &Definition, notice: &Notice, id: &str) -> Result<()
         let _ = stdin.write_all(data.to_string().as_bytes());
     }
     wait(&mut child, sink.timeout).map_err(|why| Failure::for_now(format!("{program} {why}")))
+}
+
+/// Keeps from the program whatever the daemon has open, also what its own starter left open to it.
+fn keep_descriptors() -> io::Result<()> {
+    const FIRST: libc::c_uint = 3;
+    let (last, flags) = (libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    // SAFETY: it takes numbers alone.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, FIRST, last, flags) };
+    match result {
+        0 => Ok(()),
+        _ => match io::Error::last_os_error() {
+            // A kernel before 5.11; what the daemon opens itself is closed then too.
+            error if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => Ok(()),
+            error => Err(error),
+        },
+    }
 }
 
 fn environment(sink: &Definition, notice: &Notice, id: &str) -> Vec<(String, String)> {
