@@ -79,7 +79,10 @@ fn interface_of(link: &LinkMessage) -> Option<Interface> {
         index: link.header.index,
         link_layer: link.header.link_layer_type.into(),
         loopback: link.header.flags.contains(LinkFlags::Loopback),
-        running: link.header.flags.contains(LinkFlags::Up | LinkFlags::Running),
+        running: link
+            .header
+            .flags
+            .contains(LinkFlags::Up | LinkFlags::Running),
         xdp_program: None,
         master: None,
         below: None,

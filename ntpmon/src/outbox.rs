@@ -239,7 +239,9 @@ impl Outbox {
             let last = last.unwrap_or_default().pop();
             last.and_then(|(key, _)| Some(u64::from_be_bytes(key.try_into().ok()?)))
         };
-        let next = 1 + last(Shelf::Outbox).max(last(Shelf::Deliveries)).unwrap_or(0);
+        let next = 1 + last(Shelf::Outbox)
+            .max(last(Shelf::Deliveries))
+            .unwrap_or(0);
         let old = key(next.saturating_sub(KEPT));
         if let Err(error) = history.trim_shelf(Shelf::Deliveries, &old, KEPT as usize) {
             tracing::warn!("old deliveries cannot be forgotten: {error}");
@@ -320,7 +322,8 @@ impl Outbox {
             match destinations.get(&entry.destination) {
                 Some(destination) => {
                     if let Some(oldest) = destination.push(entry) {
-                        self.0.give_up(&oldest, "more wait for this destination than may");
+                        self.0
+                            .give_up(&oldest, "more wait for this destination than may");
                     }
                 }
                 None => self.0.give_up(&entry, NOWHERE),
@@ -425,7 +428,9 @@ fn write(history: &History, asked: &Receiver<Sender<bool>>) {
         let replies: Vec<_> = std::iter::once(first).chain(asked.try_iter()).collect();
         let written = history.flush();
         if let Err(error) = &written {
-            tracing::warn!("what is promised is not on disk: {error:#}; it is delivered from memory");
+            tracing::warn!(
+                "what is promised is not on disk: {error:#}; it is delivered from memory"
+            );
         }
         for reply in replies {
             // Who asked may have no patience left.

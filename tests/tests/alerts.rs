@@ -72,7 +72,9 @@ impl Stage {
 
     fn start(&mut self) {
         let device = [Pair::DEVICE];
-        let command = self.home.command_watching(&self.pair.server, &[], "127.0.0.1:0", &device);
+        let command = self
+            .home
+            .command_watching(&self.pair.server, &[], "127.0.0.1:0", &device);
         self.daemon = Some(self.home.start(&mut command.unwrap()).unwrap());
     }
 
@@ -92,7 +94,11 @@ impl Stage {
     fn get(&self, path: &str) -> Value {
         let daemon = self.daemon.as_ref().unwrap();
         let api = Api::of(daemon, &self.pair.server).unwrap();
-        api.get(&format!("/api/ntp/alerts{path}")).unwrap().success().unwrap()["data"].clone()
+        api.get(&format!("/api/ntp/alerts{path}"))
+            .unwrap()
+            .success()
+            .unwrap()["data"]
+            .clone()
     }
 
     /// Pulls the cable, or plugs it in again.
@@ -119,7 +125,10 @@ fn exactly(receiver: &Receiver, count: usize) -> Vec<Request> {
     .unwrap();
     thread::sleep(QUIET);
     let requests = receiver.requests();
-    let states: Vec<_> = requests.iter().map(|it| it.json()["state"].clone()).collect();
+    let states: Vec<_> = requests
+        .iter()
+        .map(|it| it.json()["state"].clone())
+        .collect();
     assert_eq!(requests.len(), count, "{states:?}");
     requests
 }
@@ -148,16 +157,41 @@ fn one_message_arrives_each_way_within_a_second() {
         took(resolved, "resolved")
     );
     assert!(took(&fired, "fired") < IN_TIME && took(resolved, "resolved") < IN_TIME);
-    assert_eq!((&fired.json()["state"], &fired.json()["alert_id"]), (&"firing".into(), &id.into()));
+    assert_eq!(
+        (&fired.json()["state"], &fired.json()["alert_id"]),
+        (&"firing".into(), &id.into())
+    );
     assert_eq!(fired.json()["labels"]["interface"], Pair::DEVICE);
     assert_eq!(fired.json()["severity"], "critical");
-    assert_eq!((&resolved.json()["state"], &resolved.json()["alert_id"]), (&"resolved".into(), &id.into()));
-    assert!(fired.header("x-ntpmon-signature").unwrap().starts_with("sha256="));
-    assert_ne!(fired.header("ntpmon-delivery-id"), resolved.header("ntpmon-delivery-id"));
+    assert_eq!(
+        (&resolved.json()["state"], &resolved.json()["alert_id"]),
+        (&"resolved".into(), &id.into())
+    );
+    assert!(
+        fired
+            .header("x-ntpmon-signature")
+            .unwrap()
+            .starts_with("sha256=")
+    );
+    assert_ne!(
+        fired.header("ntpmon-delivery-id"),
+        resolved.header("ntpmon-delivery-id")
+    );
     let deliveries = stage.get("/deliveries");
-    let states: Vec<_> = deliveries.as_array().unwrap().iter().map(|it| &it["state"]).collect();
+    let states: Vec<_> = deliveries
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| &it["state"])
+        .collect();
     assert_eq!(states, ["delivered", "delivered"]);
-    let events: Vec<_> = stage.get("/history").as_array().unwrap().iter().map(|it| it["event"].clone()).collect();
+    let events: Vec<_> = stage
+        .get("/history")
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it["event"].clone())
+        .collect();
     assert_eq!(events, ["resolved", "fired"]);
 }
 
@@ -169,7 +203,9 @@ fn a_kill_between_the_change_and_the_delivery_neither_loses_nor_doubles_the_mess
     let id = stage.wait_for("firing");
     wait_for("a try", PATIENCE, || {
         let waiting = stage.get("/deliveries?state=waiting");
-        Ok(waiting[0]["attempts"].as_u64().filter(|attempts| *attempts > 0))
+        Ok(waiting[0]["attempts"]
+            .as_u64()
+            .filter(|attempts| *attempts > 0))
     })
     .unwrap();
     let delivery = stage.get("/deliveries")[0]["id"].clone();
@@ -179,7 +215,10 @@ fn a_kill_between_the_change_and_the_delivery_neither_loses_nor_doubles_the_mess
     stage.start();
     let request = exactly(&receiver, 1).remove(0);
     assert_eq!(request.header("ntpmon-delivery-id").unwrap(), delivery);
-    assert_eq!((&request.json()["state"], &request.json()["alert_id"]), (&"firing".into(), &id.into()));
+    assert_eq!(
+        (&request.json()["state"], &request.json()["alert_id"]),
+        (&"firing".into(), &id.into())
+    );
     assert_eq!(stage.wait_for("firing"), id);
     // What was told is told no more after another one.
     stage.kill();
@@ -226,15 +265,25 @@ url = 'http://127.0.0.1:9903/'
     let failing = stage.receiver("127.0.0.1:9903", Way::Answer(500));
     stage.cable("down");
     let fired = exactly(&receiver, 1).remove(0);
-    assert!(took(&fired, "fired") < IN_TIME, "{:?}", took(&fired, "fired"));
+    assert!(
+        took(&fired, "fired") < IN_TIME,
+        "{:?}",
+        took(&fired, "fired")
+    );
     assert!(!hanging.requests().is_empty() && !failing.requests().is_empty());
     let waiting = stage.get("/deliveries?state=waiting&sink=failing");
-    assert!(waiting[0]["error"].as_str().unwrap().contains("500"), "{waiting}");
+    assert!(
+        waiting[0]["error"].as_str().unwrap().contains("500"),
+        "{waiting}"
+    );
     assert!(waiting[0]["next_attempt"].is_string(), "{waiting}");
     let health = Api::of(stage.daemon.as_ref().unwrap(), &stage.pair.server).unwrap();
     let health = health.get("/api/ntp/health").unwrap().success().unwrap();
     let alerts = &health["components"]["alerts"];
-    assert!(alerts["message"].as_str().unwrap().contains("failing"), "{alerts}");
+    assert!(
+        alerts["message"].as_str().unwrap().contains("failing"),
+        "{alerts}"
+    );
     // Nor is the daemon's end.
     let ended = stage.daemon.unwrap().end(libc::SIGTERM).unwrap();
     assert!(ended.took < Duration::from_secs(5), "{ended:?}");
@@ -255,9 +304,15 @@ fn a_reload_keeps_what_fires_and_ends_what_is_no_longer_asked_for() {
     exactly(&receiver, 1);
     assert_eq!(stage.wait_for("firing"), id);
     // What is wrong changes nothing, and says where it is.
-    stage.home.configure(&format!("{head}{RULE}warm = 1\n{WEBHOOK}")).unwrap();
+    stage
+        .home
+        .configure(&format!("{head}{RULE}warm = 1\n{WEBHOOK}"))
+        .unwrap();
     stage.daemon().signal(libc::SIGHUP).unwrap();
-    stage.daemon().wait_for_message("alert.rule[1].warm", 1).unwrap();
+    stage
+        .daemon()
+        .wait_for_message("alert.rule[1].warm", 1)
+        .unwrap();
     assert_eq!(stage.wait_for("firing"), id);
     stage.home.configure(&format!("{head}{WEBHOOK}")).unwrap();
     stage.daemon().signal(libc::SIGHUP).unwrap();
@@ -271,20 +326,40 @@ fn a_reload_keeps_what_fires_and_ends_what_is_no_longer_asked_for() {
 fn no_secret_is_shown_and_a_test_message_arrives_or_says_why_not() {
     let stage = Stage::new(&format!("{RULE}{WEBHOOK}"));
     let mut show = run::command(&[]).unwrap();
-    show.args(["config", "show", "--config"]).arg(stage.home.path("ntpmon.toml"));
+    show.args(["config", "show", "--config"])
+        .arg(stage.home.path("ntpmon.toml"));
     let shown = show.output().unwrap();
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-    assert!(shown.contains("[[alert.sink]]") && shown.contains("http://127.0.0.1:9901/…"), "{shown}");
+    assert!(
+        shown.contains("[[alert.sink]]") && shown.contains("http://127.0.0.1:9901/…"),
+        "{shown}"
+    );
     assert!(!shown.contains("topsecret"), "{shown}");
     let api = Api::of(stage.daemon.as_ref().unwrap(), &stage.pair.server).unwrap();
-    let test = || api.post("/api/ntp/alerts/sinks/ops/test").unwrap().success().unwrap();
+    let test = || {
+        api.post("/api/ntp/alerts/sinks/ops/test")
+            .unwrap()
+            .success()
+            .unwrap()
+    };
     let refused = test();
     assert_eq!(refused["data"]["delivered"], false);
-    assert!(refused["data"]["error"].as_str().unwrap().contains("127.0.0.1:9901"), "{refused}");
+    assert!(
+        refused["data"]["error"]
+            .as_str()
+            .unwrap()
+            .contains("127.0.0.1:9901"),
+        "{refused}"
+    );
     let receiver = stage.receiver(HOOK, Way::Answer(200));
     assert_eq!(test()["data"]["delivered"], true);
     assert_eq!(exactly(&receiver, 1)[0].json()["state"], "test");
-    for answer in [refused, test(), stage.get("/sinks"), stage.get("/deliveries")] {
+    for answer in [
+        refused,
+        test(),
+        stage.get("/sinks"),
+        stage.get("/deliveries"),
+    ] {
         assert!(!answer.to_string().contains("topsecret"), "{answer}");
     }
 }
@@ -316,7 +391,10 @@ fn a_command_gets_the_alert_and_none_of_the_rights_of_the_daemon() {
     }
     // Its own three, and that by which ls looks.
     let descriptors = fs::read_to_string(folder.path().join("out.fd")).unwrap();
-    assert_eq!(descriptors.split_whitespace().collect::<Vec<_>>(), ["0", "1", "2", "3"]);
+    assert_eq!(
+        descriptors.split_whitespace().collect::<Vec<_>>(),
+        ["0", "1", "2", "3"]
+    );
 }
 
 /// Alertmanager has the place of its templates built in, so it runs where its package's is there.
@@ -350,10 +428,15 @@ receivers:
         .args([path("usr/share"), path("usr/bin/prometheus-alertmanager")])
         .arg(format!("--config.file={}", file.display()))
         .arg(format!("--storage.path={}", folder.join("data").display()))
-        .args(["--web.listen-address=127.0.0.1:9093", "--cluster.listen-address="]);
+        .args([
+            "--web.listen-address=127.0.0.1:9093",
+            "--cluster.listen-address=",
+        ]);
     let mut process = Process::start(&mut command).unwrap();
     process
-        .wait_until("Listening on", PATIENCE, |it| it.stderr().contains("Listening on"))
+        .wait_until("Listening on", PATIENCE, |it| {
+            it.stderr().contains("Listening on")
+        })
         .unwrap();
     process
 }
@@ -378,7 +461,15 @@ resend_seconds = 1
         let text = stage
             .pair
             .server
-            .run("curl", ["--silent", "--noproxy", "*", "http://127.0.0.1:9093/api/v2/alerts"])
+            .run(
+                "curl",
+                [
+                    "--silent",
+                    "--noproxy",
+                    "*",
+                    "http://127.0.0.1:9093/api/v2/alerts",
+                ],
+            )
             .unwrap();
         serde_json::from_str(&text).unwrap()
     };
@@ -387,9 +478,20 @@ resend_seconds = 1
     })
     .unwrap();
     let labels = &alert["labels"];
-    assert_eq!((&labels["alertname"], &labels["severity"]), (&"down".into(), &"critical".into()));
-    assert_eq!((&labels["interface"], &labels["team"]), (&Pair::DEVICE.into(), &"ntp".into()));
-    assert!(alert["annotations"]["summary"].as_str().unwrap().contains("[critical] down"));
+    assert_eq!(
+        (&labels["alertname"], &labels["severity"]),
+        (&"down".into(), &"critical".into())
+    );
+    assert_eq!(
+        (&labels["interface"], &labels["team"]),
+        (&Pair::DEVICE.into(), &"ntp".into())
+    );
+    assert!(
+        alert["annotations"]["summary"]
+            .as_str()
+            .unwrap()
+            .contains("[critical] down")
+    );
     // Longer than each message holds: it is told again and again.
     thread::sleep(Duration::from_secs(6));
     assert_eq!(shown().as_array().unwrap().len(), 1);
@@ -404,6 +506,9 @@ resend_seconds = 1
         Ok((requests.len() >= 2).then_some(requests))
     })
     .unwrap();
-    let states: Vec<_> = requests.iter().map(|it| it.json()["status"].clone()).collect();
+    let states: Vec<_> = requests
+        .iter()
+        .map(|it| it.json()["status"].clone())
+        .collect();
     assert_eq!(states, ["firing", "resolved"]);
 }

@@ -134,7 +134,10 @@ impl Engine {
     ) {
         let rules: Vec<Rule> = {
             let rules = self.inner.lock().all_rules().into_iter();
-            rules.map(|(rule, _)| rule).filter(|it| it.enabled).collect()
+            rules
+                .map(|(rule, _)| rule)
+                .filter(|it| it.enabled)
+                .collect()
         };
         // Whoever is asked may take a moment, so nothing is held meanwhile.
         let quantities: BTreeSet<Quantity> = rules.iter().map(|it| it.quantity).collect();
@@ -302,7 +305,9 @@ impl Engine {
         } else {
             let all = settings.silences.iter().chain(own_silences);
             let labels = alert.silenced_labels(&self.host);
-            let is_silent = all.into_iter().any(|it| it.is_active(now) && it.fits(&labels));
+            let is_silent = all
+                .into_iter()
+                .any(|it| it.is_active(now) && it.fits(&labels));
             let before = alert.life.told;
             let is_acknowledged = alert.is_acknowledged(now);
             let rule = alert.rule.clone();
@@ -313,7 +318,10 @@ impl Engine {
             let severity = match telling {
                 // That it is over is told of what was told of it.
                 Telling::Resolved => before.unwrap_or(alert.life.severity),
-                _ => alert.life.severity.max(before.unwrap_or(alert.life.severity)),
+                _ => alert
+                    .life
+                    .severity
+                    .max(before.unwrap_or(alert.life.severity)),
             };
             if matches!(telling, Telling::Fired | Telling::Escalated) {
                 for sink in sinks {
@@ -330,7 +338,9 @@ impl Engine {
             outcome.changes.extend(promised.flat_map(Promise::changes));
         }
         if let Some(event) = transition.and_then(Event::of) {
-            outcome.changes.extend(self.memory.record(alert, event, now));
+            outcome
+                .changes
+                .extend(self.memory.record(alert, event, now));
         }
         if transition.is_some() || telling.is_some() {
             let kept = alert.life.state != State::Ok;
@@ -406,8 +416,15 @@ impl Engine {
                 self.outbox.offer(&sink.name, &subject, body);
             }
         }
-        let names: BTreeSet<&str> = inner.settings.sinks.iter().map(|it| it.name.as_str()).collect();
-        inner.since_sent.retain(|name, _| names.contains(name.as_str()));
+        let names: BTreeSet<&str> = inner
+            .settings
+            .sinks
+            .iter()
+            .map(|it| it.name.as_str())
+            .collect();
+        inner
+            .since_sent
+            .retain(|name, _| names.contains(name.as_str()));
     }
 
     /// Removes what is old.
@@ -442,7 +459,10 @@ impl Engine {
 
     pub(super) fn all(&self, now: Timestamp) -> Vec<View> {
         let inner = self.inner.lock();
-        let alerts = inner.alerts.values().filter(|it| it.life.state != State::Ok);
+        let alerts = inner
+            .alerts
+            .values()
+            .filter(|it| it.life.state != State::Ok);
         let mut all: Vec<View> = alerts
             .map(|alert| {
                 let labels = alert.silenced_labels(&self.host);
@@ -466,7 +486,10 @@ impl Engine {
 
     pub(super) fn acknowledge(&self, id: u64, by: Acknowledgement) -> Result<View, Refusal> {
         let mut inner = self.inner.lock();
-        let alert = inner.alerts.values_mut().find(|alert| alert.id == id && id != 0);
+        let alert = inner
+            .alerts
+            .values_mut()
+            .find(|alert| alert.id == id && id != 0);
         let alert = alert.ok_or_else(|| Refusal::Unknown("alert", id.to_string()))?;
         if !matches!(alert.life.state, State::Firing | State::Pending) {
             return Err(Refusal::NotFiring(id, alert.life.state.name()));
@@ -507,8 +530,8 @@ impl Engine {
         if inner.settings.rules.iter().any(|it| it.name == name) {
             return Err(Refusal::Configured("rule", name));
         }
-        let is_default = inner.settings.default_rules
-            && Rule::defaults().iter().any(|it| it.name == name);
+        let is_default =
+            inner.settings.default_rules && Rule::defaults().iter().any(|it| it.name == name);
         let known = inner.own_rules.iter().position(|it| it.name == name);
         match known {
             Some(place) if replace => inner.own_rules[place] = rule,
@@ -742,7 +765,9 @@ fn seen(
                 continue;
             };
             let entry = seen.entry(labels).or_insert((Seen::Found(0), None));
-            let Seen::Found(count) = entry.0 else { continue };
+            let Seen::Found(count) = entry.0 else {
+                continue;
+            };
             *entry = (Seen::Found(count + 1), Some(finding.message.clone()));
         }
         return seen;

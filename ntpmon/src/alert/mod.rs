@@ -257,7 +257,9 @@ impl Alerts {
                 let begun = Instant::now();
                 let mut last = begun;
                 while wait(&woken, last + INTERVAL) {
-                    let Some(shared) = shared.upgrade() else { return };
+                    let Some(shared) = shared.upgrade() else {
+                        return;
+                    };
                     if shared.stopping.load(Ordering::Acquire) {
                         return;
                     }
@@ -276,7 +278,9 @@ impl Alerts {
     pub fn tell(&self, mut finding: Finding) {
         if finding.message.len() > MESSAGE {
             let end = (0..=MESSAGE).rev();
-            let end = end.into_iter().find(|end| finding.message.is_char_boundary(*end));
+            let end = end
+                .into_iter()
+                .find(|end| finding.message.is_char_boundary(*end));
             finding.message.truncate(end.unwrap_or(0));
         }
         let mut findings = self.0.findings.lock();
@@ -451,12 +455,16 @@ pub struct Tested {
 impl Shared {
     fn look(&self, elapsed: Duration, uptime: Duration) {
         let findings: Vec<Finding> = self.findings.lock().drain(..).collect();
-        self.engine.look(Timestamp::now(), elapsed, uptime, &findings);
+        self.engine
+            .look(Timestamp::now(), elapsed, uptime, &findings);
     }
 }
 
 /// Waits until the time, or until it is woken. Says whether anybody could still wake it.
 fn wait(woken: &Receiver<()>, until: Instant) -> bool {
     let rest = until.saturating_duration_since(Instant::now());
-    !matches!(woken.recv_timeout(rest), Err(RecvTimeoutError::Disconnected))
+    !matches!(
+        woken.recv_timeout(rest),
+        Err(RecvTimeoutError::Disconnected)
+    )
 }

@@ -79,7 +79,15 @@ impl Notice {
     /// Of what it is, in few words: the server, the interface, the host.
     #[must_use]
     pub fn subject(&self) -> String {
-        let named = ["check", "server", "client", "interface", "kind", "what", "path"];
+        let named = [
+            "check",
+            "server",
+            "client",
+            "interface",
+            "kind",
+            "what",
+            "path",
+        ];
         let found = named.iter().filter_map(|name| self.labels.get(*name));
         let words: Vec<_> = found.map(String::as_str).collect();
         if words.is_empty() {
@@ -119,7 +127,11 @@ impl Notice {
                         " is not known"
                     });
                 } else if self.quantity == Quantity::Finding {
-                    text.push_str(if self.is_over() { " was not found again" } else { "" });
+                    text.push_str(if self.is_over() {
+                        " was not found again"
+                    } else {
+                        ""
+                    });
                 } else {
                     if let Some(value) = self.value {
                         let _ = write!(text, " is {}", show(value));
@@ -140,9 +152,17 @@ impl Notice {
             Language::Zh => {
                 let mut text = format!("{} {subject}", facts.what_zh);
                 if self.no_data {
-                    text.push_str(if self.is_over() { " 数据恢复" } else { " 无数据，请检查！" });
+                    text.push_str(if self.is_over() {
+                        " 数据恢复"
+                    } else {
+                        " 无数据，请检查！"
+                    });
                 } else if self.quantity == Quantity::Finding {
-                    text.push_str(if self.is_over() { " 未再出现" } else { "，请检查！" });
+                    text.push_str(if self.is_over() {
+                        " 未再出现"
+                    } else {
+                        "，请检查！"
+                    });
                 } else {
                     if let Some(value) = self.value {
                         let _ = write!(text, " {}", show(value));

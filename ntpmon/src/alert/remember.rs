@@ -61,7 +61,9 @@ impl Memory {
 
     /// The alerts of the life before.
     pub(super) fn alerts(&self) -> Vec<Alert> {
-        let read = self.history.shelf(Shelf::Alerts, &[], &[], Order::Oldest, usize::MAX);
+        let read = self
+            .history
+            .shelf(Shelf::Alerts, &[], &[], Order::Oldest, usize::MAX);
         let items = read.unwrap_or_else(|error| {
             tracing::error!("the alerts of before cannot be read: {error}");
             Vec::new()
@@ -129,7 +131,9 @@ impl Memory {
 
     /// Removes what became of alerts longer ago than that, some at a time.
     pub(super) fn forget_records(&self, now: Timestamp, age: Duration) {
-        let oldest = self.history.shelf(Shelf::AlertHistory, &[], &[], Order::Oldest, PAGE);
+        let oldest = self
+            .history
+            .shelf(Shelf::AlertHistory, &[], &[], Order::Oldest, PAGE);
         let oldest = match oldest {
             Ok(oldest) => oldest,
             Err(error) => {

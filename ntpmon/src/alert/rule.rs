@@ -238,7 +238,11 @@ impl Rule {
                 (_, None) => ("", true),
             };
             let warn = warn.unwrap_or_default();
-            must("critical", in_order, &format!("a level {word} warn = {warn}"));
+            must(
+                "critical",
+                in_order,
+                &format!("a level {word} warn = {warn}"),
+            );
         } else {
             let levels = "none: this rule looks at no values, and has a severity instead";
             must("warn", self.warn.is_none(), levels);

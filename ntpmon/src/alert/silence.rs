@@ -135,7 +135,8 @@ impl Silence {
         // A zone that was there when it was checked is there still, or the silence is none.
         let Ok(zone) = self.zone() else { return false };
         let now = now.to_zoned(zone);
-        let is_day = |day: &Zoned| self.days.is_empty() || self.days.contains(&Day::of(day.weekday()));
+        let is_day =
+            |day: &Zoned| self.days.is_empty() || self.days.contains(&Day::of(day.weekday()));
         let (Some(start), Some(end)) = (self.start, self.end) else {
             return is_day(&now);
         };

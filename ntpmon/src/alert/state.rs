@@ -218,9 +218,8 @@ impl Life {
         recovered: bool,
         moment: Moment,
     ) -> Option<Transition> {
-        let enough = |counted: Option<Duration>| {
-            counted.is_some_and(|counted| counted >= rule.hold)
-        };
+        let enough =
+            |counted: Option<Duration>| counted.is_some_and(|counted| counted >= rule.hold);
         match self.state {
             State::Ok | State::Resolved | State::Pending if self.bad.is_some() => {
                 let began = self.state != State::Pending;
@@ -273,7 +272,10 @@ impl Life {
         *self = Self {
             state: State::Firing,
             severity,
-            began: self.began.filter(|_| self.state == State::Pending).or(Some(now)),
+            began: self
+                .began
+                .filter(|_| self.state == State::Pending)
+                .or(Some(now)),
             fired: Some(now),
             value: self.value,
             bad: self.bad,

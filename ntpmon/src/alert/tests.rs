@@ -148,7 +148,12 @@ impl Stage {
             .alerts
             .all()
             .into_iter()
-            .map(|it| (it.labels.get("server").cloned().unwrap_or_default(), it.state))
+            .map(|it| {
+                (
+                    it.labels.get("server").cloned().unwrap_or_default(),
+                    it.state,
+                )
+            })
             .collect();
         states.sort_by(|one, other| one.0.cmp(&other.0));
         states
@@ -172,12 +177,22 @@ use Telling::{Fired, Resolved};
 async fn each_server_has_an_alert_and_two_messages_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let mut stage = Stage::open(folder.path(), settings(OFFSET));
-    stage.set(&[("a", Some(0.02)), ("b", Some(0.0)), ("c", None), ("d", Some(f64::NAN))]);
+    stage.set(&[
+        ("a", Some(0.02)),
+        ("b", Some(0.0)),
+        ("c", None),
+        ("d", Some(f64::NAN)),
+    ]);
     for _ in 0..5 {
         stage.look(1);
     }
     assert_eq!(stage.states(), [("a".to_owned(), State::Firing)]);
-    stage.set(&[("a", Some(0.02)), ("b", Some(-0.06)), ("c", None), ("d", None)]);
+    stage.set(&[
+        ("a", Some(0.02)),
+        ("b", Some(-0.06)),
+        ("c", None),
+        ("d", None),
+    ]);
     stage.look(1);
     stage.set(&[("a", Some(0.0)), ("b", Some(-0.06))]);
     stage.look(1);
@@ -189,8 +204,15 @@ async fn each_server_has_an_alert_and_two_messages_of_its_own() {
     assert_eq!((sent[1].value, sent[1].level), (Some(-0.06), Some(0.05)));
     assert_eq!(sent[2].alert, sent[0].alert);
     assert_ne!(sent[1].alert, sent[0].alert);
-    assert_eq!(stage.events(), [Event::Fired, Event::Fired, Event::Resolved]);
-    let view = stage.alerts.all().into_iter().find(|it| it.state == State::Firing);
+    assert_eq!(
+        stage.events(),
+        [Event::Fired, Event::Fired, Event::Resolved]
+    );
+    let view = stage
+        .alerts
+        .all()
+        .into_iter()
+        .find(|it| it.state == State::Firing);
     assert_eq!(view.unwrap().told, ["ops"]);
 }
 
@@ -226,7 +248,12 @@ async fn states_and_messages_survive_a_restart_and_none_is_told_twice() {
     stage.at(0.02);
     assert!(stage.only().id > id);
     assert_eq!(stage.told().await, [Resolved, Fired]);
-    let events = [Event::Fired, Event::Acknowledged, Event::Resolved, Event::Fired];
+    let events = [
+        Event::Fired,
+        Event::Acknowledged,
+        Event::Resolved,
+        Event::Fired,
+    ];
     assert_eq!(stage.events(), events);
 }
 
@@ -236,7 +263,13 @@ async fn a_change_and_its_message_are_on_disk_together_before_the_message_leaves
     let mut stage = Stage::open(folder.path(), settings(OFFSET));
     let history = stage.history.clone();
     let waiting = Arc::new(Mutex::new(None));
-    let (seen, policy) = (Arc::clone(&waiting), Policy { max_age: Duration::from_secs(9), max_attempts: 1 });
+    let (seen, policy) = (
+        Arc::clone(&waiting),
+        Policy {
+            max_age: Duration::from_secs(9),
+            max_attempts: 1,
+        },
+    );
     let deliver: Deliver = Arc::new(move |_| {
         // Nothing else writes in this test: what does not wait is written.
         *seen.lock() = Some(history.shelf_changes_waiting());
@@ -302,18 +335,26 @@ async fn nothing_begins_in_the_grace_after_the_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn missing_data_is_told_of_what_was_there_and_of_nothing_at_all() {
     let folder = tempfile::tempdir().unwrap();
-    let rule = "[[rule]]\nname = 'lost'\nquantity = 'check_offset'\nno_data = true\ngrace_seconds = 0\n";
+    let rule =
+        "[[rule]]\nname = 'lost'\nquantity = 'check_offset'\nno_data = true\ngrace_seconds = 0\n";
     let mut stage = Stage::open(folder.path(), settings(rule));
     stage.look(1);
     let view = stage.only();
-    assert_eq!((view.state, view.labels.len(), view.value), (State::Firing, 0, None));
+    assert_eq!(
+        (view.state, view.labels.len(), view.value),
+        (State::Firing, 0, None)
+    );
     stage.set(&[("a", Some(9.0)), ("b", Some(0.0))]);
     stage.look(1);
     assert_eq!(stage.only().state, State::Resolved);
     // One says that it does not know, the other is not there.
     stage.set(&[("a", None)]);
     stage.look(1);
-    let firing: Vec<_> = stage.states().into_iter().filter(|it| it.1 == State::Firing).collect();
+    let firing: Vec<_> = stage
+        .states()
+        .into_iter()
+        .filter(|it| it.1 == State::Firing)
+        .collect();
     assert_eq!(firing.len(), 2, "{firing:?}");
     stage.set(&[("a", Some(0.0)), ("b", Some(0.0))]);
     stage.look(1);
@@ -393,17 +434,32 @@ async fn rules_and_silences_of_the_api_survive_and_never_take_the_place_of_the_c
         configured.name = "offset".to_owned();
         for replace in [true, false] {
             let refused = stage.alerts.set_rule(configured.clone(), replace);
-            assert_eq!(refused, Err(Refusal::Configured("rule", "offset".to_owned())));
+            assert_eq!(
+                refused,
+                Err(Refusal::Configured("rule", "offset".to_owned()))
+            );
         }
         let refused = stage.alerts.remove_rule("offset");
-        assert_eq!(refused, Err(Refusal::Configured("rule", "offset".to_owned())));
-        stage.alerts.set_silence(toml::from_str("name = 'quiet'").unwrap(), false).unwrap();
+        assert_eq!(
+            refused,
+            Err(Refusal::Configured("rule", "offset".to_owned()))
+        );
+        stage
+            .alerts
+            .set_silence(toml::from_str("name = 'quiet'").unwrap(), false)
+            .unwrap();
         stage.history.stop();
     }
     let stage = Stage::open(folder.path(), settings(OFFSET));
     let rules = stage.alerts.rules();
-    let names: Vec<_> = rules.iter().map(|it| (it.name.as_str(), it.origin)).collect();
-    assert_eq!(names, [("offset", Origin::Configuration), ("own", Origin::Api)]);
+    let names: Vec<_> = rules
+        .iter()
+        .map(|it| (it.name.as_str(), it.origin))
+        .collect();
+    assert_eq!(
+        names,
+        [("offset", Origin::Configuration), ("own", Origin::Api)]
+    );
     assert_eq!(rules[1].definition, own);
     assert!(stage.alerts.silences()[0].active);
     stage.alerts.remove_rule("own").unwrap();
@@ -422,9 +478,15 @@ async fn a_default_rule_can_be_replaced_and_is_back_when_that_is_removed() {
         let mut rules = stage.alerts.rules().into_iter();
         rules.find(|it| it.name == "disk-free").unwrap()
     };
-    assert_eq!((find().origin, find().definition.enabled), (Origin::Api, false));
+    assert_eq!(
+        (find().origin, find().definition.enabled),
+        (Origin::Api, false)
+    );
     stage.alerts.remove_rule("disk-free").unwrap();
-    assert_eq!((find().origin, find().definition.enabled), (Origin::Default, true));
+    assert_eq!(
+        (find().origin, find().definition.enabled),
+        (Origin::Default, true)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -436,7 +498,10 @@ async fn alerts_beyond_the_bound_are_counted_and_the_others_go_on() {
     };
     let mut stage = Stage::open(folder.path(), bound);
     let names: Vec<String> = (0..150).map(|number| format!("{number:03}")).collect();
-    let values: Vec<_> = names.iter().map(|name| (name.as_str(), Some(1.0))).collect();
+    let values: Vec<_> = names
+        .iter()
+        .map(|name| (name.as_str(), Some(1.0)))
+        .collect();
     stage.set(&values);
     stage.look(1);
     assert_eq!(stage.alerts.health().firing, 100);
@@ -503,7 +568,13 @@ async fn the_thread_looks_by_itself_at_once_when_something_is_found_and_ends() {
     let folder = tempfile::tempdir().unwrap();
     let rule = "[[rule]]\nname = 'all'\nquantity = 'finding'\n";
     let stage = Stage::open(folder.path(), settings(rule));
-    let Stage { alerts, _looker, sent, history, .. } = stage;
+    let Stage {
+        alerts,
+        _looker,
+        sent,
+        history,
+        ..
+    } = stage;
     alerts.start(_looker).unwrap();
     assert!(alerts.health().is_alive);
     let begun = Instant::now();
@@ -520,6 +591,9 @@ async fn the_thread_looks_by_itself_at_once_when_something_is_found_and_ends() {
     assert!(sent.lock()[0].message.as_ref().unwrap().len() <= 1000);
     alerts.stop();
     assert!(!alerts.health().is_alive);
-    let _ = alerts.outbox().deliveries(None, Some(Progress::Delivered), None, 9).unwrap();
+    let _ = alerts
+        .outbox()
+        .deliveries(None, Some(Progress::Delivered), None, 9)
+        .unwrap();
     history.stop();
 }

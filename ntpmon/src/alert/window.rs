@@ -30,11 +30,17 @@ impl Window {
             seen.clear();
         }
         let is_first = seen.is_empty();
-        if seen.back().is_none_or(|(at, _)| now.duration_since(*at) >= Duration::from_secs(1)) {
+        if seen
+            .back()
+            .is_none_or(|(at, _)| now.duration_since(*at) >= Duration::from_secs(1))
+        {
             seen.push_back((now, count));
         }
         // The last that is old enough stays: it is where the minute begins.
-        while seen.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= LENGTH) {
+        while seen
+            .get(1)
+            .is_some_and(|(at, _)| now.duration_since(*at) >= LENGTH)
+        {
             seen.pop_front();
         }
         let first = seen.front().filter(|_| !is_first)?;
@@ -50,7 +56,8 @@ mod tests {
     fn a_counter_is_what_it_gained_in_the_last_minute() {
         let mut window = Window::default();
         let begin = Instant::now();
-        let mut at = |seconds, count| window.gained("a", count, begin + Duration::from_secs(seconds));
+        let mut at =
+            |seconds, count| window.gained("a", count, begin + Duration::from_secs(seconds));
         assert_eq!(at(0, 1000), None);
         assert_eq!(at(1, 1000), Some(0));
         assert_eq!(at(30, 1005), Some(5));

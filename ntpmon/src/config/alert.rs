@@ -105,7 +105,8 @@ impl Alert {
 }
 
 const NAME: &str = "1 to 64 letters, digits, or - _ .";
-const MATCH: &str = "a table of at most 16 labels, each with a pattern, such as { interface = \"eth*\" }";
+const MATCH: &str =
+    "a table of at most 16 labels, each with a pattern, such as { interface = \"eth*\" }";
 const PATH: &str = "an absolute path";
 const TEXT: &str = "a text";
 const LEVEL: &str = "a number from 0 on, in the unit of the quantity";
@@ -131,7 +132,11 @@ impl Entry for Rule {
         key("direction", Kind::Text, "\"above\" or \"below\""),
         key("severity", Kind::Text, "\"warn\" or \"critical\""),
         key("for_seconds", Kind::Number, "seconds, 0 to 2678400"),
-        key("recover_ratio", Kind::Number, "a number above 0 and up to 1"),
+        key(
+            "recover_ratio",
+            Kind::Number,
+            "a number above 0 and up to 1",
+        ),
         key("grace_seconds", Kind::Number, "seconds, 0 to 2678400"),
         key("repeat_seconds", Kind::Number, "seconds, 0 to 2678400"),
         key("quiet_seconds", Kind::Number, "seconds, 0 to 2678400"),
@@ -188,7 +193,11 @@ impl Entry for sink::Definition {
             Kind::Secret,
             "a table of at most 64 headers, such as { Authorization = \"Bearer …\" }",
         ),
-        key("template", Kind::Text, "a template of minijinja that names what a message has"),
+        key(
+            "template",
+            Kind::Text,
+            "a template of minijinja that names what a message has",
+        ),
         key("resend_seconds", Kind::Number, "seconds, 1 to 3600"),
         key("host", Kind::Text, "a name or an address"),
         key("port", Kind::Number, "a whole number, 1 to 65535"),

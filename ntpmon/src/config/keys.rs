@@ -168,11 +168,7 @@ pub const KEYS: &[Key] = &[
         Kind::Number,
         "a whole number, 100 to 1000000",
     ),
-    key(
-        "alert.history_days",
-        Kind::Number,
-        "whole days, 1 to 36500",
-    ),
+    key("alert.history_days", Kind::Number, "whole days, 1 to 36500"),
     key(
         "otlp.endpoint",
         Kind::Text,

@@ -81,24 +81,40 @@ pub(super) fn sources(
         let (minutes, statuses) = (Arc::clone(&minutes), Arc::clone(&statuses));
         move || minute_readings(&minutes.get(), &statuses.get(), value)
     };
-    let (reach, lost, down) = (Arc::clone(&servers), Arc::clone(&statuses), statuses.clone());
+    let (reach, lost, down) = (
+        Arc::clone(&servers),
+        Arc::clone(&statuses),
+        statuses.clone(),
+    );
     let (stored, disk) = (history.clone(), data.to_path_buf());
-    let (ring_window, store_window) = (Mutex::new(Window::default()), Mutex::new(Window::default()));
+    let (ring_window, store_window) =
+        (Mutex::new(Window::default()), Mutex::new(Window::default()));
     let is_asked = |last: jiff::Timestamp| {
         let passed = Duration::try_from(jiff::Timestamp::now().duration_since(last));
         passed.is_ok_and(|passed| passed <= ASKED)
     };
     Sources::default()
-        .with(Quantity::RingLoss, move || ring_losses(&lost.get(), &ring_window))
+        .with(Quantity::RingLoss, move || {
+            ring_losses(&lost.get(), &ring_window)
+        })
         .with(Quantity::InterfaceDown, move || outages(&down.get()))
-        .with(Quantity::StoreLoss, move || store_losses(&stored, &store_window))
+        .with(Quantity::StoreLoss, move || {
+            store_losses(&stored, &store_window)
+        })
         .with(Quantity::DiskFree, move || free(&disk))
         .with(Quantity::UnansweredRatio, of_minute(unanswered))
-        .with(Quantity::TurnaroundP99, of_minute(|minute| {
-            minute.activity.total_process_time.p99_seconds
-        }))
-        .with(Quantity::RequestRate, of_minute(|minute| rate(minute, "requests")))
-        .with(Quantity::KissOfDeath, of_minute(|minute| rate(minute, "kiss_of_death")))
+        .with(
+            Quantity::TurnaroundP99,
+            of_minute(|minute| minute.activity.total_process_time.p99_seconds),
+        )
+        .with(
+            Quantity::RequestRate,
+            of_minute(|minute| rate(minute, "requests")),
+        )
+        .with(
+            Quantity::KissOfDeath,
+            of_minute(|minute| rate(minute, "kiss_of_death")),
+        )
         .with(Quantity::ServerOffset, move || {
             let servers = servers.get();
             let offsets = servers.iter().map(|server| Reading {

@@ -145,7 +145,11 @@ async fn run(
 }
 
 /// Tries to deliver the first entry. Says how long to wait before the next try, if at all.
-async fn deliver(shared: &Arc<Shared>, queue: &Queue, mut entry: Entry) -> Option<Option<Duration>> {
+async fn deliver(
+    shared: &Arc<Shared>,
+    queue: &Queue,
+    mut entry: Entry,
+) -> Option<Option<Duration>> {
     let (policy, deliver) = queue.way.lock().clone();
     entry.attempts = entry.attempts.saturating_add(1);
     let sent = entry.clone();
@@ -237,9 +241,20 @@ mod tests {
 
     #[test]
     fn each_failure_doubles_the_wait_up_to_a_bound() {
-        for (attempts, seconds) in [(1, 1.0), (2, 2.0), (5, 16.0), (9, 256.0), (10, 300.0), (99, 300.0)] {
+        for (attempts, seconds) in [
+            (1, 1.0),
+            (2, 2.0),
+            (5, 16.0),
+            (9, 256.0),
+            (10, 300.0),
+            (99, 300.0),
+        ] {
             let waits: Vec<_> = (0..50).map(|_| backoff(attempts).as_secs_f64()).collect();
-            assert!(waits.iter().all(|it| (seconds * 0.75..=seconds * 1.25).contains(it)));
+            assert!(
+                waits
+                    .iter()
+                    .all(|it| (seconds * 0.75..=seconds * 1.25).contains(it))
+            );
             assert!(waits.iter().any(|it| (it - waits[0]).abs() > 1e-9));
         }
     }

@@ -125,7 +125,8 @@ async fn a_failure_is_tried_again_under_the_same_id_and_what_comes_after_waits()
     let failing = Arc::new(AtomicBool::new(true));
     let tried = Arc::new(Mutex::new(Vec::new()));
     let deliver: Deliver = {
-        let (failing, tried, deliver) = (Arc::clone(&failing), Arc::clone(&tried), arrived.deliver());
+        let (failing, tried, deliver) =
+            (Arc::clone(&failing), Arc::clone(&tried), arrived.deliver());
         Arc::new(move |entry| {
             tried.lock().push(entry.id.clone());
             if failing.swap(false, Ordering::Relaxed) {
@@ -176,7 +177,12 @@ async fn what_never_arrives_is_given_up_and_said_to_be() {
         failed.unwrap().len() == 5
     })
     .await;
-    assert_eq!(history.shelf(Shelf::Outbox, &[], &[], Order::Oldest, 9).unwrap(), []);
+    assert_eq!(
+        history
+            .shelf(Shelf::Outbox, &[], &[], Order::Oldest, 9)
+            .unwrap(),
+        []
+    );
     assert_eq!(outbox.standing("final").failed, 1);
 }
 

@@ -14,7 +14,11 @@ use crate::{
 /// So often a message may be missed before Alertmanager takes an alert for over.
 const MISSED: i32 = 4;
 
-pub(super) fn deliver(sink: &Definition, notices: &[Notice], now: Timestamp) -> Result<(), Failure> {
+pub(super) fn deliver(
+    sink: &Definition,
+    notices: &[Notice],
+    now: Timestamp,
+) -> Result<(), Failure> {
     let mut alerts = Vec::new();
     for notice in notices {
         // Severity is one of the labels by which it tells alerts apart: one that became worse is
@@ -66,7 +70,8 @@ fn alert(
     }
     let holds = SignedDuration::try_from(sink.resend).unwrap_or_default() * MISSED;
     // A test is not to stay for long.
-    let over = over.or_else(|| (notice.event == Telling::Test).then(|| now + SignedDuration::from_secs(60)));
+    let over = over
+        .or_else(|| (notice.event == Telling::Test).then(|| now + SignedDuration::from_secs(60)));
     json!({
         "labels": labels,
         "annotations": annotations,
@@ -85,7 +90,13 @@ mod tests {
     fn what_fires_holds_for_longer_than_until_it_is_sent_again_and_ends_when_it_is_over() {
         let sink = Definition::new("a", Kind::Alertmanager);
         let now: Timestamp = "2026-01-01T01:00:00Z".parse().unwrap();
-        let firing = alert(&sink, &notice(Telling::Fired), Severity::Critical, None, now);
+        let firing = alert(
+            &sink,
+            &notice(Telling::Fired),
+            Severity::Critical,
+            None,
+            now,
+        );
         assert_eq!(firing["startsAt"], "2026-01-01T00:00:00Z");
         assert_eq!(firing["endsAt"], "2026-01-01T01:04:00Z");
         assert_eq!(firing["labels"]["alertname"], "check-offset");

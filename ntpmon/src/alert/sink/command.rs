@@ -126,7 +126,10 @@ fn wait(child: &mut Child, timeout: Duration) -> Result<(), String> {
             // It was just killed.
             let _ = child.wait();
             let seconds = timeout.as_secs_f64();
-            return Err(format!("took longer than {seconds} s, and was ended{}", said.told()));
+            return Err(format!(
+                "took longer than {seconds} s, and was ended{}",
+                said.told()
+            ));
         }
         thread::sleep(LOOK);
     }

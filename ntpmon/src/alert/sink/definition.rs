@@ -66,17 +66,42 @@ impl Kind {
     const fn keys(self) -> &'static [&'static str] {
         match self {
             Self::Webhook => &[
-                "url", "url_file", "secret", "secret_file", "headers", "template", "ca_file", "proxy",
+                "url",
+                "url_file",
+                "secret",
+                "secret_file",
+                "headers",
+                "template",
+                "ca_file",
+                "proxy",
             ],
             Self::Alertmanager => &[
-                "url", "url_file", "headers", "resend_seconds", "ca_file", "proxy",
+                "url",
+                "url_file",
+                "headers",
+                "resend_seconds",
+                "ca_file",
+                "proxy",
             ],
             Self::Dingtalk | Self::Feishu => &[
-                "url", "url_file", "secret", "secret_file", "ca_file", "proxy",
+                "url",
+                "url_file",
+                "secret",
+                "secret_file",
+                "ca_file",
+                "proxy",
             ],
             Self::Wecom | Self::Slack => &["url", "url_file", "ca_file", "proxy"],
             Self::Email => &[
-                "host", "port", "tls", "user", "password", "password_file", "from", "to", "ca_file",
+                "host",
+                "port",
+                "tls",
+                "user",
+                "password",
+                "password_file",
+                "from",
+                "to",
+                "ca_file",
             ],
             Self::Command => &["command"],
             Self::Log => &[],
@@ -163,10 +188,18 @@ pub struct Definition {
     #[serde(default)]
     pub language: Language,
     /// How long one try may take.
-    #[serde(default = "timeout", rename = "timeout_seconds", with = "crate::seconds")]
+    #[serde(
+        default = "timeout",
+        rename = "timeout_seconds",
+        with = "crate::seconds"
+    )]
     pub timeout: Duration,
     /// How long it is tried.
-    #[serde(default = "max_age", rename = "max_age_seconds", with = "crate::seconds")]
+    #[serde(
+        default = "max_age",
+        rename = "max_age_seconds",
+        with = "crate::seconds"
+    )]
     pub max_age: Duration,
     /// How often it is tried.
     #[serde(default = "max_attempts")]
@@ -272,34 +305,53 @@ impl Definition {
         let within = |it: Duration, low: f64, high: f64| (low..=high).contains(&it.as_secs_f64());
         let is_mailbox = |text: &String| text.parse::<lettre::message::Mailbox>().is_ok();
         let is_host = |host: &String| {
-            (1..=253).contains(&host.len()) && !host.contains(|it: char| it.is_whitespace() || it == '/')
+            (1..=253).contains(&host.len())
+                && !host.contains(|it: char| it.is_whitespace() || it == '/')
         };
         let is_header = |(name, value): (&String, &Secret)| {
             name.parse::<ureq::http::HeaderName>().is_ok()
                 && value.reveal().parse::<ureq::http::HeaderValue>().is_ok()
         };
         let is_program = |command: &[String]| {
-            command.first().is_none_or(|program| program.starts_with('/'))
+            command
+                .first()
+                .is_none_or(|program| program.starts_with('/'))
                 && command.iter().all(|it| !it.contains('\0'))
         };
         let right = [
             ("name", is_name(&self.name)),
             ("url", is_url(&self.url)),
             ("url_file", is_absolute(&self.url_file)),
-            ("secret", self.secret.as_ref().is_none_or(|it| !it.reveal().is_empty())),
+            (
+                "secret",
+                self.secret
+                    .as_ref()
+                    .is_none_or(|it| !it.reveal().is_empty()),
+            ),
             ("secret_file", is_absolute(&self.secret_file)),
-            ("headers", self.headers.len() <= MOST && self.headers.iter().all(is_header)),
+            (
+                "headers",
+                self.headers.len() <= MOST && self.headers.iter().all(is_header),
+            ),
             (
                 "template",
-                self.template.as_ref().is_none_or(|it| template::check(it).is_ok()),
+                self.template
+                    .as_ref()
+                    .is_none_or(|it| template::check(it).is_ok()),
             ),
             ("resend_seconds", within(self.resend, 1.0, 3600.0)),
             ("host", self.host.as_ref().is_none_or(is_host)),
             ("port", self.port != Some(0)),
             ("password_file", is_absolute(&self.password_file)),
             ("from", self.from.as_ref().is_none_or(is_mailbox)),
-            ("to", self.to.len() <= MOST && self.to.iter().all(is_mailbox)),
-            ("command", self.command.len() <= MOST && is_program(&self.command)),
+            (
+                "to",
+                self.to.len() <= MOST && self.to.iter().all(is_mailbox),
+            ),
+            (
+                "command",
+                self.command.len() <= MOST && is_program(&self.command),
+            ),
             ("ca_file", is_absolute(&self.ca_file)),
             ("proxy", is_url(&self.proxy)),
             ("timeout_seconds", within(self.timeout, 0.1, 120.0)),
@@ -346,7 +398,12 @@ impl Definition {
                 conflicts.push((one, format!("this or {other}, not both")));
             }
         };
-        either("url", self.url.is_some(), "url_file", self.url_file.is_some());
+        either(
+            "url",
+            self.url.is_some(),
+            "url_file",
+            self.url_file.is_some(),
+        );
         either(
             "secret",
             self.secret.is_some(),
@@ -372,7 +429,11 @@ impl Definition {
             _ => None,
         };
         if let Some(key) = missing {
-            let or = if key == "url" { " here, or url_file" } else { "" };
+            let or = if key == "url" {
+                " here, or url_file"
+            } else {
+                ""
+            };
             conflicts.push((
                 key,
                 format!("a value{or}: a sink of kind {} needs it", self.kind.name()),
@@ -402,10 +463,15 @@ mod tests {
             ["secret", "to"]
         );
         assert_eq!(
-            keys("name = 'a'\nkind = 'dingtalk'\nurl = 'http://a'\nsecret = 'b'\nsecret_file = '/c'"),
+            keys(
+                "name = 'a'\nkind = 'dingtalk'\nurl = 'http://a'\nsecret = 'b'\nsecret_file = '/c'"
+            ),
             ["secret"]
         );
-        assert_eq!(keys("name = 'a'\nkind = 'email'\nuser = 'b'"), ["user", "host"]);
+        assert_eq!(
+            keys("name = 'a'\nkind = 'email'\nuser = 'b'"),
+            ["user", "host"]
+        );
         assert_eq!(keys("name = 'a'\nkind = 'command'"), ["command"]);
     }
 

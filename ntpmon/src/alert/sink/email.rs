@@ -79,7 +79,10 @@ fn parameters(sink: &Definition, host: &str) -> Result<TlsParameters, Failure> {
     let mut parameters = TlsParameters::builder(host.to_owned());
     if let Some(file) = &sink.ca_file {
         let failed = |error: &dyn std::fmt::Display| {
-            Failure::for_now(format!("reading the certificates {}: {error}", file.display()))
+            Failure::for_now(format!(
+                "reading the certificates {}: {error}",
+                file.display()
+            ))
         };
         let pem = fs::read(file).map_err(|error| failed(&error))?;
         let certificate = Certificate::from_pem(&pem).map_err(|error| failed(&error))?;
@@ -111,9 +114,15 @@ mod tests {
         };
         let mail = text("abc");
         assert!(mail.contains("Subject: [critical] check-offset: offset of the server"));
-        assert!(mail.contains("Message-ID: <abc.ntpmon@ntp.example>"), "{mail}");
+        assert!(
+            mail.contains("Message-ID: <abc.ntpmon@ntp.example>"),
+            "{mail}"
+        );
         assert!(mail.contains("Auto-Submitted: auto-generated"));
-        assert!(mail.contains("To: ops@ntp.example, B <b@ntp.example>"), "{mail}");
+        assert!(
+            mail.contains("To: ops@ntp.example, B <b@ntp.example>"),
+            "{mail}"
+        );
         assert!(mail.contains("server: 192.0.2.1"));
         sink.from = Some("nobody".to_owned());
         assert!(message(&sink, &notice(Telling::Fired), "abc").is_err());

@@ -37,7 +37,10 @@ pub(super) fn deliver(sink: &Definition, notice: &Notice, now: Timestamp) -> Res
                 "markdown": {"title": notice.title(language), "text": markdown(notice, language, "#### ")},
             }),
         ),
-        Kind::Feishu => (url.reveal().to_owned(), feishu(notice, language, secret, now)),
+        Kind::Feishu => (
+            url.reveal().to_owned(),
+            feishu(notice, language, secret, now),
+        ),
         Kind::Wecom => (
             url.reveal().to_owned(),
             json!({
@@ -131,7 +134,11 @@ fn feishu(notice: &Notice, language: Language, secret: Option<&str>, now: Timest
 fn markdown(notice: &Notice, language: Language, head: &str) -> String {
     let mut text = format!("{head}{}\n", escaped(&notice.title(language)));
     for (name, value) in notice.lines(language) {
-        text.push_str(&format!("\n> **{}**: {}\n", escaped(&name), escaped(&value)));
+        text.push_str(&format!(
+            "\n> **{}**: {}\n",
+            escaped(&name),
+            escaped(&value)
+        ));
     }
     cut(text)
 }

@@ -76,7 +76,9 @@ impl Url {
             None => (rest, ""),
         };
         // A user and a password may stand before it.
-        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        let host = authority
+            .rsplit_once('@')
+            .map_or(authority, |(_, host)| host);
         let more = if path.len() > 1 { "/…" } else { path };
         format!("{scheme}://{host}{more}")
     }
@@ -125,8 +127,14 @@ mod tests {
     #[test]
     fn a_url_is_shown_up_to_its_host() {
         for (url, shown) in [
-            ("https://hooks.example/services/T0/B0/abc", "https://hooks.example/…"),
-            ("https://oapi.example/robot/send?access_token=abc", "https://oapi.example/…"),
+            (
+                "https://hooks.example/services/T0/B0/abc",
+                "https://hooks.example/…",
+            ),
+            (
+                "https://oapi.example/robot/send?access_token=abc",
+                "https://oapi.example/…",
+            ),
             ("http://user:abc@127.0.0.1:9093", "http://127.0.0.1:9093"),
             ("http://[::1]:9093/", "http://[::1]:9093/"),
             ("http://a?b=abc", "http://a/…"),
@@ -134,7 +142,14 @@ mod tests {
             assert_eq!(Url::from(url).shown(), shown);
             assert!(Url::from(url).is_right(), "{url}");
         }
-        for url in ["", "127.0.0.1:9093", "ftp://a/", "http://", "https:///a", "http://a b/"] {
+        for url in [
+            "",
+            "127.0.0.1:9093",
+            "ftp://a/",
+            "http://",
+            "https:///a",
+            "http://a b/",
+        ] {
             assert!(!Url::from(url).is_right(), "{url}");
         }
     }

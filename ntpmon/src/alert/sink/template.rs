@@ -99,13 +99,23 @@ mod tests {
             ("{{ nothing.at.all }}", "'nothing'"),
             ("{{ rlue }}", "'rlue'"),
             ("{{ rule | no_such_filter }}", "no_such_filter"),
-            ("{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}", ""),
+            (
+                "{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}",
+                "",
+            ),
         ] {
             let error = check(wrong).unwrap_err();
             assert!(error.contains(part), "{wrong}: {error}");
         }
         assert!(check(&"a".repeat(LONGEST + 1)).is_err());
-        assert_eq!(check("{{ rule }}{% if value %}{{ value }}{% endif %}"), Ok(()));
-        assert_eq!(check("{{ labels.server }}"), Ok(()), "not every alert has each label");
+        assert_eq!(
+            check("{{ rule }}{% if value %}{{ value }}{% endif %}"),
+            Ok(())
+        );
+        assert_eq!(
+            check("{{ labels.server }}"),
+            Ok(()),
+            "not every alert has each label"
+        );
     }
 }

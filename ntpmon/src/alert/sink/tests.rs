@@ -84,7 +84,9 @@ impl Server {
 }
 
 fn serve(stream: TcpStream, way: Way, seen: &Mutex<Vec<Request>>) {
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut line = String::new();
     if reader.read_line(&mut line).unwrap_or(0) == 0 {
@@ -95,13 +97,19 @@ fn serve(stream: TcpStream, way: Way, seen: &Mutex<Vec<Request>>) {
     loop {
         let mut line = String::new();
         reader.read_line(&mut line).unwrap();
-        let Some((name, value)) = line.trim().split_once(':') else { break };
+        let Some((name, value)) = line.trim().split_once(':') else {
+            break;
+        };
         headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
     let length = headers.iter().find(|(name, _)| name == "content-length");
     let mut body = vec![0; length.map_or(0, |(_, length)| length.parse().unwrap())];
     reader.read_exact(&mut body).unwrap();
-    seen.lock().push(Request { path, headers, body });
+    seen.lock().push(Request {
+        path,
+        headers,
+        body,
+    });
     let mut stream = stream;
     match way {
         Way::Answer(status, text) => {
@@ -151,7 +159,11 @@ const HTTP: [(Kind, &str); 6] = [
 fn each_service_takes_what_is_sent_and_an_error_of_it_is_a_failure() {
     for (kind, answer) in HTTP {
         let server = Server::new(Way::Answer(200, answer));
-        assert_eq!(send(&sink(kind, &server.url), Telling::Fired), Ok(()), "{kind:?}");
+        assert_eq!(
+            send(&sink(kind, &server.url), Telling::Fired),
+            Ok(()),
+            "{kind:?}"
+        );
         server.only().json();
         for status in [301, 400, 401, 404, 429, 500, 503] {
             let server = Server::new(Way::Answer(status, "out of\norder"));
@@ -166,13 +178,33 @@ fn each_service_takes_what_is_sent_and_an_error_of_it_is_a_failure() {
 #[test]
 fn a_robot_that_answers_200_with_an_error_in_it_has_not_taken_the_message() {
     let refusals = [
-        (Kind::Dingtalk, "{\"errcode\":310000,\"errmsg\":\"sign not match\"}", "sign not match"),
-        (Kind::Wecom, "{\"errcode\":93000,\"errmsg\":\"invalid webhook\"}", "invalid webhook"),
-        (Kind::Feishu, "{\"code\":19021,\"msg\":\"sign match fail\"}", "sign match fail"),
-        (Kind::Feishu, "{\"StatusCode\":1,\"StatusMessage\":\"no\"}", "no"),
+        (
+            Kind::Dingtalk,
+            "{\"errcode\":310000,\"errmsg\":\"sign not match\"}",
+            "sign not match",
+        ),
+        (
+            Kind::Wecom,
+            "{\"errcode\":93000,\"errmsg\":\"invalid webhook\"}",
+            "invalid webhook",
+        ),
+        (
+            Kind::Feishu,
+            "{\"code\":19021,\"msg\":\"sign match fail\"}",
+            "sign match fail",
+        ),
+        (
+            Kind::Feishu,
+            "{\"StatusCode\":1,\"StatusMessage\":\"no\"}",
+            "no",
+        ),
         (Kind::Dingtalk, "<html>", "<html>"),
         (Kind::Wecom, "{}", "errcode"),
-        (Kind::Slack, "{\"ok\":false,\"error\":\"invalid_auth\"}", "invalid_auth"),
+        (
+            Kind::Slack,
+            "{\"ok\":false,\"error\":\"invalid_auth\"}",
+            "invalid_auth",
+        ),
         (Kind::Slack, "no_service", "no_service"),
     ];
     for (kind, answer, why) in refusals {
@@ -191,7 +223,10 @@ fn one_that_hangs_or_is_slow_or_closes_fails_within_the_timeout() {
             let begun = Instant::now();
             let failure = send(&sink(kind, &server.url), Telling::Fired).unwrap_err();
             assert!(begun.elapsed() < Duration::from_secs(5), "{kind:?}");
-            assert!(!failure.is_final && failure.why.contains("127.0.0.1"), "{failure:?}");
+            assert!(
+                !failure.is_final && failure.why.contains("127.0.0.1"),
+                "{failure:?}"
+            );
         }
     }
 }
@@ -215,7 +250,8 @@ fn a_webhook_is_told_all_that_is_known_signed_and_with_an_id() {
     let server = Server::new(Way::Answer(204, ""));
     let mut sink = sink(Kind::Webhook, &format!("{}/alerts?a=b", server.url));
     sink.secret = Some(Secret::from("key"));
-    sink.headers.insert("Authorization".to_owned(), Secret::from("Bearer abc"));
+    sink.headers
+        .insert("Authorization".to_owned(), Secret::from("Bearer abc"));
     send(&sink, Telling::Fired).unwrap();
     let request = server.only();
     assert_eq!(request.path, "/alerts?a=b");
@@ -225,8 +261,14 @@ fn a_webhook_is_told_all_that_is_known_signed_and_with_an_id() {
     let signature = webhook::sign(b"key", &request.body);
     assert_eq!(request.header(SIGNATURE_HEADER), Some(signature.as_str()));
     let body = request.json();
-    assert_eq!((&body["state"], &body["alert_id"]), (&"firing".into(), &7.into()));
-    assert_eq!((&body["value"], &body["level"]), (&0.0612.into(), &0.05.into()));
+    assert_eq!(
+        (&body["state"], &body["alert_id"]),
+        (&"firing".into(), &7.into())
+    );
+    assert_eq!(
+        (&body["value"], &body["level"]),
+        (&0.0612.into(), &0.05.into())
+    );
     assert_eq!(body["labels"]["server"], "192.0.2.1");
     assert_eq!(body["resolved"], Value::Null);
 
@@ -269,15 +311,31 @@ fn a_secret_and_a_url_come_from_files_that_may_change() {
     sink.secret_file = Some(secret.clone());
     assert!(send(&sink, Telling::Fired).unwrap_err().why.contains("url"));
     std::fs::write(&url, format!("{}/send?access_token=abc\n", server.url)).unwrap();
-    assert!(send(&sink, Telling::Fired).unwrap_err().why.contains("secret"));
+    assert!(
+        send(&sink, Telling::Fired)
+            .unwrap_err()
+            .why
+            .contains("secret")
+    );
     std::fs::write(&secret, "SECabc\n").unwrap();
     send(&sink, Telling::Fired).unwrap();
     let request = server.only();
-    assert!(request.path.starts_with("/send?access_token=abc&timestamp="), "{}", request.path);
+    assert!(
+        request
+            .path
+            .starts_with("/send?access_token=abc&timestamp="),
+        "{}",
+        request.path
+    );
     assert!(request.path.contains("&sign="));
     assert_eq!(request.json()["msgtype"], "markdown");
     std::fs::write(&url, "nowhere").unwrap();
-    assert!(send(&sink, Telling::Fired).unwrap_err().why.contains("holds no URL"));
+    assert!(
+        send(&sink, Telling::Fired)
+            .unwrap_err()
+            .why
+            .contains("holds no URL")
+    );
 }
 
 #[test]
@@ -309,7 +367,9 @@ fn mail_server(greeting: &'static str) -> (u16, Arc<Mutex<String>>) {
 }
 
 fn speak_smtp(mut stream: TcpStream, greeting: &str, seen: &Mutex<String>) {
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
     let reader = BufReader::new(stream.try_clone().unwrap());
     let _ = write!(stream, "{greeting}\r\n");
     let mut is_data = false;
@@ -391,7 +451,10 @@ fn script(folder: &Path, text: &str) -> Definition {
     std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     Definition {
-        command: vec![path.display().to_string(), "$(touch injected); `x`".to_owned()],
+        command: vec![
+            path.display().to_string(),
+            "$(touch injected); `x`".to_owned(),
+        ],
         timeout: Duration::from_millis(1500),
         ..Definition::new("command", Kind::Command)
     }
@@ -410,7 +473,8 @@ fn a_command_is_told_by_its_input_and_its_environment_and_has_no_rights() {
     );
     // What others chose is text, and nothing else.
     let mut told = notice(Telling::Fired);
-    told.labels.insert("server".to_owned(), "$(reboot)\n`x`".to_owned());
+    told.labels
+        .insert("server".to_owned(), "$(reboot)\n`x`".to_owned());
     sink.send(&[told], "id-1", Timestamp::UNIX_EPOCH).unwrap();
     let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
     let input: Value = serde_json::from_str(&read("input")).unwrap();
@@ -424,7 +488,10 @@ fn a_command_is_told_by_its_input_and_its_environment_and_has_no_rights() {
         "NTPMON_ALERT_VALUE=0.0612",
         "NTPMON_ALERT_LABEL_SERVER=$(reboot)",
     ] {
-        assert!(environment.lines().any(|it| it == line), "{line}: {environment}");
+        assert!(
+            environment.lines().any(|it| it == line),
+            "{line}: {environment}"
+        );
     }
     assert!(!environment.contains("HOME="), "{environment}");
     assert_eq!(read("argument"), "$(touch injected); `x`");
@@ -441,11 +508,17 @@ fn a_command_that_fails_or_takes_too_long_or_is_not_there_is_a_failure() {
     let folder = tempfile::tempdir().unwrap();
     let failing = script(folder.path(), "echo no modem >&2; exit 3");
     let failure = send(&failing, Telling::Fired).unwrap_err();
-    assert!(failure.why.contains("no modem") && failure.why.contains('3'), "{failure:?}");
+    assert!(
+        failure.why.contains("no modem") && failure.why.contains('3'),
+        "{failure:?}"
+    );
 
     // Those that it started end with it.
     let out = folder.path().display();
-    let hanging = script(folder.path(), &format!("sleep 60 & echo $! > {out}/child; wait"));
+    let hanging = script(
+        folder.path(),
+        &format!("sleep 60 & echo $! > {out}/child; wait"),
+    );
     let begun = Instant::now();
     let failure = send(&hanging, Telling::Fired).unwrap_err();
     assert!(failure.why.contains("1.5 s"), "{failure:?}");
@@ -461,7 +534,12 @@ fn a_command_that_fails_or_takes_too_long_or_is_not_there_is_a_failure() {
 
     // Nor does one that writes without end, or does not read.
     let loud = script(folder.path(), "exec 0<&-; yes >&2");
-    assert!(send(&loud, Telling::Fired).unwrap_err().why.contains("1.5 s"));
+    assert!(
+        send(&loud, Telling::Fired)
+            .unwrap_err()
+            .why
+            .contains("1.5 s")
+    );
     let mut absent = script(folder.path(), "");
     absent.command = vec!["/nowhere/at/all".to_owned()];
     let failure = send(&absent, Telling::Fired).unwrap_err();

@@ -7,10 +7,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use super::{definition::Definition, http, secret::Secret, template};
-use crate::{
-    alert::notice::Notice,
-    outbox::Failure,
-};
+use crate::{alert::notice::Notice, outbox::Failure};
 
 /// The same for each try of one delivery.
 pub const ID_HEADER: &str = "ntpmon-delivery-id";
@@ -23,7 +20,10 @@ pub(super) fn deliver(sink: &Definition, notice: &Notice, id: &str) -> Result<()
         None => data.to_string(),
         Some(text) => template::render(text, &data).unwrap_or_else(|why| {
             // Better told in another form than not at all.
-            tracing::error!("the template of sink {}: {why}; all is sent instead", sink.name);
+            tracing::error!(
+                "the template of sink {}: {why}; all is sent instead",
+                sink.name
+            );
             data.to_string()
         }),
     };

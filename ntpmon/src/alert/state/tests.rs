@@ -130,7 +130,12 @@ fn a_value_near_the_level_does_not_flap() {
 
 #[test]
 fn what_is_missing_or_no_number_neither_fires_nor_ends_anything() {
-    let nothing = [None, Some(f64::NAN), Some(f64::INFINITY), Some(f64::NEG_INFINITY)];
+    let nothing = [
+        None,
+        Some(f64::NAN),
+        Some(f64::INFINITY),
+        Some(f64::NEG_INFINITY),
+    ];
     let mut stage = Stage::new(&format!("{OFFSET}for_seconds = 3"));
     for value in nothing {
         assert_eq!(stage.after(100.0, Seen::Value(value)), None);
@@ -176,7 +181,11 @@ fn becoming_critical_is_told_once_however_often_it_comes_and_goes() {
     for value in [0.02, 0.02, 0.06] {
         stage.value(value);
     }
-    assert_eq!(stage.life.severity, Severity::Warn, "a spike is no escalation");
+    assert_eq!(
+        stage.life.severity,
+        Severity::Warn,
+        "a spike is no escalation"
+    );
     assert_eq!(stage.value(0.06), Some(Transition::Escalated));
     for _ in 0..10 {
         assert_eq!(stage.value(0.046), None, "not far enough back");
@@ -277,11 +286,20 @@ fn missing_data_is_a_rule_of_its_own() {
         "name = 'a'\nquantity = 'check_offset'\nno_data = true\nfor_seconds = 2\nseverity = 'critical'",
     );
     assert_eq!(stage.after(1.0, Seen::Missing(false)), None);
-    assert_eq!(stage.after(1.0, Seen::Missing(true)), Some(Transition::Pending));
+    assert_eq!(
+        stage.after(1.0, Seen::Missing(true)),
+        Some(Transition::Pending)
+    );
     assert_eq!(stage.after(1.0, Seen::Missing(true)), None);
-    assert_eq!(stage.after(1.0, Seen::Missing(true)), Some(Transition::Fired));
+    assert_eq!(
+        stage.after(1.0, Seen::Missing(true)),
+        Some(Transition::Fired)
+    );
     assert_eq!(stage.life.severity, Severity::Critical);
-    assert_eq!(stage.after(1.0, Seen::Missing(false)), Some(Transition::Resolved));
+    assert_eq!(
+        stage.after(1.0, Seen::Missing(false)),
+        Some(Transition::Resolved)
+    );
     assert_eq!(stage.told, [Fired, Resolved]);
 }
 
@@ -335,9 +353,25 @@ fn what_is_over_is_shown_for_a_while_and_then_forgotten() {
 /// it fires only on a value that is past a level.
 #[test]
 fn messages_alternate_whatever_the_values_are() {
-    let values = [0.0, 0.009, 0.0095, 0.011, 0.04, 0.046, 0.051, -0.02, -1e9, f64::NAN];
+    let values = [
+        0.0,
+        0.009,
+        0.0095,
+        0.011,
+        0.04,
+        0.046,
+        0.051,
+        -0.02,
+        -1e9,
+        f64::NAN,
+    ];
     let mut random = 0x2545_f491_4f6c_dd1d_u64;
-    for rule in ["", "for_seconds = 2", "recover_ratio = 1", "critical = 0.02"] {
+    for rule in [
+        "",
+        "for_seconds = 2",
+        "recover_ratio = 1",
+        "critical = 0.02",
+    ] {
         let mut stage = Stage::new(&format!("{OFFSET}{rule}"));
         for _ in 0..20_000 {
             random ^= random << 13;

@@ -55,7 +55,8 @@ const STATES: &[(&str, state::State)] = &[
     ("resolved", state::State::Resolved),
 ];
 
-const SEVERITIES: &[(&str, Severity)] = &[("warn", Severity::Warn), ("critical", Severity::Critical)];
+const SEVERITIES: &[(&str, Severity)] =
+    &[("warn", Severity::Warn), ("critical", Severity::Critical)];
 
 const PROGRESS: &[(&str, Progress)] = &[
     ("waiting", Progress::Waiting),
@@ -93,7 +94,9 @@ impl From<Refusal> for ApiError {
                 let name = shown(&name);
                 Self::not_found(
                     code,
-                    format!("there is no {what} '{name}'; GET /api/ntp/alerts{list} lists those there are"),
+                    format!(
+                        "there is no {what} '{name}'; GET /api/ntp/alerts{list} lists those there are"
+                    ),
                 )
             }
             Refusal::Exists(..) => Self::new(StatusCode::CONFLICT, "exists", message),
@@ -110,12 +113,17 @@ fn name_of(text: String) -> Result<String, ApiError> {
         return Ok(text);
     }
     let expected = "1 to 64 letters, digits, or - _ .";
-    Err(ApiError::invalid_parameter("the name", text.escape_debug(), expected))
+    Err(ApiError::invalid_parameter(
+        "the name",
+        text.escape_debug(),
+        expected,
+    ))
 }
 
 fn id_of(text: &str) -> Result<u64, ApiError> {
-    text.parse()
-        .map_err(|_| ApiError::invalid_parameter("the alert", text, "the number of an alert, from 1"))
+    text.parse().map_err(|_| {
+        ApiError::invalid_parameter("the alert", text, "the number of an alert, from 1")
+    })
 }
 
 /// The alerts there are
@@ -141,7 +149,9 @@ async fn alerts(state: State, parameters: Parameters) -> Result<Json<List<View>>
     parameters.only(&[&["state", "severity", "rule"]])?;
     let wanted = parameters.word("state", STATES)?;
     let severity = parameters.word("severity", SEVERITIES)?;
-    let rule = parameters.text("rule", "the name of a rule")?.map(str::to_owned);
+    let rule = parameters
+        .text("rule", "the name of a rule")?
+        .map(str::to_owned);
     let mut all = ask(&state, |alerts| Ok(alerts.all())).await?;
     all.retain(|it| {
         wanted.is_none_or(|wanted| it.state == wanted)
@@ -211,7 +221,9 @@ struct Records {
 )]
 async fn history(state: State, parameters: Parameters) -> Result<Json<Records>, ApiError> {
     parameters.only(&[&["rule", "alert_id", "since", "until", "before", "limit"]])?;
-    let rule = parameters.text("rule", "the name of a rule")?.map(str::to_owned);
+    let rule = parameters
+        .text("rule", "the name of a rule")?
+        .map(str::to_owned);
     let alert = parameters.number("alert_id", 1..=u64::MAX)?;
     let (since, until) = parameters.between()?;
     let before = parameters.number("before", 1..=u64::MAX)?;
@@ -336,7 +348,9 @@ struct Deliveries {
 )]
 async fn deliveries(state: State, parameters: Parameters) -> Result<Json<Deliveries>, ApiError> {
     parameters.only(&[&["sink", "state", "before", "limit"]])?;
-    let sink = parameters.text("sink", "the name of a sink")?.map(str::to_owned);
+    let sink = parameters
+        .text("sink", "the name of a sink")?
+        .map(str::to_owned);
     let progress = parameters.word("state", PROGRESS)?;
     let before = parameters.number("before", 1..=u64::MAX)?;
     let limit = parameters.number("limit", 1..=1000)?.unwrap_or(LIMIT) as usize;
@@ -388,10 +402,7 @@ async fn sinks(state: State, parameters: Parameters) -> Result<Json<List<SinkVie
         (status = 404, description = "There is no such sink"),
     )
 )]
-async fn test_sink(
-    state: State,
-    Path(name): Path<String>,
-) -> Result<Json<One<Tested>>, ApiError> {
+async fn test_sink(state: State, Path(name): Path<String>) -> Result<Json<One<Tested>>, ApiError> {
     let name = name_of(name)?;
     let tested = ask(&state, move |alerts| {
         let tested = alerts.test(None, Some(&name))?.pop();

@@ -219,7 +219,13 @@ fn bounds_are_where_they_are_said_to_be() {
 }
 
 /// Numbers that are told by name, or have one end.
-const UNBOUNDED: [&str; 5] = ["capture.rings", "version", "warn", "critical", "recover_ratio"];
+const UNBOUNDED: [&str; 5] = [
+    "capture.rings",
+    "version",
+    "warn",
+    "critical",
+    "recover_ratio",
+];
 
 /// The two ends of every range of numbers stand in what is expected of it.
 fn has_its_bounds(key: &Key, accepts_value: impl Fn(Value) -> bool) {
@@ -546,7 +552,9 @@ secret = 'topsecret'
     let sinks = "[[alert.rule]]\nname = 'a'\nquantity = 'disk_free'\nsinks = ['none']\n";
     assert_eq!(
         faults_of(sinks, &[], &[]),
-        ["alert.rule[1].sinks = [\"none\"] in DIR/ntpmon.toml:4: expected no \"none\": there is no [[alert.sink]]"]
+        [
+            "alert.rule[1].sinks = [\"none\"] in DIR/ntpmon.toml:4: expected no \"none\": there is no [[alert.sink]]"
+        ]
     );
 }
 
