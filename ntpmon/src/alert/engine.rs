@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::{
     Finding, Health, Origin, Refusal, RuleView, Settings, SilenceView, SinkView, Tested, Verdict,
-    alert::{Acknowledgement, Alert, Event, Record, View},
+    instance::{Acknowledgement, Alert, Event, Record, View},
     matcher::Labels,
     notice::Notice,
     quantity::{Quantity, Reading, Sources},

@@ -5,8 +5,8 @@
 //!
 //! A thread of its own looks at the rules every second, and at once when something was found.
 
-pub mod alert;
 mod engine;
+pub mod instance;
 pub mod matcher;
 pub mod notice;
 pub mod quantity;
@@ -38,8 +38,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use self::{
-    alert::{Acknowledgement, Record, View},
     engine::Engine,
+    instance::{Acknowledgement, Record, View},
     matcher::Labels,
     quantity::Sources,
     rule::{Rule, Severity},

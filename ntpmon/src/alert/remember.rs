@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    alert::{Alert, Event, Record},
+    instance::{Alert, Event, Record},
     rule::Rule,
     silence::Silence,
 };

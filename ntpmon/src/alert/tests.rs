@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::{
-    alert::{Acknowledgement, Event, View},
+    instance::{Acknowledgement, Event, View},
     notice::Notice,
     quantity::{Quantity, Reading, Sources},
     rule::Rule,

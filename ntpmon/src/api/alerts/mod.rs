@@ -23,7 +23,7 @@ use super::{
 use crate::{
     alert::{
         Alerts, Refusal, SinkView, Tested,
-        alert::{Acknowledgement, Record, View},
+        instance::{Acknowledgement, Record, View},
         rule::Severity,
         state,
     },
@@ -406,7 +406,7 @@ async fn test_sink(state: State, Path(name): Path<String>) -> Result<Json<One<Te
     let name = name_of(name)?;
     let tested = ask(&state, move |alerts| {
         let tested = alerts.test(None, Some(&name))?.pop();
-        Ok(tested.ok_or_else(|| Refusal::Unknown("sink", name))?)
+        Ok(tested.ok_or(Refusal::Unknown("sink", name))?)
     })
     .await?;
     Ok(One::new(tested))
