@@ -318,6 +318,10 @@ impl Outbox {
     /// Delivers what was promised.
     pub fn release(&self, promises: Vec<Promise>) {
         let destinations = self.0.destinations.lock();
+        // They are put down, and are delivered in the next life.
+        if *self.0.stopping.borrow() {
+            return;
+        }
         for Promise(entry) in promises {
             match destinations.get(&entry.destination) {
                 Some(destination) => {
@@ -373,8 +377,11 @@ impl Outbox {
     /// Begins no more deliveries, and waits for those that are under way, for so long at most. What
     /// has not arrived is tried again in the next life.
     pub async fn stop(&self, patience: Duration) {
-        self.0.stopping.send_replace(true);
-        let destinations = std::mem::take(&mut *self.0.destinations.lock());
+        let destinations = {
+            let mut destinations = self.0.destinations.lock();
+            self.0.stopping.send_replace(true);
+            std::mem::take(&mut *destinations)
+        };
         let ended = async {
             for destination in destinations.into_values() {
                 destination.ended().await;

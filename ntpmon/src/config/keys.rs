@@ -162,13 +162,6 @@ pub const KEYS: &[Key] = &[
     key("api.tokens_file", Kind::Text, PATH),
     key("api.tls.certificate", Kind::Text, PATH),
     key("api.tls.key", Kind::Text, PATH),
-    key("alert.default_rules", Kind::Switch, SWITCH),
-    key(
-        "alert.max_alerts",
-        Kind::Number,
-        "a whole number, 100 to 1000000",
-    ),
-    key("alert.history_days", Kind::Number, "whole days, 1 to 36500"),
     key(
         "otlp.endpoint",
         Kind::Text,
@@ -181,6 +174,13 @@ pub const KEYS: &[Key] = &[
         Kind::Texts,
         "a list of headers, such as [\"X-Tenant: ntp\"], none of those that every request has",
     ),
+    key("alert.default_rules", Kind::Switch, SWITCH),
+    key(
+        "alert.max_alerts",
+        Kind::Number,
+        "a whole number, 100 to 1000000",
+    ),
+    key("alert.history_days", Kind::Number, "whole days, 1 to 36500"),
     key(
         "client.url",
         Kind::Text,

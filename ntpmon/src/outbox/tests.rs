@@ -226,6 +226,22 @@ async fn what_was_promised_survives_and_arrives_once_in_the_next_life() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_promised_while_it_ends_waits_for_the_next_life() {
+    let folder = tempfile::tempdir().unwrap();
+    let (history, outbox) = open(folder.path());
+    outbox.serve("a", POLICY, Arrived::default().deliver());
+    outbox.stop(Duration::from_secs(5)).await;
+    send(&outbox, &history, "a", "late");
+    history.stop();
+    drop((history, outbox));
+    let (_history, outbox) = open(folder.path());
+    let arrived = Arrived::default();
+    outbox.serve("a", POLICY, arrived.deliver());
+    until("it", || outbox.standing("a").delivered == 1).await;
+    assert_eq!(arrived.subjects(), ["late"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_more_than_can_wait_the_oldest_are_given_up() {
     let folder = tempfile::tempdir().unwrap();
     let (history, outbox) = open(folder.path());

@@ -379,7 +379,10 @@ async fn deliveries(state: State, parameters: Parameters) -> Result<Json<Deliver
     path = "/api/ntp/alerts/sinks",
     operation_id = "alert_sinks",
     tag = "alerts",
-    responses((status = 200, description = "They", body = List<SinkView>))
+    responses(
+        (status = 200, description = "They", body = List<SinkView>),
+        (status = 400, description = "There are no parameters"),
+    )
 )]
 async fn sinks(state: State, parameters: Parameters) -> Result<Json<List<SinkView>>, ApiError> {
     parameters.only(&[])?;

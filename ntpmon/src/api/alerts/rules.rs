@@ -1,6 +1,6 @@
 //! Rules over HTTP: those of the configuration can be read, those that are made here also changed.
 
-use axum::{Json, http::StatusCode};
+use axum::Json;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -41,7 +41,10 @@ pub(super) fn changing() -> OpenApiRouter<State> {
     path = "/api/ntp/alerts/rules",
     operation_id = "alert_rules",
     tag = "alerts",
-    responses((status = 200, description = "They", body = List<RuleView>))
+    responses(
+        (status = 200, description = "They", body = List<RuleView>),
+        (status = 400, description = "There are no parameters"),
+    )
 )]
 async fn rules(state: State, parameters: Parameters) -> Result<Json<List<RuleView>>, ApiError> {
     parameters.only(&[])?;
@@ -119,7 +122,7 @@ async fn set(state: &State, rule: Rule, replace: bool) -> Result<RuleView, ApiEr
     tag = "alerts",
     request_body(content = Rule, description = "The rule"),
     responses(
-        (status = 201, description = "It is in force", body = One<RuleView>),
+        (status = 200, description = "It is in force", body = One<RuleView>),
         (status = 400, description = "It cannot be; the message says everything that is wrong"),
         (status = 409, description = "There is one of this name, or there are too many"),
         (status = 415, description = "The body is not JSON"),
@@ -128,9 +131,8 @@ async fn set(state: &State, rule: Rule, replace: bool) -> Result<RuleView, ApiEr
 async fn create(
     state: State,
     extract::Json(rule): extract::Json<Rule>,
-) -> Result<(StatusCode, Json<One<RuleView>>), ApiError> {
-    let view = set(&state, rule, false).await?;
-    Ok((StatusCode::CREATED, One::new(view)))
+) -> Result<Json<One<RuleView>>, ApiError> {
+    Ok(One::new(set(&state, rule, false).await?))
 }
 
 /// Put a rule in the place of another one

@@ -1,6 +1,6 @@
 //! Silences over HTTP: those of the configuration can be read, those that are made here also changed.
 
-use axum::{Json, http::StatusCode};
+use axum::Json;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{ask, name_of, rules::Gone};
@@ -35,7 +35,10 @@ pub(super) fn changing() -> OpenApiRouter<State> {
     path = "/api/ntp/alerts/silences",
     operation_id = "alert_silences",
     tag = "alerts",
-    responses((status = 200, description = "They", body = List<SilenceView>))
+    responses(
+        (status = 200, description = "They", body = List<SilenceView>),
+        (status = 400, description = "There are no parameters"),
+    )
 )]
 async fn silences(
     state: State,
@@ -100,7 +103,7 @@ async fn set(state: &State, silence: Silence, replace: bool) -> Result<SilenceVi
     tag = "alerts",
     request_body(content = Silence, description = "The silence"),
     responses(
-        (status = 201, description = "It was made", body = One<SilenceView>),
+        (status = 200, description = "It was made", body = One<SilenceView>),
         (status = 400, description = "It cannot be; the message says everything that is wrong"),
         (status = 409, description = "There is one of this name, or there are too many"),
         (status = 415, description = "The body is not JSON"),
@@ -109,9 +112,8 @@ async fn set(state: &State, silence: Silence, replace: bool) -> Result<SilenceVi
 async fn create(
     state: State,
     extract::Json(silence): extract::Json<Silence>,
-) -> Result<(StatusCode, Json<One<SilenceView>>), ApiError> {
-    let view = set(&state, silence, false).await?;
-    Ok((StatusCode::CREATED, One::new(view)))
+) -> Result<Json<One<SilenceView>>, ApiError> {
+    Ok(One::new(set(&state, silence, false).await?))
 }
 
 /// Put a silence in the place of another one
