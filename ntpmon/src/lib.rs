@@ -8,6 +8,7 @@
 //! and answers questions about that over HTTP ([`api`]), or tells its numbers ([`metrics`]). No
 //! stage knows the one after it.
 
+pub mod alert;
 pub mod api;
 pub mod capture;
 pub mod check;
@@ -23,6 +24,7 @@ pub mod metrics;
 pub mod monitor;
 pub mod netlink;
 pub mod ntp;
+pub mod outbox;
 mod output;
 pub mod pipeline;
 pub mod privileges;

@@ -36,6 +36,8 @@ pub struct Interface {
     pub link_layer: u16,
     /// Whether what goes out comes in again.
     pub loopback: bool,
+    /// Whether packets can pass: it is up, and so is what it is connected to.
+    pub running: bool,
     /// The XDP program on it, by id.
     pub xdp_program: Option<u32>,
     /// The bridge or bond that it is a port of.
@@ -77,6 +79,10 @@ fn interface_of(link: &LinkMessage) -> Option<Interface> {
         index: link.header.index,
         link_layer: link.header.link_layer_type.into(),
         loopback: link.header.flags.contains(LinkFlags::Loopback),
+        running: link
+            .header
+            .flags
+            .contains(LinkFlags::Up | LinkFlags::Running),
         xdp_program: None,
         master: None,
         below: None,

@@ -94,10 +94,26 @@ pub fn keep_only_capture(more: CapabilitySet) -> Result<()> {
     let sets = CapabilitySets {
         effective: held.effective & kept,
         permitted: kept,
-        // The daemon executes nothing.
+        // What the daemon executes, the commands of alerts, gets none.
         inheritable: CapabilitySet::empty(),
     };
     set_capabilities(None, sets).context("giving up capabilities")
+}
+
+/// Gives up every capability of the calling thread, for good: for a program that is executed next,
+/// also by root. Neither allocates nor locks, so it may be called between fork and exec.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn give_up_all() -> std::io::Result<()> {
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    // Root's programs would get them back, but for this: no program gets what its process had not.
+    set_no_new_privs(true)?;
+    Ok(set_capabilities(None, none)?)
 }
 
 /// A thread that was joined may be on its way out of the kernel's list still.

@@ -27,6 +27,7 @@ pub mod process;
 pub mod programs;
 pub mod python;
 mod qemu;
+pub mod receiver;
 pub mod seen;
 pub mod tcpdump;
 pub mod vm;

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use crate::process::run;
 
 /// The packages to unpack.
-const PACKAGES: [&str; 9] = [
+const PACKAGES: [&str; 10] = [
     "chrony",
     "linuxptp",
     "ntpsec",
@@ -22,6 +22,7 @@ const PACKAGES: [&str; 9] = [
     "ntpsec-ntpdig",
     "openntpd",
     "prometheus",
+    "prometheus-alertmanager",
     "python3-ntp",
     "python3-prometheus-client",
 ];

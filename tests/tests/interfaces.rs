@@ -17,11 +17,13 @@ use std::{
 };
 
 use ntpmon::{
+    alert::{self, Alerts, quantity},
     api::{self, Components, Process, SharedTokens},
     history::{self, History},
     metrics::{Metrics, Sources},
     monitor::control::{Control, Setup},
     ntp::{exchange::Exchange, pair::Totals},
+    outbox::Outbox,
     pipeline::Sink,
     tokens::Tokens,
 };
@@ -77,8 +79,13 @@ impl<'a> Daemon<'a> {
             .unwrap();
         let data = folder().unwrap();
         let history = History::open(data.path(), history::Settings::default()).unwrap();
+        // Nobody looks at them.
+        let outbox = Outbox::open(history.clone(), runtime.handle().clone()).unwrap();
+        let (values, rules) = (quantity::Sources::default(), alert::Settings::default());
+        let (alerts, _) = Alerts::open(history.clone(), outbox, values, rules);
         let state = api::State {
             control: control.clone(),
+            alerts,
             metrics: Metrics::new(Sources::new(control.clone(), history.clone())),
             history,
             tokens: SharedTokens::new(Tokens::default()),

@@ -54,6 +54,7 @@ const DOWNLOADED: [&str; 11] = [
     "linuxptp",
     "prometheus",
     "python3-prometheus-client",
+    "prometheus-alertmanager",
     "linux-image-cloud-amd64",
     "qemu-system-x86",
 ];

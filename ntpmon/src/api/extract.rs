@@ -20,7 +20,7 @@ use super::{
 };
 
 /// What serde says of a value, which may be long, is told to this length.
-const MESSAGE: usize = 300;
+const MESSAGE: usize = 500;
 
 /// A JSON object in the body. Unknown fields are ignored.
 #[derive(Clone, Copy, Debug)]

@@ -5,6 +5,7 @@
 pub mod error;
 pub mod extract;
 
+mod alerts;
 mod auth;
 mod clients;
 mod events;
@@ -61,7 +62,8 @@ pub use self::{
     serve::{Tls, serve},
 };
 use crate::{
-    history::History, metrics::Metrics, monitor::control::Control, ptp::seen::Seen, tokens::Tokens,
+    alert::Alerts, history::History, metrics::Metrics, monitor::control::Control, ptp::seen::Seen,
+    tokens::Tokens,
 };
 
 /// How the API is served.
@@ -103,6 +105,8 @@ pub struct State {
     pub history: History,
     /// What is seen of PTP; nothing where it is not watched.
     pub ptp: Option<Seen>,
+    /// Who is told when something is wrong.
+    pub alerts: Alerts,
     /// Who may ask.
     pub tokens: SharedTokens,
     /// How the API is served.
@@ -150,6 +154,7 @@ impl SharedTokens {
 /// The routes that need read scope.
 fn reading() -> OpenApiRouter<State> {
     interfaces::reading()
+        .merge(alerts::reading())
         .merge(history::reading())
         .merge(clients::reading())
         .merge(servers::reading())
@@ -161,7 +166,9 @@ fn reading() -> OpenApiRouter<State> {
 
 /// The routes that change something, so need admin scope.
 fn changing() -> OpenApiRouter<State> {
-    interfaces::changing().merge(history::changing())
+    interfaces::changing()
+        .merge(alerts::changing())
+        .merge(history::changing())
 }
 
 /// Everything the API answers.
@@ -237,7 +244,7 @@ fn cors(origins: &[Origin]) -> Option<CorsLayer> {
     Some(
         CorsLayer::new()
             .allow_origin(origins)
-            .allow_methods([Method::GET, Method::POST])
+            .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
             .allow_headers([AUTHORIZATION, CONTENT_TYPE])
             .expose_headers([RETRY_AFTER, WWW_AUTHENTICATE])
             .max_age(Duration::from_secs(600)),

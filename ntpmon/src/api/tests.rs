@@ -75,11 +75,30 @@ fn history() -> History {
     History::open(directory.path(), crate::history::Settings::default()).unwrap()
 }
 
+/// Alerts that nobody looks at. Tests of the document have no runtime of their own.
+fn alerts(history: &History) -> Alerts {
+    use std::sync::LazyLock;
+    use tokio::runtime::{Handle, Runtime};
+    static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+    let runtime = Handle::try_current().unwrap_or_else(|_| RUNTIME.handle().clone());
+    let outbox = crate::outbox::Outbox::open(history.clone(), runtime).unwrap();
+    let settings = crate::alert::Settings {
+        sinks: vec![crate::alert::sink::Definition::new(
+            "log",
+            crate::alert::sink::Kind::Log,
+        )],
+        ..crate::alert::Settings::default()
+    };
+    let sources = crate::alert::quantity::Sources::default();
+    Alerts::open(history.clone(), outbox, sources, settings).0
+}
+
 fn with(settings: Settings, tokens: Tokens) -> State {
     let (control, history) = (control(), history());
     let metrics = Metrics::new(Sources::new(control.clone(), history.clone()));
     State {
         control,
+        alerts: alerts(&history),
         history,
         components: Components::default(),
         metrics,

@@ -8,7 +8,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
 use super::keys::Key;
-use crate::check::Definition;
+use crate::{
+    alert::{rule::Rule, silence::Silence, sink},
+    check::Definition,
+};
 
 /// What stands in an array of tables.
 pub trait Entry: Serialize + DeserializeOwned {
@@ -26,6 +29,12 @@ pub trait Entry: Serialize + DeserializeOwned {
     /// The keys whose values, each taken alone, are out of their bounds.
     fn check(&self) -> Vec<&'static str>;
 
+    /// What would be right in the place of a value that is wrong, where more can be said of that than
+    /// stands with the key.
+    fn hint(_key: &str, _value: &Value) -> Option<String> {
+        None
+    }
+
     /// What does not go together, within an entry or among several, all of which are right alone.
     fn conflicts(all: &[Self]) -> Vec<Conflict>;
 }
@@ -42,7 +51,12 @@ pub struct Conflict {
 }
 
 /// All arrays of tables that there are, in the order of the file.
-pub const LISTS: &[List] = &[List::of::<Definition>()];
+pub const LISTS: &[List] = &[
+    List::of::<Definition>(),
+    List::of::<Rule>(),
+    List::of::<sink::Definition>(),
+    List::of::<Silence>(),
+];
 
 /// An array of tables, whatever stands in it.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +70,7 @@ pub struct List {
     example: fn(&Table) -> Table,
     /// Nothing where it cannot be read.
     wrong: fn(Table) -> Option<Vec<&'static str>>,
+    hint: fn(&str, &Value) -> Option<String>,
     conflicts: fn(Vec<Table>) -> Vec<Conflict>,
     whole: fn(Table) -> Option<Table>,
 }
@@ -68,6 +83,7 @@ impl List {
             keys: E::KEYS,
             example: E::example,
             wrong: |entry| Some(read::<E>(entry)?.check()),
+            hint: E::hint,
             conflicts: |entries| {
                 let entries: Option<Vec<E>> = entries.into_iter().map(read).collect();
                 entries.map_or_else(Vec::new, |entries| E::conflicts(&entries))
@@ -116,6 +132,10 @@ impl List {
         let mut entry = (self.example)(given);
         entry.insert(key.to_owned(), value.clone());
         (self.wrong)(entry).is_some_and(|wrong| wrong.is_empty())
+    }
+
+    pub(super) fn hint(&self, key: &str, value: &Value) -> Option<String> {
+        (self.hint)(key, value)
     }
 
     pub(super) fn conflicts(&self, entries: Vec<Table>) -> Vec<Conflict> {

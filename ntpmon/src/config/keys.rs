@@ -27,6 +27,10 @@ pub enum Kind {
     Texts,
     /// Numbers with commas between them.
     Numbers,
+    /// Texts by name; of entries alone.
+    Table,
+    /// As it is, and never shown; of entries alone.
+    Secret,
 }
 
 pub(super) const fn key(path: &'static str, kind: Kind, expected: &'static str) -> Key {
@@ -171,6 +175,13 @@ pub const KEYS: &[Key] = &[
         Kind::Texts,
         "a list of headers, such as [\"X-Tenant: ntp\"], none of those that every request has",
     ),
+    key("alert.default_rules", Kind::Switch, SWITCH),
+    key(
+        "alert.max_alerts",
+        Kind::Number,
+        "a whole number, 100 to 1000000",
+    ),
+    key("alert.history_days", Kind::Number, "whole days, 1 to 36500"),
     key(
         "client.url",
         Kind::Text,

@@ -22,10 +22,11 @@ use toml::{
 use self::lists::Placed;
 pub use self::lists::Shown;
 use super::{
-    Config, DEFAULT_FILE,
+    Config, DEFAULT_FILE, Entry,
     entries::{LISTS, List},
     keys::{CONFIG_VARIABLE, ELSEWHERE, KEYS, Key, Kind, PREFIX, SHORT, is_section, similar},
 };
+use crate::alert::rule::Rule;
 
 /// Where settings come from, the later over the earlier.
 #[derive(Clone, Debug, Default)]
@@ -363,6 +364,10 @@ impl Merge {
                         self.faults.push(Fault(fault));
                     }
                 }
+                if self.faults.is_empty() {
+                    let conflicts = config.alert.conflicts();
+                    self.conflicts_of(Rule::LIST, &conflicts);
+                }
                 Some(config)
             }
             // Each was read by itself before, and what an entry lacks is told.
@@ -453,7 +458,8 @@ impl Kind {
             Value::Array(parts.map(read).collect())
         };
         match self {
-            Self::Text => Value::String(text.to_owned()),
+            // The last two are of entries, which no variable sets.
+            Self::Text | Self::Table | Self::Secret => Value::String(text.to_owned()),
             Self::Number => number(text),
             Self::Switch => text
                 .parse()

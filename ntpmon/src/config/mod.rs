@@ -2,6 +2,7 @@
 //! into one typed [`Config`]. A wrong setting is told with its key, its value, where it stands and
 //! what would be right, and all of them at once. Nothing here opens what the settings name.
 
+mod alert;
 mod check;
 mod entries;
 mod keys;
@@ -19,6 +20,7 @@ use ntpmon_common::settings::{MAX_PORTS, MAX_RINGS};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    alert::Alert,
     entries::{Conflict, Entry, LISTS, List, faults},
     keys::{KEYS, Key, Kind},
     load::{Fault, Faults, Flag, Loaded, Shown, Source, Sources},
@@ -50,6 +52,8 @@ pub struct Config {
     pub api: Api,
     /// Where its numbers are sent to.
     pub otlp: Otlp,
+    /// Who is told when something is wrong.
+    pub alert: Alert,
     /// How the command line reaches a daemon.
     pub client: Client,
     /// Servers that are asked for the time.
@@ -67,6 +71,7 @@ impl Default for Config {
             history: History::default(),
             api: Api::default(),
             otlp: Otlp::default(),
+            alert: Alert::default(),
             client: Client::default(),
             checks: Vec::new(),
         }
@@ -468,6 +473,15 @@ impl Config {
         must(
             "otlp.headers",
             it.headers.iter().all(|it| otlp::header(it).is_some()),
+        );
+        must(
+            "alert.max_alerts",
+            (100..=1_000_000).contains(&self.alert.max_alerts),
+        );
+        must(
+            "alert.history_days",
+            (types::from_days(1)..=types::from_days(types::MAX_DAYS))
+                .contains(&self.alert.history_age),
         );
 
         must("client.url", is_url(&self.client.url));

@@ -2,10 +2,12 @@
 //! the parts do is theirs; here is only what a process owes to its host: one data directory, no
 //! rights that are not needed, a word to the service manager, and an end in time.
 
+mod alerts;
 mod manager;
 mod parts;
 mod signals;
 mod start;
+mod values;
 
 use std::{
     future::{pending, ready},
@@ -148,9 +150,11 @@ fn more_than_capture(loaded: &Loaded) -> Result<CapabilitySet> {
         (tls.map(|(certificate, _)| certificate), read),
         (tls.map(|(_, key)| key), read),
     ];
+    let sinks = config.alert.sinks.iter().flat_map(|sink| sink.files());
     let wanted: Vec<_> = wanted
         .into_iter()
         .filter_map(|(path, access)| Some((path?, access)))
+        .chain(sinks.map(|path| (path.as_path(), read)))
         .collect();
     let mut more = CapabilitySet::empty();
     if let Some(path) = privileges::out_of_reach(&wanted)?.first() {

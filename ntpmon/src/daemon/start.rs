@@ -7,8 +7,12 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::Map;
 use tokio::{sync::watch, task::spawn_blocking, time::MissedTickBehavior};
 
-use super::parts::{Part, Parts, Reload};
+use super::{
+    alerts,
+    parts::{Part, Parts, Reload},
+};
 use crate::{
+    alert::Alerts,
     api::{self, Component, Components, Process, SharedTokens, Tls},
     config::{self, Config},
     history::History,
@@ -33,7 +37,7 @@ const CONNECTIONS: usize = 1024;
 
 /// Together they are less than what a process is given to end.
 const CAPTURES_STOP: Duration = Duration::from_millis(1200);
-const API_STOP: Duration = Duration::from_millis(2200);
+const API_STOP: Duration = Duration::from_millis(1600);
 const PTP_STOP: Duration = Duration::from_millis(100);
 const HISTORY_STOP: Duration = Duration::from_millis(1000);
 
@@ -83,10 +87,11 @@ pub(super) async fn start(
     };
     // Answered once what is to be watched is attached.
     control.statuses().await?;
+    let alerts = alerts::open(config, data, &history, &control).await?;
 
     let shared = SharedTokens::new(tokens.clone());
     let export = Export::new(config.otlp.settings());
-    let components = components(&history, &export);
+    let components = components(&history, &export, &alerts);
     let asked = components.clone();
     let metrics = Metrics::new(Sources {
         started,
@@ -101,6 +106,7 @@ pub(super) async fn start(
         ptp: ptp.clone(),
         tokens: shared.clone(),
         settings,
+        alerts: alerts.clone(),
         components,
         metrics: metrics.clone(),
         process: Process::new(),
@@ -145,6 +151,7 @@ pub(super) async fn start(
         parts.add(remembered_ptp(seen, history.clone()));
     }
     parts.add(exported(export, metrics));
+    parts.add(alerts::part(alerts));
     parts.add(remembered(history));
     Ok(parts)
 }
@@ -285,7 +292,7 @@ fn remembered_ptp(seen: Seen, history: History) -> Part {
     }
 }
 
-fn components(history: &History, export: &Export) -> Components {
+fn components(history: &History, export: &Export, alerts: &Alerts) -> Components {
     let (history, export) = (history.clone(), export.clone());
     let of_history = move || {
         let health = history.health();
@@ -319,6 +326,7 @@ fn components(history: &History, export: &Export) -> Components {
     Components::default()
         .with("history", of_history)
         .with("otlp", of_export)
+        .with("alerts", alerts::component(alerts.clone()))
 }
 
 fn common(config: &config::Capture) -> Common {

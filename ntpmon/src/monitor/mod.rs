@@ -639,6 +639,7 @@ mod tests {
             index,
             link_layer: 1,
             loopback: false,
+            running: true,
             xdp_program: None,
             master,
             below,

@@ -8,9 +8,12 @@ use toml::{
 };
 
 use super::{Loaded, Merge, Place, Source, wrong};
-use crate::config::{
-    entries::List,
-    keys::{Key, similar},
+use crate::{
+    alert::sink::secret::HIDDEN,
+    config::{
+        entries::{Conflict, List},
+        keys::{Key, Kind, similar},
+    },
 };
 
 /// An entry of the file, and where it stands.
@@ -122,7 +125,9 @@ impl Merge {
             };
             if !list.accepts(values, key.path, value) {
                 placed.right = false;
-                self.fault(wrong(&path, value, &source, key.expected));
+                let hint = list.hint(key.path, value);
+                let expected = hint.as_deref().unwrap_or(key.expected);
+                self.fault(wrong(&path, &shown(key, value), &source, expected));
             }
             placed.values.insert(key.path.to_owned(), value.clone());
             placed.sources.insert(key.path, source);
@@ -152,22 +157,45 @@ impl Merge {
             }
             let values = entries.iter().map(|it| it.values.clone()).collect();
             for conflict in list.conflicts(values) {
-                let Some(entry) = entries.get(conflict.entry) else {
-                    continue;
-                };
-                let (key, expected) = (conflict.key, &conflict.expected);
-                let path = format!("{}.{key}", list.entry(conflict.entry));
-                let source = entry.sources.get(key).unwrap_or(&entry.source);
-                let default = || list.default_of(&entry.values, key);
-                let value = entry.values.get(key).cloned().or_else(default);
-                told.push(match value {
-                    Some(value) => wrong(&path, &value, source, expected),
-                    None => format!("{path} in {source} is missing: expected {expected}"),
-                });
+                told.extend(told_of(list, entries, &conflict));
             }
         }
         for fault in told {
             self.fault(fault);
         }
+    }
+
+    /// Tells what of a list does not go with what stands elsewhere.
+    pub(super) fn conflicts_of(&mut self, path: &str, conflicts: &[Conflict]) {
+        let Some((list, entries)) = List::find(path).zip(self.lists.get(path)) else {
+            return;
+        };
+        let told = conflicts.iter().filter_map(|it| told_of(list, entries, it));
+        let told: Vec<String> = told.collect();
+        for fault in told {
+            self.fault(fault);
+        }
+    }
+}
+
+/// What is told of a conflict.
+fn told_of(list: &List, entries: &[Placed], conflict: &Conflict) -> Option<String> {
+    let entry = entries.get(conflict.entry)?;
+    let (key, expected) = (conflict.key, &conflict.expected);
+    let path = format!("{}.{key}", list.entry(conflict.entry));
+    let source = entry.sources.get(key).unwrap_or(&entry.source);
+    let default = || list.default_of(&entry.values, key);
+    let value = entry.values.get(key).cloned().or_else(default);
+    Some(match (value, list.key(key)) {
+        (Some(value), Some(key)) => wrong(&path, &shown(key, &value), source, expected),
+        _ => format!("{path} in {source} is missing: expected {expected}"),
+    })
+}
+
+/// A value as it is told: not, where it is a secret.
+fn shown(key: &Key, value: &Value) -> Value {
+    match key.kind {
+        Kind::Secret => Value::String(HIDDEN.to_owned()),
+        _ => value.clone(),
     }
 }

@@ -174,7 +174,7 @@ red = 1
         "capture.ports = [123, 0] in DIR/ntpmon.toml:9: expected a list of 1 to 8 UDP ports, each 1 to 65535",
         "capture.rings = 3 in DIR/ntpmon.toml:10: expected 1, 2 or 4",
         "retention in DIR/ntpmon.toml:11: there is no such key: did you mean history.retention?",
-        "colour in DIR/ntpmon.toml:13: there is no such key: expected one of interfaces, data_dir, log, capture, history, api, otlp, client, check",
+        "colour in DIR/ntpmon.toml:13: there is no such key: expected one of interfaces, data_dir, log, capture, history, api, otlp, alert, client, check",
         "api.compression = \"yes\" in the environment's NTPMON_API_COMPRESSION: expected true or false",
         "history.cache_mib = \"a lot\" in the environment's NTPMON_HISTORY_CACHE_MIB: expected a whole number, 1 to 65536",
         "api.listen = \"localhost\" of --listen: expected an address and a port, such as \"127.0.0.1:8000\" or \"[::1]:8000\"; port 0 takes a free one",
@@ -218,6 +218,15 @@ fn bounds_are_where_they_are_said_to_be() {
     }
 }
 
+/// Numbers that are told by name, or have one end.
+const UNBOUNDED: [&str; 5] = [
+    "capture.rings",
+    "version",
+    "warn",
+    "critical",
+    "recover_ratio",
+];
+
 /// The two ends of every range of numbers stand in what is expected of it.
 fn has_its_bounds(key: &Key, accepts_value: impl Fn(Value) -> bool) {
     let bounds: Vec<f64> = key
@@ -225,7 +234,7 @@ fn has_its_bounds(key: &Key, accepts_value: impl Fn(Value) -> bool) {
         .split([' ', ','])
         .filter_map(|word| word.parse().ok())
         .collect();
-    if key.kind != Kind::Number || ["capture.rings", "version"].contains(&key.path) {
+    if key.kind != Kind::Number || UNBOUNDED.contains(&key.path) {
         return;
     }
     let whole = !key.expected.starts_with("seconds");
@@ -477,4 +486,105 @@ fn a_file_that_is_named_must_be_there() {
         faults.starts_with("reading the configuration /nonexistent/ntpmon.toml: No such file"),
         "{faults}"
     );
+}
+
+#[test]
+fn what_is_wrong_with_alerts_is_told_with_its_place_and_no_secret() {
+    let text = "\
+[alert]
+max_alerts = 5
+[[alert.rule]]
+name = 'clock'
+quantity = 'chek_offset'
+[[alert.rule]]
+name = 'clock'
+quantity = 'request_rate'
+sinks = ['ops', 'none']
+[[alert.sink]]
+name = 'ops'
+kind = 'webhook'
+url = 'topsecret'
+template = '{{ rule'
+[[alert.sink]]
+name = 'mail'
+kind = 'email'
+secret = 'topsecret'
+[[alert.silence]]
+name = 'night'
+start = '25:00'
+";
+    let found = faults_of(text, &[], &[]).join("\n");
+    for part in [
+        "alert.max_alerts = 5 in DIR/ntpmon.toml:2: expected a whole number, 100 to 1000000",
+        "alert.rule[1].quantity = \"chek_offset\" in DIR/ntpmon.toml:5: expected",
+        "did you mean check_offset?",
+        "disk_free",
+        "alert.sink[1].url = \"(hidden)\" in DIR/ntpmon.toml:13: expected where it is",
+        "alert.sink[1].template = \"{{ rule\" in DIR/ntpmon.toml:14: expected",
+        "line 1",
+        "alert.silence[1].start = \"25:00\" in DIR/ntpmon.toml:21: expected a time of the day",
+    ] {
+        assert!(found.contains(part), "{part}:\n{found}");
+    }
+    assert!(!found.contains("topsecret"), "{found}");
+
+    let together = "\
+[[alert.rule]]
+name = 'clock'
+quantity = 'check_offset'
+[[alert.rule]]
+name = 'clock'
+quantity = 'request_rate'
+[[alert.sink]]
+name = 'mail'
+kind = 'email'
+secret = 'topsecret'
+";
+    let found = faults_of(together, &[], &[]);
+    let expected = [
+        "alert.rule[2].warn in DIR/ntpmon.toml:4 is missing: expected a level, here or as critical: there is none that is usual for request_rate",
+        "alert.rule[2].name = \"clock\" in DIR/ntpmon.toml:5: expected a name of its own: \"clock\" is alert.rule[1]",
+        "alert.sink[1].secret = \"(hidden)\" in DIR/ntpmon.toml:10: expected none: a sink of kind email has no such key",
+        "alert.sink[1].host in DIR/ntpmon.toml:7 is missing: expected a value: a sink of kind email needs it",
+    ];
+    assert_eq!(found, expected);
+
+    let sinks = "[[alert.rule]]\nname = 'a'\nquantity = 'disk_free'\nsinks = ['none']\n";
+    assert_eq!(
+        faults_of(sinks, &[], &[]),
+        [
+            "alert.rule[1].sinks = [\"none\"] in DIR/ntpmon.toml:4: expected no \"none\": there is no [[alert.sink]]"
+        ]
+    );
+}
+
+#[test]
+fn alerts_are_read_as_they_are_written() {
+    let text = "\
+[[alert.rule]]
+name = 'rate'
+quantity = 'request_rate'
+warn = 1000
+for_seconds = 60
+match = { interface = 'eth*' }
+[[alert.sink]]
+name = 'ops'
+kind = 'webhook'
+url = 'https://ntp.example/topsecret'
+[[alert.silence]]
+name = 'night'
+days = ['saturday']
+start = '22:00'
+end = '06:00'
+until = '2030-01-01T00:00:00Z'
+";
+    let (_, loaded) = load(text, &[], &[]);
+    let loaded = loaded.unwrap();
+    let alert = &loaded.config.alert;
+    assert_eq!(alert.rules[0].hold.as_secs(), 60);
+    assert!(alert.silences[0].start.is_some());
+    let shown = loaded.entries(List::find("alert.sink").unwrap());
+    let url = shown[0].keys.iter().find(|it| it.0.path == "url").unwrap();
+    let hidden = Value::String("https://ntp.example/…".to_owned());
+    assert_eq!(url.1.as_ref(), Some(&hidden));
 }

@@ -8,10 +8,12 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, ensure};
 use ntpmon::{
+    alert::{self, Alerts, quantity},
     api::{self, Components, Process, SharedTokens},
     history::History,
     metrics::{Metrics, Sources},
     monitor::control::{Control, Setup},
+    outbox::Outbox,
     scheduling,
     tokens::Tokens,
 };
@@ -40,8 +42,13 @@ impl Served {
         };
         let control = Control::open(setup, move |name| feeding.feed(name), |_| Ok(()))?;
         let metrics = Metrics::new(Sources::new(control.clone(), history.clone()));
+        // Nobody looks at them.
+        let outbox = Outbox::open(history.clone(), runtime.handle().clone())?;
+        let (sources, settings) = (quantity::Sources::default(), alert::Settings::default());
+        let (alerts, _) = Alerts::open(history.clone(), outbox, sources, settings);
         let state = api::State {
             control,
+            alerts,
             history,
             tokens: SharedTokens::new(Tokens::default()),
             settings: Arc::new(api::Settings::default()),

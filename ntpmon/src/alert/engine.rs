@@ -1,0 +1,812 @@
+//! Looks at the rules: values in, alerts and messages out. What a look changes is put down in one
+//! piece, alerts and the messages about them, and is on disk before a message leaves.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    time::Duration,
+};
+
+use anyhow::Result;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+
+use super::{
+    Finding, Health, Origin, Refusal, RuleView, Settings, SilenceView, SinkView, Tested, Verdict,
+    instance::{Acknowledgement, Alert, Event, Record, View},
+    matcher::Labels,
+    notice::Notice,
+    quantity::{Quantity, Reading, Sources},
+    remember::Memory,
+    rule::Rule,
+    silence::Silence,
+    sink,
+    state::{Moment, Seen, State, Telling, Transition},
+};
+use crate::{
+    history::{History, shelf::Change},
+    outbox::{Outbox, Promise},
+};
+
+/// How long messages wait for the disk: a second after a change they are to be gone.
+const PATIENCE: Duration = Duration::from_millis(600);
+/// An alert that nobody reports any more, as when its check was removed, is over after that.
+const FORGOTTEN: Duration = Duration::from_secs(3600);
+/// One about missing data is about just that, so it stays for longer.
+const MISSING_FORGOTTEN: Duration = Duration::from_secs(7 * 86_400);
+/// How often what is old is removed.
+const TIDY: Duration = Duration::from_secs(3600);
+/// So many rules, and so many silences, can be made over the API.
+const MOST: usize = 1000;
+
+/// What is behind [`super::Alerts`].
+pub(super) struct Engine {
+    sources: Sources,
+    memory: Memory,
+    outbox: Outbox,
+    host: String,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    settings: Settings,
+    /// Those of the API.
+    own_rules: Vec<Rule>,
+    own_silences: Vec<Silence>,
+    alerts: BTreeMap<Place, Alert>,
+    /// How many values each rule looked at last.
+    readings: BTreeMap<String, usize>,
+    refused: u64,
+    /// Since alerts were sent again to each Alertmanager.
+    since_sent: BTreeMap<String, Duration>,
+    since_tidied: Duration,
+}
+
+/// The rule, and of what.
+type Place = (String, Labels);
+
+/// What a look makes.
+#[derive(Default)]
+struct Outcome {
+    changes: Vec<Change>,
+    promises: Vec<Promise>,
+}
+
+impl Engine {
+    pub(super) fn open(
+        history: History,
+        outbox: Outbox,
+        sources: Sources,
+        settings: Settings,
+    ) -> Self {
+        let memory = Memory::open(history);
+        let alerts = memory.alerts().into_iter();
+        let alerts = alerts.map(|it| ((it.rule.name.clone(), it.labels.clone()), it));
+        let engine = Self {
+            sources,
+            outbox,
+            host: host(),
+            inner: Mutex::new(Inner {
+                settings: Settings::default(),
+                own_rules: memory.rules(),
+                own_silences: memory.silences(),
+                alerts: alerts.collect(),
+                readings: BTreeMap::new(),
+                refused: 0,
+                since_sent: BTreeMap::new(),
+                since_tidied: Duration::ZERO,
+            }),
+            memory,
+        };
+        engine.configure(settings);
+        engine
+    }
+
+    pub(super) const fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    pub(super) fn configure(&self, settings: Settings) {
+        for sink in &settings.sinks {
+            let (policy, deliverer) = (sink.policy(), sink.clone());
+            let deliver = std::sync::Arc::new(move |entry: &_| deliverer.deliver(entry));
+            self.outbox.serve(&sink.name, policy, deliver);
+        }
+        let names: Vec<&str> = settings.sinks.iter().map(|it| it.name.as_str()).collect();
+        self.outbox.keep_only(&names);
+        let mut inner = self.inner.lock();
+        for rule in &inner.own_rules {
+            if settings.rules.iter().any(|it| it.name == rule.name) {
+                let name = &rule.name;
+                tracing::warn!("the rule {name} of the configuration counts, not that of the API");
+            }
+        }
+        inner.settings = settings;
+    }
+
+    /// Looks at every rule.
+    pub(super) fn look(
+        &self,
+        now: Timestamp,
+        elapsed: Duration,
+        uptime: Duration,
+        findings: &[Finding],
+    ) {
+        let rules: Vec<Rule> = {
+            let rules = self.inner.lock().all_rules().into_iter();
+            rules
+                .map(|(rule, _)| rule)
+                .filter(|it| it.enabled)
+                .collect()
+        };
+        // Whoever is asked may take a moment, so nothing is held meanwhile.
+        let quantities: BTreeSet<Quantity> = rules.iter().map(|it| it.quantity).collect();
+        let readings: BTreeMap<Quantity, Vec<Reading>> = quantities
+            .into_iter()
+            .map(|quantity| (quantity, self.sources.read(quantity)))
+            .collect();
+        let promises = {
+            let mut inner = self.inner.lock();
+            let mut outcome = Outcome::default();
+            for rule in &rules {
+                let moment = Moment {
+                    now,
+                    elapsed,
+                    grace: uptime < rule.grace,
+                };
+                let seen = seen(rule, readings.get(&rule.quantity), findings);
+                self.follow(&mut inner, rule, seen, moment, &mut outcome);
+            }
+            self.end_others(&mut inner, &rules, now, elapsed, &mut outcome);
+            inner.alerts.retain(|_, alert| {
+                let is_past = alert.life.is_past() && !is_expected(alert);
+                if is_past && alert.id != 0 {
+                    outcome.changes.push(self.memory.without(alert));
+                }
+                !is_past
+            });
+            if !self.memory.put(outcome.changes) {
+                tracing::error!(
+                    "the history takes no more that waits to be written: what became of alerts is \
+                     known until ntpmon ends"
+                );
+            }
+            outcome.promises
+        };
+        if !promises.is_empty() {
+            // Either it is on disk, or it cannot be: then it is told all the same.
+            let _ = self.outbox.settle(PATIENCE);
+            self.outbox.release(promises);
+        }
+        self.send_again(elapsed);
+        self.tidy(now, elapsed);
+    }
+
+    /// What a rule saw becomes of its alerts.
+    fn follow(
+        &self,
+        inner: &mut Inner,
+        rule: &Rule,
+        mut seen: BTreeMap<Labels, (Seen, Option<String>)>,
+        moment: Moment,
+        outcome: &mut Outcome,
+    ) {
+        let reported = seen.len();
+        inner.readings.insert(rule.name.clone(), reported);
+        if rule.no_data && reported == 0 {
+            // Nobody reports anything at all.
+            seen.insert(Labels::new(), (Seen::Missing(true), None));
+        }
+        let own = inner.alerts.range((rule.name.clone(), Labels::new())..);
+        let own = own.map(|(place, _)| place);
+        let own: Vec<Place> = own
+            .take_while(|(name, _)| *name == rule.name)
+            .cloned()
+            .collect();
+        for place in own {
+            let Some(alert) = inner.alerts.get_mut(&place) else {
+                continue;
+            };
+            alert.rule.clone_from(rule);
+            let seen = seen.remove(&place.1);
+            let is_absent = seen.is_none();
+            let (seen, message) = seen.unwrap_or_else(|| {
+                let seen = if rule.quantity == Quantity::Finding {
+                    Seen::Found(0)
+                } else if rule.no_data {
+                    // That of nothing at all is over with the first value.
+                    Seen::Missing(!place.1.is_empty() || reported == 0)
+                } else {
+                    Seen::Value(None)
+                };
+                (seen, None)
+            });
+            alert.life.absent = if is_absent {
+                alert.life.absent + moment.elapsed
+            } else {
+                Duration::ZERO
+            };
+            let patience = if rule.no_data {
+                MISSING_FORGOTTEN
+            } else {
+                FORGOTTEN
+            };
+            let is_forgotten = rule.quantity != Quantity::Finding
+                && alert.life.absent >= patience
+                && matches!(alert.life.state, State::Firing | State::Pending);
+            let transition = if is_forgotten {
+                alert.message = Some("nobody reports it any more".to_owned());
+                alert.life.end(moment.now)
+            } else {
+                if message.is_some() {
+                    alert.message = message;
+                }
+                alert.life.step(rule, seen, moment)
+            };
+            self.note(inner, &place, transition, moment.now, outcome);
+        }
+        for (labels, (seen, message)) in seen {
+            let is_new = match seen {
+                Seen::Value(value) => {
+                    let value = rule.looked_at(value);
+                    !moment.grace && value.is_some_and(|it| rule.judge(it).is_some())
+                }
+                // What is there now may be missing later.
+                Seen::Missing(_) => true,
+                Seen::Found(count) => count > 0,
+            };
+            if !is_new {
+                continue;
+            }
+            if inner.alerts.len() >= inner.settings.max_alerts {
+                inner.refused += 1;
+                continue;
+            }
+            let place = (rule.name.clone(), labels);
+            let mut alert = Alert::new(rule, place.1.clone());
+            alert.message = message;
+            let transition = alert.life.step(rule, seen, moment);
+            inner.alerts.insert(place.clone(), alert);
+            self.note(inner, &place, transition, moment.now, outcome);
+        }
+    }
+
+    /// Puts down what became of an alert, and what is to be told of it.
+    fn note(
+        &self,
+        inner: &mut Inner,
+        place: &Place,
+        transition: Option<Transition>,
+        now: Timestamp,
+        outcome: &mut Outcome,
+    ) {
+        let (settings, own_silences) = (&inner.settings, &inner.own_silences);
+        let Some(alert) = inner.alerts.get_mut(place) else {
+            return;
+        };
+        let has_begun = match transition {
+            Some(Transition::Pending) => true,
+            Some(Transition::Fired) => alert.life.began == alert.life.fired,
+            _ => false,
+        };
+        if has_begun {
+            if alert.id != 0 {
+                outcome.changes.push(self.memory.without(alert));
+            }
+            alert.begin(self.memory.next_alert());
+            if alert.rule.quantity != Quantity::Finding {
+                alert.message = None;
+            }
+        }
+        let sinks = sinks_of(&alert.rule, settings);
+        let telling = if sinks.is_empty() && alert.told.is_empty() {
+            // Who is not told now is told as soon as there is somewhere to tell it.
+            None
+        } else {
+            let all = settings.silences.iter().chain(own_silences);
+            let labels = alert.silenced_labels(&self.host);
+            let is_silent = all
+                .into_iter()
+                .any(|it| it.is_active(now) && it.fits(&labels));
+            let before = alert.life.told;
+            let is_acknowledged = alert.is_acknowledged(now);
+            let rule = alert.rule.clone();
+            let telling = alert.life.tell(&rule, is_silent, is_acknowledged);
+            telling.map(|telling| (telling, before))
+        };
+        if let Some((telling, before)) = telling {
+            let severity = match telling {
+                // That it is over is told of what was told of it.
+                Telling::Resolved => before.unwrap_or(alert.life.severity),
+                _ => alert
+                    .life
+                    .severity
+                    .max(before.unwrap_or(alert.life.severity)),
+            };
+            if matches!(telling, Telling::Fired | Telling::Escalated) {
+                for sink in sinks {
+                    if !alert.told.iter().any(|it| it == sink) {
+                        alert.told.push(sink.to_owned());
+                    }
+                }
+            }
+            let notice = alert.notice(telling, severity, &self.host, now);
+            for sink in &alert.told {
+                outcome.promises.push(self.promise(sink, &notice));
+            }
+            let promised = outcome.promises.iter().rev().take(alert.told.len());
+            outcome.changes.extend(promised.flat_map(Promise::changes));
+        }
+        if let Some(event) = transition.and_then(Event::of) {
+            outcome
+                .changes
+                .extend(self.memory.record(alert, event, now));
+        }
+        if transition.is_some() || telling.is_some() {
+            let kept = alert.life.state != State::Ok;
+            outcome.changes.push(if kept {
+                self.memory.with(alert)
+            } else {
+                self.memory.without(alert)
+            });
+        }
+    }
+
+    fn promise(&self, sink: &str, notice: &Notice) -> Promise {
+        // It is made of texts and numbers: nothing in it can fail.
+        let body = serde_json::to_string(&[notice]).unwrap_or_default();
+        let subject = notice.title(super::notice::Language::En);
+        self.outbox.promise(sink, &subject, body)
+    }
+
+    /// Alerts whose rule is gone, or not in force any more, are over.
+    fn end_others(
+        &self,
+        inner: &mut Inner,
+        rules: &[Rule],
+        now: Timestamp,
+        elapsed: Duration,
+        outcome: &mut Outcome,
+    ) {
+        let names: BTreeSet<&str> = rules.iter().map(|it| it.name.as_str()).collect();
+        let others: Vec<Place> = inner
+            .alerts
+            .keys()
+            .filter(|(name, _)| !names.contains(name.as_str()))
+            .cloned()
+            .collect();
+        for place in others {
+            inner.readings.remove(&place.0);
+            let Some(alert) = inner.alerts.get_mut(&place) else {
+                continue;
+            };
+            alert.life.wait(elapsed);
+            let transition = alert.life.end(now);
+            if transition.is_some() {
+                alert.message = Some("its rule is not in force any more".to_owned());
+            }
+            self.note(inner, &place, transition, now, outcome);
+        }
+    }
+
+    /// Tells each Alertmanager again what still fires.
+    fn send_again(&self, elapsed: Duration) {
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        let sinks = inner.settings.sinks.iter();
+        for sink in sinks.filter(|sink| sink.kind == sink::Kind::Alertmanager) {
+            let since = inner.since_sent.entry(sink.name.clone()).or_default();
+            *since += elapsed;
+            if *since < sink.resend {
+                continue;
+            }
+            *since = Duration::ZERO;
+            let firing = inner.alerts.values().filter(|alert| {
+                alert.life.state == State::Firing && alert.told.contains(&sink.name)
+            });
+            let notices: Vec<Notice> = firing
+                .filter_map(|alert| {
+                    let severity = alert.life.told?;
+                    Some(alert.notice(Telling::Repeated, severity, &self.host, Timestamp::now()))
+                })
+                .collect();
+            if !notices.is_empty() {
+                let subject = format!("{} alerts that still fire", notices.len());
+                let body = serde_json::to_string(&notices).unwrap_or_default();
+                self.outbox.offer(&sink.name, &subject, body);
+            }
+        }
+        let names: BTreeSet<&str> = inner
+            .settings
+            .sinks
+            .iter()
+            .map(|it| it.name.as_str())
+            .collect();
+        inner
+            .since_sent
+            .retain(|name, _| names.contains(name.as_str()));
+    }
+
+    /// Removes what is old.
+    fn tidy(&self, now: Timestamp, elapsed: Duration) {
+        let age = {
+            let mut inner = self.inner.lock();
+            inner.since_tidied += elapsed;
+            if inner.since_tidied < TIDY {
+                return;
+            }
+            inner.since_tidied = Duration::ZERO;
+            let before = inner.own_silences.len();
+            inner.own_silences.retain(|it| !it.is_past(now));
+            if inner.own_silences.len() < before {
+                self.memory.set_silences(&inner.own_silences);
+            }
+            inner.settings.history_age
+        };
+        self.memory.forget_records(now, age);
+    }
+
+    /// Puts down where every alert is, for the next life.
+    pub(super) fn write_all(&self) {
+        let inner = self.inner.lock();
+        let kept = inner.alerts.values();
+        let kept = kept.filter(|it| it.life.state != State::Ok);
+        let changes = kept.map(|alert| self.memory.with(alert)).collect();
+        if !self.memory.put(changes) {
+            tracing::error!("where alerts are cannot be written");
+        }
+    }
+
+    pub(super) fn all(&self, now: Timestamp) -> Vec<View> {
+        let inner = self.inner.lock();
+        let alerts = inner
+            .alerts
+            .values()
+            .filter(|it| it.life.state != State::Ok);
+        let mut all: Vec<View> = alerts
+            .map(|alert| {
+                let labels = alert.silenced_labels(&self.host);
+                let silences = inner.settings.silences.iter().chain(&inner.own_silences);
+                let active = silences.filter(|it| it.is_active(now) && it.fits(&labels));
+                alert.view(active.map(|it| it.name.clone()).collect())
+            })
+            .collect();
+        all.sort_unstable_by_key(|view| std::cmp::Reverse(view.id));
+        all
+    }
+
+    pub(super) fn records(
+        &self,
+        before: Option<u64>,
+        limit: usize,
+        wanted: impl Fn(&Record) -> bool,
+    ) -> Result<Vec<Record>> {
+        self.memory.records(before, limit, wanted)
+    }
+
+    pub(super) fn acknowledge(&self, id: u64, by: Acknowledgement) -> Result<View, Refusal> {
+        let mut inner = self.inner.lock();
+        let alert = inner
+            .alerts
+            .values_mut()
+            .find(|alert| alert.id == id && id != 0);
+        let alert = alert.ok_or_else(|| Refusal::Unknown("alert", id.to_string()))?;
+        if !matches!(alert.life.state, State::Firing | State::Pending) {
+            return Err(Refusal::NotFiring(id, alert.life.state.name()));
+        }
+        let now = by.at;
+        alert.acknowledgement = Some(by);
+        let mut changes = self.memory.record(alert, Event::Acknowledged, now);
+        changes.push(self.memory.with(alert));
+        self.memory.put(changes);
+        Ok(alert.view(Vec::new()))
+    }
+
+    pub(super) fn rules(&self) -> Vec<RuleView> {
+        let inner = self.inner.lock();
+        let all = inner.all_rules().into_iter();
+        all.map(|(rule, origin)| {
+            let alerts = inner.alerts.iter();
+            let own = alerts.filter(|((name, _), _)| *name == rule.name);
+            let states: Vec<State> = own.map(|(_, alert)| alert.life.state).collect();
+            let firing = states.iter().filter(|it| **it == State::Firing).count();
+            let worst = [State::Firing, State::Pending, State::Resolved];
+            let worst = worst.into_iter().find(|it| states.contains(it));
+            RuleView {
+                readings: inner.readings.get(&rule.name).copied().unwrap_or(0),
+                name: rule.name.clone(),
+                definition: rule,
+                origin,
+                state: worst.unwrap_or(State::Ok),
+                firing,
+            }
+        })
+        .collect()
+    }
+
+    pub(super) fn set_rule(&self, rule: Rule, replace: bool) -> Result<(), Refusal> {
+        let mut inner = self.inner.lock();
+        let name = rule.name.clone();
+        if inner.settings.rules.iter().any(|it| it.name == name) {
+            return Err(Refusal::Configured("rule", name));
+        }
+        let is_default =
+            inner.settings.default_rules && Rule::defaults().iter().any(|it| it.name == name);
+        let known = inner.own_rules.iter().position(|it| it.name == name);
+        match known {
+            Some(place) if replace => inner.own_rules[place] = rule,
+            Some(_) => return Err(Refusal::Exists("rule", name)),
+            // One that is there without being asked for can be another one.
+            None if is_default && !replace => return Err(Refusal::Exists("rule", name)),
+            None if !is_default && replace => return Err(Refusal::Unknown("rule", name)),
+            None if inner.own_rules.len() >= MOST => return Err(Refusal::TooMany("rules", MOST)),
+            None => inner.own_rules.push(rule),
+        }
+        self.memory.set_rules(&inner.own_rules);
+        Ok(())
+    }
+
+    pub(super) fn remove_rule(&self, name: &str) -> Result<(), Refusal> {
+        let mut inner = self.inner.lock();
+        let before = inner.own_rules.len();
+        inner.own_rules.retain(|it| it.name != name);
+        if inner.own_rules.len() < before {
+            self.memory.set_rules(&inner.own_rules);
+            return Ok(());
+        }
+        let is_known = inner.all_rules().iter().any(|(rule, _)| rule.name == name);
+        Err(if is_known {
+            Refusal::Configured("rule", name.to_owned())
+        } else {
+            Refusal::Unknown("rule", name.to_owned())
+        })
+    }
+
+    pub(super) fn judge(&self, rule: &Rule) -> Vec<Verdict> {
+        let readings = self.sources.read(rule.quantity);
+        let own = readings
+            .iter()
+            .filter_map(|reading| Some((rule.labels_of(reading)?, reading.value)));
+        own.map(|(labels, value)| {
+            let known = value.filter(|it| it.is_finite());
+            let severity = if rule.no_data {
+                known.is_none().then(|| rule.severity())
+            } else {
+                rule.looked_at(known).and_then(|it| rule.judge(it))
+            };
+            Verdict {
+                labels,
+                value: known,
+                severity,
+            }
+        })
+        .collect()
+    }
+
+    pub(super) fn silences(&self, now: Timestamp) -> Vec<SilenceView> {
+        let inner = self.inner.lock();
+        let view = |silence: &Silence, origin| SilenceView {
+            active: silence.is_active(now),
+            name: silence.name.clone(),
+            definition: silence.clone(),
+            origin,
+        };
+        let configured = inner.settings.silences.iter();
+        let own = inner.own_silences.iter();
+        configured
+            .map(|it| view(it, Origin::Configuration))
+            .chain(own.map(|it| view(it, Origin::Api)))
+            .collect()
+    }
+
+    pub(super) fn set_silence(&self, silence: Silence, replace: bool) -> Result<(), Refusal> {
+        let mut inner = self.inner.lock();
+        let name = silence.name.clone();
+        if inner.settings.silences.iter().any(|it| it.name == name) {
+            return Err(Refusal::Configured("silence", name));
+        }
+        let known = inner.own_silences.iter().position(|it| it.name == name);
+        match known {
+            Some(place) if replace => inner.own_silences[place] = silence,
+            Some(_) => return Err(Refusal::Exists("silence", name)),
+            None if replace => return Err(Refusal::Unknown("silence", name)),
+            None if inner.own_silences.len() >= MOST => {
+                return Err(Refusal::TooMany("silences", MOST));
+            }
+            None => inner.own_silences.push(silence),
+        }
+        self.memory.set_silences(&inner.own_silences);
+        Ok(())
+    }
+
+    pub(super) fn remove_silence(&self, name: &str) -> Result<(), Refusal> {
+        let mut inner = self.inner.lock();
+        let before = inner.own_silences.len();
+        inner.own_silences.retain(|it| it.name != name);
+        if inner.own_silences.len() < before {
+            self.memory.set_silences(&inner.own_silences);
+            return Ok(());
+        }
+        let is_known = inner.settings.silences.iter().any(|it| it.name == name);
+        Err(if is_known {
+            Refusal::Configured("silence", name.to_owned())
+        } else {
+            Refusal::Unknown("silence", name.to_owned())
+        })
+    }
+
+    pub(super) fn sinks(&self) -> Vec<SinkView> {
+        let sinks = self.inner.lock().settings.sinks.clone();
+        let sinks = sinks.into_iter().map(|sink| SinkView {
+            standing: self.outbox.standing(&sink.name),
+            target: sink.shown(),
+            kind: sink.kind,
+            language: sink.language,
+            name: sink.name,
+        });
+        sinks.collect()
+    }
+
+    pub(super) fn test(
+        &self,
+        rule: Option<&Rule>,
+        sink: Option<&str>,
+    ) -> Result<Vec<Tested>, Refusal> {
+        let now = Timestamp::now();
+        let mut sinks = self.inner.lock().settings.sinks.clone();
+        if let Some(name) = sink {
+            sinks.retain(|it| it.name == name);
+            if sinks.is_empty() {
+                return Err(Refusal::Unknown("sink", name.to_owned()));
+            }
+        } else if let Some(names) = rule.and_then(|rule| rule.sinks.as_ref()) {
+            sinks.retain(|it| names.contains(&it.name));
+        }
+        let host = || Labels::from([("host".to_owned(), self.host.clone())]);
+        let notice = rule.map_or_else(
+            || Notice::test("test", Quantity::CheckOffset, host(), now),
+            |rule| {
+                let mut labels = host();
+                labels.extend(rule.labels.clone());
+                Notice::test(&rule.name, rule.quantity, labels, now)
+            },
+        );
+        let id = format!("test-{}", now.as_microsecond());
+        // All at once: one that hangs keeps nobody waiting for the others.
+        let tested = std::thread::scope(|scope| {
+            let threads: Vec<_> = sinks
+                .iter()
+                .map(|sink| {
+                    let (notice, id) = (&notice, &id);
+                    let test = move || {
+                        let begun = std::time::Instant::now();
+                        let sent = sink.send(std::slice::from_ref(notice), id, now);
+                        Tested {
+                            sink: sink.name.clone(),
+                            delivered: sent.is_ok(),
+                            error: sent.err().map(|failure| failure.why),
+                            seconds: begun.elapsed().as_secs_f64(),
+                        }
+                    };
+                    (sink, scope.spawn(test))
+                })
+                .collect();
+            let ends = threads.into_iter().map(|(sink, thread)| {
+                thread.join().unwrap_or_else(|_| Tested {
+                    sink: sink.name.clone(),
+                    delivered: false,
+                    error: Some("sending met a bug; the log says more".to_owned()),
+                    seconds: 0.0,
+                })
+            });
+            ends.collect()
+        });
+        Ok(tested)
+    }
+
+    pub(super) fn health(&self) -> Health {
+        let (sinks, mut health) = {
+            let inner = self.inner.lock();
+            let states = inner.alerts.values().map(|alert| alert.life.state);
+            let count = |state| states.clone().filter(|it| *it == state).count();
+            let names = inner.settings.sinks.iter().map(|it| it.name.clone());
+            let health = Health {
+                firing: count(State::Firing),
+                pending: count(State::Pending),
+                alerts_refused: inner.refused,
+                ..Health::default()
+            };
+            (names.collect::<Vec<_>>(), health)
+        };
+        for sink in sinks {
+            if let Some(why) = self.outbox.standing(&sink).error {
+                health.failing_sinks.push(format!("{sink}: {why}"));
+            }
+        }
+        health
+    }
+}
+
+impl Inner {
+    /// All rules by their origins: those of the configuration count before those of the API, and
+    /// these before those that are there without being asked for.
+    fn all_rules(&self) -> Vec<(Rule, Origin)> {
+        let defaults = if self.settings.default_rules {
+            Rule::defaults()
+        } else {
+            Vec::new()
+        };
+        let mut names = BTreeSet::new();
+        let configured = self.settings.rules.iter().cloned();
+        let own = self.own_rules.iter().cloned();
+        configured
+            .map(|it| (it, Origin::Configuration))
+            .chain(own.map(|it| (it, Origin::Api)))
+            .chain(defaults.into_iter().map(|it| (it, Origin::Default)))
+            .filter(|(rule, _)| names.insert(rule.name.clone()))
+            .collect()
+    }
+}
+
+/// What a rule sees: of each set of labels, what there is.
+fn seen(
+    rule: &Rule,
+    readings: Option<&Vec<Reading>>,
+    findings: &[Finding],
+) -> BTreeMap<Labels, (Seen, Option<String>)> {
+    let mut seen = BTreeMap::new();
+    if rule.quantity == Quantity::Finding {
+        for finding in findings {
+            let reading = Reading {
+                labels: finding.labels.clone(),
+                value: None,
+            };
+            let Some(labels) = rule.labels_of(&reading) else {
+                continue;
+            };
+            let entry = seen.entry(labels).or_insert((Seen::Found(0), None));
+            let Seen::Found(count) = entry.0 else {
+                continue;
+            };
+            *entry = (Seen::Found(count + 1), Some(finding.message.clone()));
+        }
+        return seen;
+    }
+    for reading in readings.into_iter().flatten() {
+        let Some(labels) = rule.labels_of(reading) else {
+            continue;
+        };
+        let value = reading.value.filter(|it| it.is_finite());
+        let what = if rule.no_data {
+            Seen::Missing(value.is_none())
+        } else {
+            Seen::Value(value)
+        };
+        seen.insert(labels, (what, None));
+    }
+    seen
+}
+
+/// Whether it is remembered though all is well: it may be missing later.
+fn is_expected(alert: &Alert) -> bool {
+    alert.rule.no_data && alert.life.state == State::Ok && alert.life.absent < MISSING_FORGOTTEN
+}
+
+/// The sinks of a rule that there are.
+fn sinks_of<'a>(rule: &Rule, settings: &'a Settings) -> Vec<&'a str> {
+    let names = settings.sinks.iter().map(|sink| sink.name.as_str());
+    let wanted = |name: &&str| {
+        let mut all = rule.sinks.iter().flatten();
+        rule.sinks.is_none() || all.any(|it| it == name)
+    };
+    names.filter(wanted).collect()
+}
+
+/// What this host is called.
+fn host() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "localhost".to_owned(),
+        name => name.to_owned(),
+    }
+}
