@@ -1,11 +1,21 @@
 //! Active checks: NTP servers that are asked for the time, on purpose and over and over, and what
 //! came of it. What passes by without being asked for is not seen here but by [`crate::capture`].
 //! A check needs no privilege.
+//!
+//! A question goes out and its answer comes back in [`exchange`], [`answer`] works out what it
+//! says, several of them make a [`round`].
 
+pub mod answer;
 mod definition;
+pub mod exchange;
+mod failure;
+pub mod resolve;
+pub mod round;
 mod target;
+pub mod view;
 
 pub use self::{
     definition::{Definition, Family},
+    failure::{Failure, Status},
     target::{NoTarget, PORT, Target},
 };
