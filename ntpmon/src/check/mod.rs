@@ -9,13 +9,17 @@ pub mod answer;
 mod definition;
 pub mod exchange;
 mod failure;
+mod record;
 pub mod resolve;
+pub mod rollup;
 pub mod round;
+pub mod store;
 mod target;
 pub mod view;
 
 pub use self::{
     definition::{Definition, Family},
     failure::{Failure, Status},
+    record::{CheckId, NoId, Series},
     target::{NoTarget, PORT, Target},
 };
