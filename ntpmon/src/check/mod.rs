@@ -3,10 +3,12 @@
 //! A check needs no privilege.
 //!
 //! A question goes out and its answer comes back in [`exchange`], [`answer`] works out what it
-//! says, several of them make a [`round`].
+//! says, several of them make a [`round`]. In the daemon each check is a task that goes on for
+//! ever; [`Checks`] knows them all, and [`store`] what they found.
 
 pub mod answer;
 mod definition;
+mod engine;
 pub mod exchange;
 mod failure;
 mod record;
@@ -15,10 +17,12 @@ pub mod rollup;
 pub mod round;
 pub mod store;
 mod target;
+mod task;
 pub mod view;
 
 pub use self::{
-    definition::{Definition, Family},
+    definition::{Definition, FIELDS, Family},
+    engine::{CheckError, Checks, Latest, MOST_CHECKS, Shown, Source},
     failure::{Failure, Status},
     record::{CheckId, NoId, Series},
     target::{NoTarget, PORT, Target},

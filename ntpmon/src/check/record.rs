@@ -14,7 +14,7 @@ use zerocopy::{
 use super::{
     Status,
     answer::Stamps,
-    round::{HEAD, Round, Time},
+    round::{HEAD, Round, Time, kiss},
 };
 
 /// Which check: made from its name, so that it is the same after a restart, and when the check is
@@ -207,7 +207,7 @@ impl Record {
             jitter: (jitter != UNKNOWN).then_some(jitter),
             stamps,
         });
-        let round = Round {
+        let mut round = Round {
             at,
             status,
             message: None,
@@ -215,7 +215,9 @@ impl Record {
             answered: record.answered,
             time,
             head: (record.has_head != 0).then_some(record.head),
+            kiss: None,
         };
+        round.kiss = round.header().as_ref().and_then(kiss);
         Some((round, record.reach))
     }
 }
@@ -280,6 +282,7 @@ mod tests {
             answered: 2,
             time: Some(time),
             head: Some([3; HEAD]),
+            kiss: None,
         };
         let jittered = Round {
             time: Some(Time {

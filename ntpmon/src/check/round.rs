@@ -33,6 +33,8 @@ pub struct Round {
     pub time: Option<Time>,
     /// The beginning of the answer, whether or not it told the time.
     pub head: Option<[u8; HEAD]>,
+    /// The kiss that the server sent, if it did: RATE, DENY …
+    pub kiss: Option<String>,
 }
 
 /// What the median answer of a round said, in nanoseconds.
@@ -71,6 +73,10 @@ impl Round {
             answered: samples.len() as u8,
             time: None,
             head: None,
+            kiss: worst.and_then(|it| match &it.failure {
+                Failure::KissOfDeath { code } => Some(code.clone()),
+                _ => None,
+            }),
         };
         match (median(&samples), worst) {
             (Some(sample), worst) => round.told(&sample, &samples, worst),
@@ -95,6 +101,7 @@ impl Round {
             answered: 0,
             time: None,
             head: None,
+            kiss: None,
         }
     }
 
@@ -139,14 +146,6 @@ impl Round {
         Some(NtpHeader(header))
     }
 
-    /// The kiss that the server sent, if it did.
-    #[must_use]
-    pub fn kiss(&self) -> Option<String> {
-        let header = self.header()?;
-        kiss_code(&header)?;
-        reference_id(&header)
-    }
-
     /// How far the server's time may be from that of the clock that it all comes from, by its own
     /// word and by what was seen, in seconds: half the delays, and all the dispersions.
     #[must_use]
@@ -157,6 +156,12 @@ impl Round {
         let delay = root_delay + time.delay.max(0) as f64 / 1e9;
         Some(delay / 2.0 + root_dispersion + own as f64 / 1e9)
     }
+}
+
+/// The kiss that a header is.
+pub(super) fn kiss(header: &NtpHeader) -> Option<String> {
+    kiss_code(header)?;
+    reference_id(header)
 }
 
 fn head(header: &NtpHeader) -> [u8; HEAD] {
@@ -376,10 +381,11 @@ mod tests {
         let kiss = || answer::read(header, local);
         let round = Round::of(&[kiss(), Err(Failure::Refused.into())], NOW);
         assert_eq!(round.status, Status::KissOfDeath);
-        assert_eq!(round.kiss().as_deref(), Some("RATE"));
+        assert_eq!(round.kiss.as_deref(), Some("RATE"));
         let round = Round::of(&[sample(1, 2), kiss()], NOW);
         assert_eq!(round.status, Status::KissOfDeath);
         assert!(round.time.is_some());
+        assert_eq!(round.kiss.as_deref(), Some("RATE"));
     }
 
     #[test]

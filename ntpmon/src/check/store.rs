@@ -2,7 +2,7 @@
 //! the history, which are in the same file as all else. All of it blocks, but for putting a round
 //! down.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use zerocopy::IntoBytes;
 
@@ -39,9 +39,20 @@ pub struct Retention {
 
 /// What is remembered.
 #[derive(Clone, Debug)]
-pub struct Store(pub(super) History);
+pub struct Store(History);
 
 impl Store {
+    /// In this history.
+    #[must_use]
+    pub const fn new(history: History) -> Self {
+        Self(history)
+    }
+
+    /// Keeps a small document from the next flush on.
+    pub(super) fn keep(&self, name: &str, bytes: Vec<u8>) {
+        self.0.set_document(name, bytes);
+    }
+
     /// Puts a round down, with the reach register after it. Does not wait.
     pub fn put(&self, series: Series, round: &Round, reach: u8) {
         let record = Record::new(round, reach);
@@ -216,6 +227,9 @@ impl Store {
         let over = now.div_euclid(SECOND) - GRACE;
         for series in self.distinct(Shelf::CheckResults, Vec::new(), &[])? {
             for resolution in [Resolution::Hour, Resolution::Day] {
+                if !self.is_one_over(series, resolution, over)? {
+                    continue;
+                }
                 let sums = self.not_summed_up(series, resolution)?;
                 let ended = |start: &i64| start + resolution.seconds() <= over;
                 let changes = sums.iter().filter(|(start, _)| ended(start));
@@ -227,6 +241,30 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Whether there may be an hour, or a day, that is over and not summed up: so that nothing is
+    /// read when there is not.
+    fn is_one_over(
+        &self,
+        series: Series,
+        resolution: Resolution,
+        over: i64,
+    ) -> Result<bool, QueryError> {
+        let length = resolution.seconds();
+        let next = match self.last(series, resolution)? {
+            Some(last) => Some(last + length),
+            None => {
+                let from = series.result_key(i64::MIN);
+                let to = after(&series.prefix());
+                let first = self
+                    .0
+                    .shelf(Shelf::CheckResults, &from, &to, Order::Oldest, 1)?;
+                let first = first.first().and_then(|(key, _)| time_of(key));
+                first.map(|at| resolution.start(at.div_euclid(SECOND)))
+            }
+        };
+        Ok(next.is_some_and(|next| next + length <= over))
     }
 
     /// Takes away what is older than it may become. What is not summed up yet stays.
@@ -307,11 +345,6 @@ fn read((key, value): &(Vec<u8>, Vec<u8>)) -> Option<(Round, u8)> {
     Record::read(value, time_of(key)?)
 }
 
-/// The address of a series as text, for those who show it.
-pub(crate) fn shown(address: Option<IpAddr>) -> Option<String> {
-    address.map(|address| address.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -329,7 +362,7 @@ mod tests {
             flush_interval: Duration::from_secs(3600),
             ..Settings::default()
         };
-        Store(History::open(folder.path(), settings).unwrap())
+        Store::new(History::open(folder.path(), settings).unwrap())
     }
 
     fn series(name: &str, address: Option<&str>) -> Series {

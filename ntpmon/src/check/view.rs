@@ -80,7 +80,7 @@ impl From<&Round> for Observation {
             root_dispersion_seconds: root.map(|(_, dispersion)| dispersion),
             precision: header.map(|it| it.precision()),
             version: of(NtpHeader::version),
-            kiss_code: round.kiss(),
+            kiss_code: round.kiss.clone(),
             samples: round.answered,
             sent: round.sent,
             timestamps: time.map(|it| it.stamps.name().to_owned()),
