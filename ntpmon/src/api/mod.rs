@@ -6,6 +6,7 @@ pub mod error;
 pub mod extract;
 
 mod auth;
+mod checks;
 mod events;
 mod export;
 mod health;
@@ -58,7 +59,9 @@ pub use self::{
     process::Process,
     serve::{Tls, serve},
 };
-use crate::{history::History, metrics::Metrics, monitor::control::Control, tokens::Tokens};
+use crate::{
+    check::Checks, history::History, metrics::Metrics, monitor::control::Control, tokens::Tokens,
+};
 
 /// How the API is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +100,8 @@ pub struct State {
     pub control: Control,
     /// What was remembered.
     pub history: History,
+    /// The servers that are asked.
+    pub checks: Checks,
     /// Who may ask.
     pub tokens: SharedTokens,
     /// How the API is served.
@@ -149,11 +154,14 @@ fn reading() -> OpenApiRouter<State> {
         .merge(events::reading())
         .merge(export::reading())
         .merge(metrics::reading())
+        .merge(checks::reading())
 }
 
 /// The routes that change something, so need admin scope.
 fn changing() -> OpenApiRouter<State> {
-    interfaces::changing().merge(history::changing())
+    interfaces::changing()
+        .merge(history::changing())
+        .merge(checks::changing())
 }
 
 /// Everything the API answers.
@@ -229,7 +237,7 @@ fn cors(origins: &[Origin]) -> Option<CorsLayer> {
     Some(
         CorsLayer::new()
             .allow_origin(origins)
-            .allow_methods([Method::GET, Method::POST])
+            .allow_methods([Method::GET, Method::POST, Method::DELETE])
             .allow_headers([AUTHORIZATION, CONTENT_TYPE])
             .expose_headers([RETRY_AFTER, WWW_AUTHENTICATE])
             .max_age(Duration::from_secs(600)),

@@ -75,11 +75,31 @@ fn history() -> History {
     History::open(directory.path(), crate::history::Settings::default()).unwrap()
 }
 
+/// None. They need a runtime, which not every test has.
+fn checks(history: &History) -> Checks {
+    let keep = crate::check::store::Retention {
+        results: None,
+        hours: None,
+        days: None,
+    };
+    let runtime = tokio::runtime::Handle::try_current();
+    let own = runtime
+        .is_err()
+        .then(|| tokio::runtime::Runtime::new().unwrap());
+    let _entered = own.as_ref().map(tokio::runtime::Runtime::enter);
+    let checks = Checks::open(history.clone(), Vec::new(), keep);
+    if let Some(own) = own {
+        own.shutdown_background();
+    }
+    checks
+}
+
 fn with(settings: Settings, tokens: Tokens) -> State {
     let (control, history) = (control(), history());
     let metrics = Metrics::new(Sources::new(control.clone(), history.clone()));
     State {
         control,
+        checks: checks(&history),
         history,
         components: Components::default(),
         metrics,

@@ -217,6 +217,12 @@ impl Checks {
         all
     }
 
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.table.read().len()
+    }
+
     /// One of them.
     ///
     /// # Errors

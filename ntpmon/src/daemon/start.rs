@@ -10,6 +10,7 @@ use tokio::{sync::watch, task::spawn_blocking};
 use super::parts::{Part, Parts, Reload};
 use crate::{
     api::{self, Component, Components, Process, SharedTokens, Tls},
+    check::Checks,
     config::{self, Config},
     history::History,
     metrics::{Export, Metrics, Sources},
@@ -28,6 +29,7 @@ const CONNECTIONS: usize = 1024;
 
 /// Together they are less than what a process is given to end.
 const CAPTURES_STOP: Duration = Duration::from_millis(1200);
+const CHECKS_STOP: Duration = Duration::from_millis(50);
 const API_STOP: Duration = Duration::from_millis(2200);
 const HISTORY_STOP: Duration = Duration::from_millis(1000);
 
@@ -73,9 +75,15 @@ pub(super) async fn start(
     // Answered once what is to be watched is attached.
     control.statuses().await?;
 
+    let checks = Checks::open(
+        history.clone(),
+        config.checks.clone(),
+        config.history.retention.of_checks(),
+    );
+
     let shared = SharedTokens::new(tokens.clone());
     let export = Export::new(config.otlp.settings());
-    let components = components(&history, &export);
+    let components = components(&history, &checks, &export);
     let asked = components.clone();
     let metrics = Metrics::new(Sources {
         started,
@@ -86,6 +94,7 @@ pub(super) async fn start(
     let state = api::State {
         control: control.clone(),
         history: history.clone(),
+        checks: checks.clone(),
         tokens: shared.clone(),
         settings,
         components,
@@ -129,6 +138,7 @@ pub(super) async fn start(
         limit: API_STOP,
     });
     parts.add(exported(export, metrics));
+    parts.add(asking(checks));
     parts.add(remembered(history));
     Ok(parts)
 }
@@ -169,6 +179,32 @@ fn captures(control: Control) -> Part {
             })
         }),
         limit: CAPTURES_STOP,
+    }
+}
+
+fn asking(checks: Checks) -> Part {
+    let (alive, reloaded) = (checks.clone(), checks.clone());
+    Part {
+        name: "checks",
+        is_well: Box::new(move || alive.is_well()),
+        reload: Some(Reload {
+            keys: &[
+                "check",
+                "history.retention.check_results_days",
+                "history.retention.check_hours_days",
+                "history.retention.check_days_days",
+            ],
+            apply: Box::new(move |new| {
+                let keep = new.config.history.retention.of_checks();
+                reloaded.configure(new.config.checks.clone(), keep);
+                Box::pin(ready(Ok(())))
+            }),
+        }),
+        stop: Box::new(move || {
+            checks.stop();
+            Box::pin(ready(Ok(())))
+        }),
+        limit: CHECKS_STOP,
     }
 }
 
@@ -226,8 +262,17 @@ fn remembered(history: History) -> Part {
     }
 }
 
-fn components(history: &History, export: &Export) -> Components {
-    let (history, export) = (history.clone(), export.clone());
+fn components(history: &History, checks: &Checks, export: &Export) -> Components {
+    let (history, checks, export) = (history.clone(), checks.clone(), export.clone());
+    let of_checks = move || {
+        let (latest, count) = (checks.latest(), checks.count());
+        let told = latest.iter().filter(|it| it.round.time.is_some()).count();
+        let mut details = Map::new();
+        details.insert("check_count".to_owned(), count.into());
+        details.insert("address_count".to_owned(), latest.len().into());
+        details.insert("telling_the_time".to_owned(), told.into());
+        Component::healthy(details)
+    };
     let of_history = move || {
         let health = history.health();
         let mut details = Map::new();
@@ -258,6 +303,7 @@ fn components(history: &History, export: &Export) -> Components {
         }
     };
     Components::default()
+        .with("checks", of_checks)
         .with("history", of_history)
         .with("otlp", of_export)
 }
