@@ -15,6 +15,7 @@ use axum::{
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::runtime::{Handle, Runtime};
 use tower::ServiceExt;
 
 use super::{
@@ -22,6 +23,7 @@ use super::{
     *,
 };
 use crate::{
+    check::store::Retention,
     metrics::Sources,
     monitor::{Options, control::Setup},
     tokens::{Change, Created, Scope},
@@ -77,21 +79,9 @@ fn history() -> History {
 
 /// None. They need a runtime, which not every test has.
 fn checks(history: &History) -> Checks {
-    let keep = crate::check::store::Retention {
-        results: None,
-        hours: None,
-        days: None,
-    };
-    let runtime = tokio::runtime::Handle::try_current();
-    let own = runtime
-        .is_err()
-        .then(|| tokio::runtime::Runtime::new().unwrap());
-    let _entered = own.as_ref().map(tokio::runtime::Runtime::enter);
-    let checks = Checks::open(history.clone(), Vec::new(), keep);
-    if let Some(own) = own {
-        own.shutdown_background();
-    }
-    checks
+    let runtime = Handle::try_current();
+    let runtime = runtime.unwrap_or_else(|_| Runtime::new().unwrap().handle().clone());
+    Checks::open(history.clone(), runtime, Vec::new(), Retention::default())
 }
 
 fn with(settings: Settings, tokens: Tokens) -> State {

@@ -169,9 +169,9 @@ struct Kept {
 }
 
 impl Checks {
-    /// Starts the checks of the file, and those that were made before. In a runtime.
+    /// Starts the checks of the file, and those that were made before, in a runtime.
     #[must_use]
-    pub fn open(history: History, file: Vec<Definition>, keep: Retention) -> Self {
+    pub fn open(history: History, runtime: Handle, file: Vec<Definition>, keep: Retention) -> Self {
         let kept = history.document(DOCUMENT).unwrap_or_default();
         let kept: Kept = if kept.is_empty() {
             Kept::default()
@@ -187,14 +187,15 @@ impl Checks {
             table: RwLock::default(),
             changing: Mutex::default(),
             keep: RwLock::new(keep),
-            runtime: Handle::current(),
+            runtime,
             housekeeper: Mutex::default(),
             _stamping: Stamping::hold(),
         }));
         let made = kept.checks.into_iter().map(|it| (it, Source::Api));
         let all = file.into_iter().map(|it| (it, Source::Config)).chain(made);
         checks.set(all.collect(), &kept.paused);
-        *checks.0.housekeeper.lock() = Some(tokio::spawn(keep_house(Arc::clone(&checks.0))));
+        let house = keep_house(Arc::clone(&checks.0));
+        *checks.0.housekeeper.lock() = Some(checks.0.runtime.spawn(house));
         checks
     }
 

@@ -27,7 +27,7 @@ const CHUNK: usize = 5000;
 const MOST_REMOVED: usize = 50_000;
 
 /// How long what is remembered of checks is kept; nothing is for ever.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
     /// Rounds.
     pub results: Option<Duration>,

@@ -5,7 +5,7 @@ use std::{future::ready, net::TcpListener, path::Path, sync::Arc, time::Duration
 
 use anyhow::{Context, Result, anyhow};
 use serde_json::Map;
-use tokio::{sync::watch, task::spawn_blocking};
+use tokio::{runtime::Handle, sync::watch, task::spawn_blocking};
 
 use super::parts::{Part, Parts, Reload};
 use crate::{
@@ -77,6 +77,7 @@ pub(super) async fn start(
 
     let checks = Checks::open(
         history.clone(),
+        Handle::current(),
         config.checks.clone(),
         config.history.retention.of_checks(),
     );

@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 use ntpmon::{
     api::{self, Components, Process, SharedTokens},
+    check::{Checks, store::Retention},
     history::History,
     metrics::{Metrics, Sources},
     monitor::control::{Control, Setup},
@@ -40,8 +41,10 @@ impl Served {
         };
         let control = Control::open(setup, move |name| feeding.feed(name), |_| Ok(()))?;
         let metrics = Metrics::new(Sources::new(control.clone(), history.clone()));
+        let handle = runtime.handle().clone();
         let state = api::State {
             control,
+            checks: Checks::open(history.clone(), handle, Vec::new(), Retention::default()),
             history,
             tokens: SharedTokens::new(Tokens::default()),
             settings: Arc::new(api::Settings::default()),
