@@ -16,7 +16,7 @@ use super::{
         parameters::Parameters,
         schema::{Address, CheckResolutionName, Time},
     },
-    reply::{One, Paged},
+    reply::{One, Paged, ask},
 };
 use crate::{
     check::{
@@ -289,7 +289,7 @@ async fn checks(state: State, parameters: Parameters) -> Result<Json<Paged<Check
     tag = "checks",
     request_body(content = Definition, description = "Whom to ask, and how"),
     responses(
-        (status = 201, description = "It was made", body = CheckReply),
+        (status = 200, description = "It was made", body = CheckReply),
         (status = 400, description = "It cannot be as it is; the message names the field at fault"),
         (status = 409, description = "There is one of that name, or there are too many"),
         (status = 415, description = "The body is not JSON"),
@@ -298,9 +298,10 @@ async fn checks(state: State, parameters: Parameters) -> Result<Json<Paged<Check
 async fn create(
     state: State,
     extract::Json(definition): extract::Json<Definition>,
-) -> Result<(StatusCode, Json<CheckReply>), ApiError> {
+) -> Result<Json<CheckReply>, ApiError> {
     let shown = state.checks.create(definition)?;
-    Ok((StatusCode::CREATED, reply(&shown, "was made")))
+    keep(&state).await?;
+    Ok(reply(&shown, "was made"))
 }
 
 /// One active check, how its addresses were found last, and before
@@ -354,14 +355,25 @@ async fn check(
     }))
 }
 
+/// What was changed is on the disk when the answer says so.
+async fn keep(state: &State) -> Result<(), ApiError> {
+    let kept = ask(state, |history| Ok::<_, ApiError>(history.flush())).await?;
+    if let Err(error) = kept {
+        tracing::warn!("a change of the checks is not on the disk yet: {error:#}");
+    }
+    Ok(())
+}
+
 /// What is done to a check.
-fn change(
+async fn change(
     state: &State,
     text: &str,
     change: impl FnOnce(&Checks, CheckId) -> Result<Shown, CheckError>,
     became: &str,
 ) -> Result<Json<CheckReply>, ApiError> {
-    Ok(reply(&change(&state.checks, id(text)?)?, became))
+    let shown = change(&state.checks, id(text)?)?;
+    keep(state).await?;
+    Ok(reply(&shown, became))
 }
 
 /// Let an active check rest
@@ -380,7 +392,7 @@ fn change(
     )
 )]
 async fn pause(state: State, Path(text): Path<String>) -> Result<Json<CheckReply>, ApiError> {
-    change(&state, &text, Checks::pause, "is paused")
+    change(&state, &text, Checks::pause, "is paused").await
 }
 
 /// Go on with an active check at once
@@ -400,7 +412,7 @@ async fn pause(state: State, Path(text): Path<String>) -> Result<Json<CheckReply
     )
 )]
 async fn resume(state: State, Path(text): Path<String>) -> Result<Json<CheckReply>, ApiError> {
-    change(&state, &text, Checks::resume, "goes on")
+    change(&state, &text, Checks::resume, "goes on").await
 }
 
 /// Delete an active check, and what it found
@@ -420,5 +432,5 @@ async fn resume(state: State, Path(text): Path<String>) -> Result<Json<CheckRepl
     )
 )]
 async fn remove(state: State, Path(text): Path<String>) -> Result<Json<CheckReply>, ApiError> {
-    change(&state, &text, Checks::remove, "is deleted")
+    change(&state, &text, Checks::remove, "is deleted").await
 }

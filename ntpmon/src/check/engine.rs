@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     Definition,
-    exchange::Stamping,
+    exchange::{self, Stamping},
     record::CheckId,
     resolve,
     round::{Reach, Round},
@@ -47,6 +47,8 @@ pub(super) struct Shared {
     pub(super) store: Store,
     /// Names that are looked up at once.
     pub(super) lookups: Arc<Semaphore>,
+    /// Questions that wait for their answers at once.
+    pub(super) questions: Semaphore,
     table: RwLock<BTreeMap<CheckId, Arc<Check>>>,
     /// Held by whoever changes which checks there are.
     changing: Mutex<()>,
@@ -90,6 +92,7 @@ pub(super) struct Wish {
 pub(super) struct Check {
     pub(super) id: CheckId,
     pub(super) name: Arc<str>,
+    pub(super) server: Arc<str>,
     pub(super) definition: Definition,
     source: Source,
     pub(super) wish: watch::Sender<Wish>,
@@ -105,6 +108,8 @@ pub struct Latest {
     pub check: CheckId,
     /// What it is called.
     pub name: Arc<str>,
+    /// Whom it asks, as it was given.
+    pub server: Arc<str>,
     /// Nothing where its name has no address.
     pub address: Option<SocketAddr>,
     /// What came of asking.
@@ -184,6 +189,7 @@ impl Checks {
         let checks = Self(Arc::new(Shared {
             store: Store::new(history),
             lookups: Arc::new(Semaphore::new(resolve::AT_ONCE)),
+            questions: Semaphore::new(exchange::AT_ONCE),
             table: RwLock::default(),
             changing: Mutex::default(),
             keep: RwLock::new(keep),
@@ -422,6 +428,7 @@ impl Checks {
         let check = Arc::new(Check {
             id,
             name,
+            server: definition.server.to_string().into(),
             definition,
             source,
             wish: watch::Sender::new(wish),

@@ -29,6 +29,7 @@ use ntpmon_common::NtpHeader;
 use tokio::{
     io::Interest,
     net::UdpSocket,
+    sync::Semaphore,
     time::{Instant, sleep_until, timeout_at},
 };
 
@@ -41,17 +42,28 @@ use crate::ntp::clock::{self, UtcOffset};
 
 /// An answer with all that may come after its header; longer ones are cut, which does no harm.
 const PACKET: usize = 1024;
+/// Questions that wait for their answers at once, each with a socket; others wait for their turn.
+pub const AT_ONCE: usize = 512;
 /// Packets that are looked at while waiting for one answer: whoever sends more of them is not
 /// worth the work.
 const MOST_PACKETS: usize = 64;
 
 /// Asks a server as often as a definition says, and puts together what came of it. A server that
-/// does not want to be asked is not asked again.
-pub async fn round(server: SocketAddr, definition: &Definition, samples: u8) -> Round {
+/// does not want to be asked is not asked again. Each question waits for its turn: there are only
+/// so many sockets.
+pub async fn round(
+    server: SocketAddr,
+    definition: &Definition,
+    samples: u8,
+    turns: &Semaphore,
+) -> Round {
     let mut outcomes = Vec::with_capacity(samples.into());
     for number in 1..=samples {
+        // It is never closed; if it were, that would be no reason not to ask.
+        let turn = turns.acquire().await;
         let begun = Instant::now();
         let outcome = ask(server, definition.version, definition.timeout).await;
+        drop(turn);
         let failure = outcome.as_ref().err().map(|failed| failed.failure.status());
         outcomes.push(outcome);
         if failure == Some(Status::KissOfDeath) || number == samples {

@@ -48,6 +48,8 @@ pub(super) async fn run(check: Arc<Check>, shared: Arc<Shared>, first: Duration)
         _ = wish.changed() => {}
     }
     let mut resumed = wish.borrow().resumed;
+    // However often somebody says that it is to go on.
+    let mut earliest = Instant::now();
     loop {
         let Ok(now) = wish.wait_for(|wish| !wish.paused).await.map(|wish| *wish) else {
             return;
@@ -56,14 +58,14 @@ pub(super) async fn run(check: Arc<Check>, shared: Arc<Shared>, first: Duration)
             resumed = now.resumed;
             runner.take_up_again();
         }
+        sleep_until(earliest).await;
         let begun = Instant::now();
         runner.ask().await;
         let definition = &runner.check.definition;
+        earliest = Instant::now() + definition.spacing;
         let share = 1.0 - JITTER + 2.0 * JITTER * random();
         let next = begun + definition.interval.mul_f64(share);
-        // However long the round took, a server is not asked faster than was said.
-        let next = next.max(Instant::now() + definition.spacing);
-        wait(next, &mut wish).await;
+        wait(next.max(earliest), &mut wish).await;
     }
 }
 
@@ -173,7 +175,8 @@ impl Runner {
                 1 => definition.samples,
                 _ => 1,
             };
-            let round = exchange::round(place.address, definition, samples).await;
+            let turns = &self.shared.questions;
+            let round = exchange::round(place.address, definition, samples, turns).await;
             Some((place, round))
         });
         for (place, round) in join_all(rounds).await.into_iter().flatten() {
@@ -263,6 +266,7 @@ impl Runner {
         Latest {
             check: self.check.id,
             name: Arc::clone(&self.check.name),
+            server: Arc::clone(&self.check.server),
             address,
             round,
             reach,

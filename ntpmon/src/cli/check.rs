@@ -115,7 +115,8 @@ impl Check {
         let outcomes = runtime.block_on(async {
             let _stamping = Stamping::hold();
             let lookups = Arc::new(Semaphore::new(AT_ONCE));
-            join_all(definitions.iter().map(|it| ask(it, &lookups))).await
+            let turns = Semaphore::new(exchange::AT_ONCE);
+            join_all(definitions.iter().map(|it| ask(it, &lookups, &turns))).await
         });
         // A resolver that hangs has its own end.
         runtime.shutdown_background();
@@ -183,7 +184,7 @@ fn wrong(flag: &str, key: &str) -> ! {
     super::usage_error(&format!("{flag}: expected {expected}"))
 }
 
-async fn ask(definition: &Definition, lookups: &Arc<Semaphore>) -> Vec<Outcome> {
+async fn ask(definition: &Definition, lookups: &Arc<Semaphore>, turns: &Semaphore) -> Vec<Outcome> {
     let server = &definition.server;
     let outcome = |address: Option<String>, round: &Round| Outcome {
         server: server.to_string(),
@@ -204,7 +205,7 @@ async fn ask(definition: &Definition, lookups: &Arc<Semaphore>) -> Vec<Outcome> 
         Err(failure) => return vec![outcome(None, &unresolved(&failure))],
     };
     let rounds = addresses.iter().map(async |address| {
-        let round = exchange::round(*address, definition, definition.samples).await;
+        let round = exchange::round(*address, definition, definition.samples, turns).await;
         outcome(Some(address.ip().to_string()), &round)
     });
     join_all(rounds).await
