@@ -16,6 +16,7 @@ use std::{
 
 use ntpmon_tests::{
     api::Api,
+    chrony::Measurement,
     daemon::{Daemon, Home},
     daemons::{Chronyd, Ntpsec, Openntpd},
     liar::{Liar, Manner},
@@ -129,23 +130,18 @@ fn the_offset_is_what_chrony_finds() {
     let it = told(&pair.client, &[Pair::SERVER, "-n", "3"]);
     chronyd.stop_asking().unwrap();
     chronyd.stop().unwrap();
-    let mut theirs: Vec<f64> = chronyd
-        .measurements()
-        .unwrap()
-        .iter()
-        .map(|it| it.offset)
-        .collect();
+    let theirs = chronyd.measurements().unwrap();
     assert!(theirs.len() > 10, "{theirs:?}");
-    theirs.sort_by(f64::total_cmp);
-    let theirs = theirs[theirs.len() / 2];
+    // The answer that was held up least: on a busy machine the others say more of the machine.
+    let best = |one: &&Measurement, other: &&Measurement| one.delay.total_cmp(&other.delay);
+    let theirs = theirs.iter().min_by(best).unwrap();
     let ours = number(&it, "offset_seconds");
     // Both mean by it how far the server is ahead. Half the delay is what neither can know.
-    let slack = 100e-6 + number(&it, "delay_seconds") / 2.0;
-    assert!(
-        (ours - theirs).abs() < slack,
-        "ours {ours}, chrony's {theirs}"
-    );
-    assert!((ours - AHEAD as f64 / 1e3).abs() < slack, "{ours}");
+    let own = 100e-6 + number(&it, "delay_seconds") / 2.0;
+    let slack = own + theirs.delay / 2.0;
+    let difference = (ours - theirs.offset).abs();
+    assert!(difference < slack, "ours {ours}, chrony's {theirs:?}");
+    assert!((ours - AHEAD as f64 / 1e3).abs() < own, "{ours}");
     assert_eq!((&it["samples"], &it["sent"]), (&json!(3), &json!(3)));
     assert!(number(&it, "jitter_seconds") < 0.01);
 }
