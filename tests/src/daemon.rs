@@ -83,6 +83,18 @@ impl Home {
         listen: &str,
         interfaces: &[&str],
     ) -> Result<Command> {
+        self.command_running(&binary()?, namespace, before, listen, interfaces)
+    }
+
+    /// As [`Self::command_watching`], of this binary.
+    pub fn command_running(
+        &self,
+        binary: &Path,
+        namespace: &Namespace,
+        before: &[&str],
+        listen: &str,
+        interfaces: &[&str],
+    ) -> Result<Command> {
         let mut command = namespace.command("env");
         // Only what a test sets.
         for (name, _) in std::env::vars_os() {
@@ -95,7 +107,7 @@ impl Home {
         }
         command
             .args(before)
-            .arg(binary()?)
+            .arg(binary)
             .args(["run", "--listen", listen])
             .args(interfaces.iter().flat_map(|name| ["--interface", name]))
             .arg("--config")

@@ -50,6 +50,10 @@ pub struct Manner {
     pub timeless: bool,
     /// It does not repeat what it was asked with.
     pub forgetful: bool,
+    /// It answers from another port than the one that was asked.
+    pub elsewhere: bool,
+    /// It does not answer.
+    pub silent: bool,
 }
 
 impl Default for Manner {
@@ -68,6 +72,8 @@ impl Default for Manner {
             length: 48,
             timeless: false,
             forgetful: false,
+            elsewhere: false,
+            silent: false,
         }
     }
 }
@@ -91,8 +97,12 @@ impl Liar {
     /// Starts it at an address and a port.
     pub fn start_at(namespace: &Namespace, address: SocketAddr) -> Result<Self> {
         // A socket stays where it was made.
-        let socket = namespace.enter(|| {
+        let bind = |address: SocketAddr| {
             UdpSocket::bind(address).with_context(|| format!("answering at {address}"))
+        };
+        let (socket, other) = namespace.enter(|| {
+            let other = SocketAddr::new(address.ip(), 0);
+            Ok((bind(address)?, bind(other)?))
         })?;
         socket.set_read_timeout(Some(TURN))?;
         let socket = Arc::new(socket);
@@ -101,7 +111,7 @@ impl Liar {
         let thread = {
             let (socket, manner) = (Arc::clone(&socket), Arc::clone(&manner));
             let (asked, end) = (Arc::clone(&asked), Arc::clone(&end));
-            thread::spawn(move || serve(&socket, &manner, &asked, &end))
+            thread::spawn(move || serve([&socket, &other], &manner, &asked, &end))
         };
         Ok(Self {
             socket,
@@ -143,7 +153,13 @@ impl Drop for Liar {
     }
 }
 
-fn serve(socket: &UdpSocket, manner: &Mutex<Manner>, asked: &AtomicU64, end: &AtomicBool) {
+/// Answers what comes to the first of two sockets; the second is at another port.
+fn serve(
+    [socket, other]: [&UdpSocket; 2],
+    manner: &Mutex<Manner>,
+    asked: &AtomicU64,
+    end: &AtomicBool,
+) {
     let mut request = [0; 2048];
     while !end.load(Ordering::Acquire) {
         let Ok((length, from)) = socket.recv_from(&mut request) else {
@@ -157,8 +173,12 @@ fn serve(socket: &UdpSocket, manner: &Mutex<Manner>, asked: &AtomicU64, end: &At
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
+        if manner.silent {
+            continue;
+        }
         let answer = answer(header, &manner);
         thread::sleep(manner.wait);
+        let socket = if manner.elsewhere { other } else { socket };
         let _ = socket.set_ttl(manner.ttl);
         for _ in 0..manner.answers {
             // Who asked may be gone.

@@ -19,6 +19,7 @@ use std::{
 use ntpmon::{
     alert::{self, Alerts, quantity},
     api::{self, Components, Process, SharedTokens},
+    check::{Checks, store::Retention},
     history::{self, History},
     metrics::{Metrics, Sources},
     monitor::control::{Control, Setup},
@@ -86,6 +87,12 @@ impl<'a> Daemon<'a> {
         let state = api::State {
             control: control.clone(),
             alerts,
+            checks: Checks::open(
+                history.clone(),
+                runtime.handle().clone(),
+                Vec::new(),
+                Retention::default(),
+            ),
             metrics: Metrics::new(Sources::new(control.clone(), history.clone())),
             history,
             tokens: SharedTokens::new(Tokens::default()),

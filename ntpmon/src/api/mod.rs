@@ -7,6 +7,7 @@ pub mod extract;
 
 mod alerts;
 mod auth;
+mod checks;
 mod clients;
 mod events;
 mod export;
@@ -62,8 +63,8 @@ pub use self::{
     serve::{Tls, serve},
 };
 use crate::{
-    alert::Alerts, history::History, metrics::Metrics, monitor::control::Control, ptp::seen::Seen,
-    tokens::Tokens,
+    alert::Alerts, check::Checks, history::History, metrics::Metrics, monitor::control::Control,
+    ptp::seen::Seen, tokens::Tokens,
 };
 
 /// How the API is served.
@@ -107,6 +108,8 @@ pub struct State {
     pub ptp: Option<Seen>,
     /// Who is told when something is wrong.
     pub alerts: Alerts,
+    /// The servers that are asked.
+    pub checks: Checks,
     /// Who may ask.
     pub tokens: SharedTokens,
     /// How the API is served.
@@ -162,6 +165,7 @@ fn reading() -> OpenApiRouter<State> {
         .merge(export::reading())
         .merge(metrics::reading())
         .merge(ptp::reading())
+        .merge(checks::reading())
 }
 
 /// The routes that change something, so need admin scope.
@@ -169,6 +173,7 @@ fn changing() -> OpenApiRouter<State> {
     interfaces::changing()
         .merge(alerts::changing())
         .merge(history::changing())
+        .merge(checks::changing())
 }
 
 /// Everything the API answers.

@@ -15,6 +15,7 @@ use axum::{
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::runtime::{Handle, Runtime};
 use tower::ServiceExt;
 
 use super::{
@@ -22,6 +23,7 @@ use super::{
     *,
 };
 use crate::{
+    check::store::Retention,
     metrics::Sources,
     monitor::{Options, control::Setup},
     tokens::{Change, Created, Scope},
@@ -93,12 +95,20 @@ fn alerts(history: &History) -> Alerts {
     Alerts::open(history.clone(), outbox, sources, settings).0
 }
 
+/// None. They need a runtime, which not every test has.
+fn checks(history: &History) -> Checks {
+    let runtime = Handle::try_current();
+    let runtime = runtime.unwrap_or_else(|_| Runtime::new().unwrap().handle().clone());
+    Checks::open(history.clone(), runtime, Vec::new(), Retention::default())
+}
+
 fn with(settings: Settings, tokens: Tokens) -> State {
     let (control, history) = (control(), history());
     let metrics = Metrics::new(Sources::new(control.clone(), history.clone()));
     State {
         control,
         alerts: alerts(&history),
+        checks: checks(&history),
         history,
         components: Components::default(),
         metrics,

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+mod check;
 mod cleanup;
 mod client;
 mod completions;
@@ -58,6 +59,7 @@ enum Command {
     Events(history::events::Events),
     Statistics(history::statistics::Statistics),
     Export(history::export::Export),
+    Check(check::Check),
     Cleanup(cleanup::Cleanup),
     Config(config::Configuration),
     Token(token::TokenCommand),
@@ -96,6 +98,7 @@ pub fn run() -> Result<()> {
         Command::Events(events) => events.run(),
         Command::Statistics(statistics) => statistics.run(),
         Command::Export(export) => export.run(),
+        Command::Check(check) => check.run(),
         Command::Cleanup(cleanup) => cleanup.run(),
         Command::Config(configuration) => configuration.run(),
         Command::Token(token) => token.run(),

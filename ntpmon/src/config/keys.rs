@@ -134,6 +134,9 @@ pub const KEYS: &[Key] = &[
     key("history.retention.minutes_days", Kind::Number, DAYS),
     key("history.retention.hours_days", Kind::Number, DAYS),
     key("history.retention.days_days", Kind::Number, DAYS),
+    key("history.retention.check_results_days", Kind::Number, DAYS),
+    key("history.retention.check_hours_days", Kind::Number, DAYS),
+    key("history.retention.check_days_days", Kind::Number, DAYS),
     key(
         "api.listen",
         Kind::Text,

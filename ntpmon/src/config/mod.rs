@@ -3,7 +3,7 @@
 //! what would be right, and all of them at once. Nothing here opens what the settings name.
 
 mod alert;
-mod check;
+mod checks;
 mod entries;
 mod keys;
 mod load;
@@ -27,7 +27,11 @@ pub use self::{
     otlp::Otlp,
     types::{Keep, Mode},
 };
-use crate::{api::Origin, check::Definition, history, logging};
+use crate::{
+    api::Origin,
+    check::{self, Definition},
+    history, logging,
+};
 
 /// Where the file is looked for unless another is named.
 pub const DEFAULT_FILE: &str = "/etc/ntpmon/ntpmon.toml";
@@ -257,6 +261,27 @@ pub struct Retention {
     /// Rollups of a day.
     #[serde(rename = "days_days", with = "types::days_or_ever")]
     pub days: Option<Duration>,
+    /// Single rounds of checks.
+    #[serde(rename = "check_results_days", with = "types::days_or_ever")]
+    pub check_results: Option<Duration>,
+    /// Sums of checks over an hour.
+    #[serde(rename = "check_hours_days", with = "types::days_or_ever")]
+    pub check_hours: Option<Duration>,
+    /// Sums of checks over a day.
+    #[serde(rename = "check_days_days", with = "types::days_or_ever")]
+    pub check_days: Option<Duration>,
+}
+
+impl Retention {
+    /// As the checks want it.
+    #[must_use]
+    pub const fn of_checks(&self) -> check::store::Retention {
+        check::store::Retention {
+            results: self.check_results,
+            hours: self.check_hours,
+            days: self.check_days,
+        }
+    }
 }
 
 impl Default for Retention {
@@ -267,6 +292,9 @@ impl Default for Retention {
             minutes: Some(types::from_days(7)),
             hours: Some(types::from_days(90)),
             days: Some(types::from_days(1825)),
+            check_results: Some(types::from_days(7)),
+            check_hours: Some(types::from_days(90)),
+            check_days: Some(types::from_days(1825)),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{future::ready, net::TcpListener, path::Path, sync::Arc, time::Duration
 
 use anyhow::{Context, Result, anyhow};
 use serde_json::Map;
-use tokio::{sync::watch, task::spawn_blocking, time::MissedTickBehavior};
+use tokio::{runtime::Handle, sync::watch, task::spawn_blocking, time::MissedTickBehavior};
 
 use super::{
     alerts,
@@ -14,6 +14,7 @@ use super::{
 use crate::{
     alert::Alerts,
     api::{self, Component, Components, Process, SharedTokens, Tls},
+    check::Checks,
     config::{self, Config},
     history::History,
     metrics::{Export, Metrics, Sources},
@@ -37,7 +38,8 @@ const CONNECTIONS: usize = 1024;
 
 /// Together they are less than what a process is given to end.
 const CAPTURES_STOP: Duration = Duration::from_millis(1200);
-const API_STOP: Duration = Duration::from_millis(1600);
+const CHECKS_STOP: Duration = Duration::from_millis(50);
+const API_STOP: Duration = Duration::from_millis(1550);
 const PTP_STOP: Duration = Duration::from_millis(100);
 const HISTORY_STOP: Duration = Duration::from_millis(1000);
 
@@ -89,9 +91,16 @@ pub(super) async fn start(
     control.statuses().await?;
     let alerts = alerts::open(config, data, &history, &control).await?;
 
+    let checks = Checks::open(
+        history.clone(),
+        Handle::current(),
+        config.checks.clone(),
+        config.history.retention.of_checks(),
+    );
+
     let shared = SharedTokens::new(tokens.clone());
     let export = Export::new(config.otlp.settings());
-    let components = components(&history, &export, &alerts);
+    let components = components(&history, &checks, &export, &alerts);
     let asked = components.clone();
     let metrics = Metrics::new(Sources {
         started,
@@ -104,6 +113,7 @@ pub(super) async fn start(
         control: control.clone(),
         history: history.clone(),
         ptp: ptp.clone(),
+        checks: checks.clone(),
         tokens: shared.clone(),
         settings,
         alerts: alerts.clone(),
@@ -151,6 +161,7 @@ pub(super) async fn start(
         parts.add(remembered_ptp(seen, history.clone()));
     }
     parts.add(exported(export, metrics));
+    parts.add(asking(checks));
     parts.add(alerts::part(alerts));
     parts.add(remembered(history));
     Ok(parts)
@@ -192,6 +203,32 @@ fn captures(control: Control) -> Part {
             })
         }),
         limit: CAPTURES_STOP,
+    }
+}
+
+fn asking(checks: Checks) -> Part {
+    let (alive, reloaded) = (checks.clone(), checks.clone());
+    Part {
+        name: "checks",
+        is_well: Box::new(move || alive.is_well()),
+        reload: Some(Reload {
+            keys: &[
+                "check",
+                "history.retention.check_results_days",
+                "history.retention.check_hours_days",
+                "history.retention.check_days_days",
+            ],
+            apply: Box::new(move |new| {
+                let keep = new.config.history.retention.of_checks();
+                reloaded.configure(new.config.checks.clone(), keep);
+                Box::pin(ready(Ok(())))
+            }),
+        }),
+        stop: Box::new(move || {
+            checks.stop();
+            Box::pin(ready(Ok(())))
+        }),
+        limit: CHECKS_STOP,
     }
 }
 
@@ -292,8 +329,17 @@ fn remembered_ptp(seen: Seen, history: History) -> Part {
     }
 }
 
-fn components(history: &History, export: &Export, alerts: &Alerts) -> Components {
-    let (history, export) = (history.clone(), export.clone());
+fn components(history: &History, checks: &Checks, export: &Export, alerts: &Alerts) -> Components {
+    let (history, checks, export) = (history.clone(), checks.clone(), export.clone());
+    let of_checks = move || {
+        let (latest, count) = (checks.latest(), checks.count());
+        let told = latest.iter().filter(|it| it.round.time.is_some()).count();
+        let mut details = Map::new();
+        details.insert("check_count".to_owned(), count.into());
+        details.insert("address_count".to_owned(), latest.len().into());
+        details.insert("telling_the_time".to_owned(), told.into());
+        Component::healthy(details)
+    };
     let of_history = move || {
         let health = history.health();
         let mut details = Map::new();
@@ -324,6 +370,7 @@ fn components(history: &History, export: &Export, alerts: &Alerts) -> Components
         }
     };
     Components::default()
+        .with("checks", of_checks)
         .with("history", of_history)
         .with("otlp", of_export)
         .with("alerts", alerts::component(alerts.clone()))

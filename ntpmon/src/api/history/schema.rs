@@ -17,6 +17,7 @@ use utoipa::{
 };
 
 use super::parameters::{CLOCKS, MAX_LIST, ORDERS, RESOLUTIONS, ROLES, SERVER_SORTS, SORTS};
+use crate::api::checks::RESOLUTIONS as CHECK_RESOLUTIONS;
 use crate::health::{Kind, Severity};
 
 /// One of the words of a table.
@@ -42,6 +43,7 @@ words!(SortName, SORTS);
 words!(OrderName, ORDERS);
 words!(ClockName, CLOCKS);
 words!(ResolutionName, RESOLUTIONS);
+words!(CheckResolutionName, CHECK_RESOLUTIONS);
 words!(RoleName, ROLES);
 words!(ServerSortName, SERVER_SORTS);
 words!(SeverityName, Severity::NAMES);

@@ -128,7 +128,7 @@ fn parse_time(text: &str) -> Result<Timestamp> {
 }
 
 /// Seconds in a unit that fits, with three digits.
-fn duration(seconds: f64) -> String {
+pub(in crate::cli) fn duration(seconds: f64) -> String {
     let size = seconds.abs();
     let (value, unit) = match size {
         _ if size == 0.0 => return "0".to_owned(),
@@ -159,7 +159,7 @@ fn whole(seconds: f64) -> String {
 }
 
 /// As [`duration`], where it is known.
-fn maybe(seconds: Option<f64>) -> String {
+pub(in crate::cli) fn maybe(seconds: Option<f64>) -> String {
     seconds.map_or_else(|| "-".to_owned(), duration)
 }
 
@@ -176,12 +176,12 @@ fn ago(time: Timestamp, now: Timestamp) -> String {
 }
 
 /// What came from elsewhere, for a terminal.
-fn shown(text: &str) -> String {
+pub(in crate::cli) fn shown(text: &str) -> String {
     printable(text).into_owned()
 }
 
 /// Puts numbers under each other.
-fn right(table: &mut Table, columns: &[usize]) {
+pub(in crate::cli) fn right(table: &mut Table, columns: &[usize]) {
     for column in columns {
         if let Some(column) = table.column_mut(*column) {
             column.set_cell_alignment(CellAlignment::Right);

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use ntpmon_common::{Authentication, Direction, Event, Mode, Span, Timestamp};
+use ntpmon_common::{Authentication, Direction, Event, Mode, NtpHeader, Span, Timestamp};
 
 use super::{ClientClock, ClientError, Stamped, kiss_code, pair::Pair};
 
@@ -247,7 +247,12 @@ fn client_error(pair: &Pair<'_>, role: Option<Role>) -> Option<ClientError> {
 
 /// A response of a synchronised server that carries both of its times.
 fn is_time_sample(response: &Stamped) -> bool {
-    let ntp = &response.event.ntp;
+    tells_time(&response.event.ntp)
+}
+
+/// Whether a response tells the time: its server is synchronised, and both of its times are there.
+#[must_use]
+pub fn tells_time(ntp: &NtpHeader) -> bool {
     ntp.leap_indicator() != 3
         && matches!(ntp.stratum(), 1..=15)
         && !ntp.receive().is_zero()

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: the figures of ntpmon beside its peers, measured in one run on this machine.
 //! Each part has a file of its own; this one picks them and prints what they return.
 
+mod checks;
 mod frame;
 mod generator;
 mod history;
@@ -46,6 +47,8 @@ enum Part {
     Growth,
     /// The history under ten million forged clients.
     Flood,
+    /// A thousand active checks: what they take of a processor and of memory.
+    Checks,
     /// A half of `history`, which that starts.
     #[value(hide = true)]
     Served,
@@ -93,6 +96,13 @@ fn main() -> Result<()> {
             }
             report.insert(name.to_owned(), figures.json());
         }
+    }
+    if wanted(Part::Checks) {
+        let figures = checks::measure()?;
+        if !arguments.json {
+            figures.print();
+        }
+        report.insert("checks".to_owned(), figures.json());
     }
     // Last, as it leaves this network namespace.
     if wanted(Part::Live) {

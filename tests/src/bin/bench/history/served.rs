@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use ntpmon::{
     alert::{self, Alerts, quantity},
     api::{self, Components, Process, SharedTokens},
+    check::{Checks, store::Retention},
     history::History,
     metrics::{Metrics, Sources},
     monitor::control::{Control, Setup},
@@ -46,9 +47,11 @@ impl Served {
         let outbox = Outbox::open(history.clone(), runtime.handle().clone())?;
         let (sources, settings) = (quantity::Sources::default(), alert::Settings::default());
         let (alerts, _) = Alerts::open(history.clone(), outbox, sources, settings);
+        let handle = runtime.handle().clone();
         let state = api::State {
             control,
             alerts,
+            checks: Checks::open(history.clone(), handle, Vec::new(), Retention::default()),
             history,
             tokens: SharedTokens::new(Tokens::default()),
             settings: Arc::new(api::Settings::default()),
