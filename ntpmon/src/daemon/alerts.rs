@@ -12,8 +12,8 @@ use super::{
     values,
 };
 use crate::{
-    alert::Alerts, api::Component, config::Config, history::History, monitor::control::Control,
-    outbox::Outbox,
+    alert::Alerts, api::Component, check::Checks, config::Config, history::History,
+    monitor::control::Control, outbox::Outbox,
 };
 
 /// Half of it is for messages that are on their way.
@@ -25,9 +25,10 @@ pub(super) async fn open(
     data: &Path,
     history: &History,
     control: &Control,
+    checks: &Checks,
 ) -> Result<Alerts> {
     let runtime = Handle::current();
-    let sources = values::sources(data, history, control, &runtime);
+    let sources = values::sources(data, history, control, checks, &runtime);
     let (opened, settings) = (history.clone(), config.alert.settings());
     let alerts = spawn_blocking(move || -> Result<Alerts> {
         let outbox = Outbox::open(opened.clone(), runtime)?;

@@ -89,14 +89,13 @@ pub(super) async fn start(
     };
     // Answered once what is to be watched is attached.
     control.statuses().await?;
-    let alerts = alerts::open(config, data, &history, &control).await?;
-
     let checks = Checks::open(
         history.clone(),
         Handle::current(),
         config.checks.clone(),
         config.history.retention.of_checks(),
     );
+    let alerts = alerts::open(config, data, &history, &control, &checks).await?;
 
     let shared = SharedTokens::new(tokens.clone());
     let export = Export::new(config.otlp.settings());

@@ -16,13 +16,14 @@ use crate::{
         quantity::{Quantity, Reading, Sources},
         window::Window,
     },
+    check::{Checks, Latest, Status},
     history::{
         History,
         rollup::Resolution,
         servers::{ServerQuery, ServerSort},
         view::RollupView,
     },
-    monitor::control::{Control, State, Status},
+    monitor::control::{self, Control, State},
     netlink,
     ntp::{clock, exchange::Role},
 };
@@ -36,7 +37,10 @@ const ONE_LOOK: Duration = Duration::from_millis(500);
 const SELDOM: Duration = Duration::from_secs(5);
 /// Servers of which rules know, the furthest off first.
 const SERVERS: usize = 1000;
-/// A server that this host has not asked for so long says nothing any more.
+/// Clients of which rules know, the worst first.
+const CLIENTS: usize = 100;
+/// A server that this host has not asked for so long, and a client that has not asked, says nothing
+/// any more.
 const ASKED: Duration = Duration::from_secs(3600);
 /// What of the history's counts is a loss; the others are as the configuration wants them.
 const LOSSES: [&str; 4] = [
@@ -51,6 +55,7 @@ pub(super) fn sources(
     data: &Path,
     history: &History,
     control: &Control,
+    checks: &Checks,
     runtime: &Handle,
 ) -> Sources {
     let statuses = {
@@ -93,7 +98,35 @@ pub(super) fn sources(
         let passed = Duration::try_from(jiff::Timestamp::now().duration_since(last));
         passed.is_ok_and(|passed| passed <= ASKED)
     };
+    let of_clients = |find: fn(&History) -> Vec<Reading>| {
+        let history = history.clone();
+        let found = Kept::new(SELDOM, move || find(&history));
+        move || found.get().to_vec()
+    };
+    let of_checks = |value: fn(&Latest) -> Option<f64>| {
+        let checks = checks.clone();
+        move || check_readings(&checks.latest(), value)
+    };
+    let asked_for = history.clone();
     Sources::default()
+        .with(
+            Quantity::CheckOffset,
+            of_checks(|it| Some(seconds(it.round.time?.offset))),
+        )
+        .with(
+            Quantity::CheckDelay,
+            of_checks(|it| Some(seconds(it.round.time?.delay))),
+        )
+        .with(Quantity::CheckReach, of_checks(|it| it.reach.ratio()))
+        .with(Quantity::CheckStratum, of_checks(check_stratum))
+        .with(Quantity::ClientClockError, of_clients(client_errors))
+        .with(Quantity::ClientRequestRate, of_clients(client_rates))
+        .with(Quantity::Amplification, move || {
+            vec![Reading {
+                labels: Vec::new(),
+                value: asked_for.client_figures().amplification,
+            }]
+        })
         .with(Quantity::RingLoss, move || {
             ring_losses(&lost.get(), &ring_window)
         })
@@ -199,13 +232,84 @@ fn of_server(server: &str, interface: &str) -> Vec<(&'static str, String)> {
     labels
 }
 
+fn of_client(client: &str, interface: &str) -> Vec<(&'static str, String)> {
+    let mut labels = on(interface);
+    labels.push(("client", client.to_owned()));
+    labels
+}
+
+/// A value of every address that is asked. One that is paused says nothing; one whose name has no
+/// address goes by the name.
+fn check_readings(latest: &[Latest], value: fn(&Latest) -> Option<f64>) -> Vec<Reading> {
+    let asked = latest.iter().filter(|it| !it.paused);
+    let readings = asked.map(|it| {
+        let mut labels = vec![
+            ("check", it.name.to_string()),
+            ("server", it.server.to_string()),
+        ];
+        let address = it.address.map(|address| address.ip().to_string());
+        labels.extend(address.map(|address| ("address", address)));
+        Reading {
+            labels,
+            value: value(it),
+        }
+    });
+    readings.collect()
+}
+
+/// 16 where it is not synchronised, whatever it says.
+fn check_stratum(latest: &Latest) -> Option<f64> {
+    if latest.round.status == Status::Unsynchronised {
+        return Some(16.0);
+    }
+    let header = latest
+        .round
+        .header()
+        .filter(|_| latest.round.time.is_some())?;
+    Some(f64::from(header.stratum()))
+}
+
+fn seconds(nanoseconds: i64) -> f64 {
+    nanoseconds as f64 / 1e9
+}
+
+/// How wrong the worst clients' clocks are, of those that asked of late.
+fn client_errors(history: &History) -> Vec<Reading> {
+    let clocks = history.client_clocks(None, Some(ASKED.as_secs()), CLIENTS);
+    let worst = clocks.map(|clocks| clocks.worst).unwrap_or_else(|error| {
+        tracing::debug!("clients' clocks for alerts: {error}");
+        Vec::new()
+    });
+    let readings = worst.into_iter().map(|client| Reading {
+        labels: of_client(&client.client_ip, &client.interface_name),
+        value: client.client_clock_error_seconds,
+    });
+    readings.collect()
+}
+
+/// How often those clients ask that ask most.
+fn client_rates(history: &History) -> Vec<Reading> {
+    let busiest = history.busiest(None, 0.0, CLIENTS);
+    let clients = busiest
+        .map(|busiest| busiest.clients)
+        .unwrap_or_else(|error| {
+            tracing::debug!("the busiest clients for alerts: {error}");
+            Vec::new()
+        });
+    let readings = clients.into_iter().map(|client| Reading {
+        labels: of_client(&client.client_ip, &client.interface_name),
+        value: Some(client.request_rate_per_second),
+    });
+    readings.collect()
+}
+
 /// Those that are to be watched.
-fn watched(statuses: &[Status]) -> impl Iterator<Item = &Status> {
-    let is_watched = |status: &&Status| status.state != State::NotMonitoring;
+fn watched(statuses: &[control::Status]) -> impl Iterator<Item = &control::Status> {
+    let is_watched = |status: &&control::Status| status.state != State::NotMonitoring;
     statuses.iter().filter(is_watched)
 }
 
-fn ring_losses(statuses: &[Status], window: &Mutex<Window>) -> Vec<Reading> {
+fn ring_losses(statuses: &[control::Status], window: &Mutex<Window>) -> Vec<Reading> {
     let (mut window, now) = (window.lock(), Instant::now());
     let losses = watched(statuses).map(|status| {
         let lost = status.counters.get(Counter::RingFull);
@@ -218,7 +322,7 @@ fn ring_losses(statuses: &[Status], window: &Mutex<Window>) -> Vec<Reading> {
     losses.collect()
 }
 
-fn outages(statuses: &[Status]) -> Vec<Reading> {
+fn outages(statuses: &[control::Status]) -> Vec<Reading> {
     let links = netlink::interfaces();
     let links = links.unwrap_or_else(|error| {
         tracing::debug!("whether interfaces are up: {error:#}");
@@ -278,7 +382,7 @@ fn last_minute(history: &History) -> Vec<RollupView> {
 /// A value of each interface that is watched; nothing is known where nothing happened.
 fn minute_readings(
     minutes: &[RollupView],
-    statuses: &[Status],
+    statuses: &[control::Status],
     value: fn(&RollupView) -> Option<f64>,
 ) -> Vec<Reading> {
     let running = watched(statuses).filter(|status| status.state == State::Running);
