@@ -106,6 +106,8 @@ pub(super) async fn start(
         conditions: Box::new(move |runtime| asked.conditions(runtime)),
         export: export.clone(),
         ptp: ptp.clone(),
+        checks: Some(checks.clone()),
+        alerts: Some(alerts.clone()),
         ..Sources::new(control.clone(), history.clone())
     });
     let state = api::State {

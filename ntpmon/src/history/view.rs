@@ -621,7 +621,7 @@ fn error_classes(errors: &Histogram) -> BTreeMap<String, u64> {
 
 /// How wrong a clock may be in nanoseconds, in either direction, to count as one of these: names are
 /// seconds.
-pub(super) const ERROR_CLASSES: [(&str, i64); 5] = [
+pub const ERROR_CLASSES: [(&str, i64); 5] = [
     ("0.001", 1_000_000),
     ("0.01", 10_000_000),
     ("0.05", 50_000_000),
@@ -629,7 +629,7 @@ pub(super) const ERROR_CLASSES: [(&str, i64); 5] = [
     ("1", 1_000_000_000),
 ];
 /// Whose clocks are wrong by more than any of them.
-pub(super) const MORE: &str = "more";
+pub const MORE: &str = "more";
 
 /// What happened on an interface in a minute, an hour or a day.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]

@@ -37,7 +37,9 @@ pub use self::{
     model::{Family, Gathered, Kind, Sample, Samples, Value},
     otlp::Export,
 };
-use crate::{history::History, monitor::control::Control, ptp::seen::Seen};
+use crate::{
+    alert::Alerts, check::Checks, history::History, monitor::control::Control, ptp::seen::Seen,
+};
 
 /// How long a collector may take: what one that hangs would have told is left out, and the rest is
 /// answered.
@@ -56,6 +58,10 @@ pub struct Sources {
     pub history: History,
     /// What is seen of PTP; nothing where it is not watched.
     pub ptp: Option<Seen>,
+    /// The servers that are asked, if any may be.
+    pub checks: Option<Checks>,
+    /// Who is told when something is wrong, if anybody may be.
+    pub alerts: Option<Alerts>,
     /// How every part is; asked on a thread that may block.
     pub conditions: Conditions,
     /// What the API was asked.
@@ -73,6 +79,8 @@ impl Sources {
             control,
             history,
             ptp: None,
+            checks: None,
+            alerts: None,
             conditions: Box::new(|_| Vec::new()),
             requests: Requests::default(),
             export: Export::new(None),

@@ -1,7 +1,10 @@
 //! What is told, a file for each part that tells. A collector declares its families and fills them
 //! from what its part keeps in memory, in a millisecond or so, whatever else there is a million of.
 
+mod alerts;
 mod api;
+mod checks;
+mod clients;
 mod exchanges;
 mod export;
 mod health;
@@ -47,6 +50,21 @@ pub static COLLECTORS: &[Collector] = &[
         name: "servers",
         families: servers::FAMILIES,
         collect: servers::collect,
+    },
+    Collector {
+        name: "clients",
+        families: clients::FAMILIES,
+        collect: clients::collect,
+    },
+    Collector {
+        name: "checks",
+        families: checks::FAMILIES,
+        collect: checks::collect,
+    },
+    Collector {
+        name: "alerts",
+        families: alerts::FAMILIES,
+        collect: alerts::collect,
     },
     Collector {
         name: "ptp",

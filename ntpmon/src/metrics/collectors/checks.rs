@@ -1,0 +1,90 @@
+//! Active checks: how each address that is asked was found last. There may be thousands; those with
+//! the lowest names are told.
+
+use anyhow::Result;
+
+use crate::{
+    check::{Latest, Status},
+    metrics::{Samples, Sources, model::families},
+};
+
+/// Addresses that are told one by one.
+const MOST: usize = 2000;
+
+families! {
+    KNOWN: Gauge "ntpmon_checks" []
+        "Active checks that there are, paused ones among them";
+    LEFT_OUT: Gauge "ntpmon_check_addresses_left_out" []
+        "Addresses of active checks beyond the 2000 that are told one by one";
+    STATUS: Info "ntpmon_check_status_info" ["check", "server", "address", "status"]
+        "What the last round of an active check came to, in one word: always 1. The address is empty where the name has none";
+    SUCCESS: Gauge "ntpmon_check_success" ["check", "server", "address"]
+        "Whether the last round of an active check was told the time: 1 or 0. Of checks that are not paused, as all that follow";
+    REACH: Gauge "ntpmon_check_reach_ratio" ["check", "server", "address"]
+        "Share of the last eight rounds of an active check, or of as many as there were, that were told the time: 0 to 1";
+    OFFSET: Gauge "ntpmon_check_offset_seconds" ["check", "server", "address"]
+        "How far a server is ahead of this host by the median answer of the last round: positive when the server is ahead; missing where the round was not told the time, as the following families up to the stratum";
+    DELAY: Gauge "ntpmon_check_delay_seconds" ["check", "server", "address"]
+        "Round trip of that answer, without the server's own share";
+    DISPERSION: Gauge "ntpmon_check_dispersion_seconds" ["check", "server", "address"]
+        "How wrong that offset may be by the clocks' own doing: their precision and their drift meanwhile";
+    JITTER: Gauge "ntpmon_check_jitter_seconds" ["check", "server", "address"]
+        "How far the offsets of the other answers of the round are from that one, root mean square";
+    STRATUM: Gauge "ntpmon_check_stratum" ["check", "server", "address"]
+        "Stratum of a server by the last round of an active check";
+    LEAP: Gauge "ntpmon_check_leap_indicator" ["check", "server", "address"]
+        "Leap indicator of a server by the last round of an active check: 0 none, 1 a second is inserted today, 2 one is left out, 3 not synchronised";
+    INTERVAL: Gauge "ntpmon_check_interval_seconds" ["check", "server", "address"]
+        "How often an address is asked now: seldomer than was asked for where the server wants that";
+    STOPPED: Gauge "ntpmon_check_stopped" ["check", "server", "address"]
+        "Whether an address is not asked any more because it said so: 1 or 0";
+    LAST_SUCCESS: Gauge "ntpmon_check_last_success_timestamp_seconds" ["check", "server", "address"]
+        "When an address last told the time, in seconds since 1970; missing where it has not since the daemon started";
+}
+
+pub(super) fn collect(sources: &Sources, samples: &mut Samples) -> Result<()> {
+    let Some(checks) = &sources.checks else {
+        return Ok(());
+    };
+    let mut latest = checks.latest();
+    latest.retain(|it| !it.paused);
+    latest.sort_by(|one, other| (&one.name, one.address).cmp(&(&other.name, other.address)));
+    samples.put(&KNOWN, &[], checks.count());
+    samples.put(&LEFT_OUT, &[], latest.len().saturating_sub(MOST));
+    for it in latest.iter().take(MOST) {
+        tell(it, samples);
+    }
+    Ok(())
+}
+
+fn tell(latest: &Latest, samples: &mut Samples) {
+    let address = latest.address.map(|it| it.ip().to_string());
+    let address = address.unwrap_or_default();
+    let place = [&*latest.name, &*latest.server, address.as_str()];
+    let round = &latest.round;
+    let seconds = |nanoseconds: i64| nanoseconds as f64 / 1e9;
+    let unsigned = |nanoseconds: u64| nanoseconds as f64 / 1e9;
+    let [check, server, address] = place;
+    samples.put(
+        &STATUS,
+        &[check, server, address, round.status.name()],
+        true,
+    );
+    samples.put(&SUCCESS, &place, round.time.is_some());
+    samples.put_known(&REACH, &place, latest.reach.ratio());
+    samples.put(&INTERVAL, &place, latest.interval.as_secs_f64());
+    samples.put(&STOPPED, &place, latest.stopped);
+    samples.put_known(&LAST_SUCCESS, &place, latest.last_success.map(seconds));
+    let has_header = round.time.is_some() || round.status == Status::Unsynchronised;
+    if let Some(header) = round.header().filter(|_| has_header) {
+        samples.put(&STRATUM, &place, header.stratum());
+        samples.put(&LEAP, &place, header.leap_indicator());
+    }
+    let Some(time) = &round.time else {
+        return;
+    };
+    samples.put(&OFFSET, &place, seconds(time.offset));
+    samples.put(&DELAY, &place, seconds(time.delay));
+    samples.put(&DISPERSION, &place, unsigned(time.dispersion));
+    samples.put_known(&JITTER, &place, time.jitter.map(unsigned));
+}
