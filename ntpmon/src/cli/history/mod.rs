@@ -1,6 +1,8 @@
 //! The commands that ask a running daemon what it remembers, and what they share: the filters, and
 //! how times and durations are shown to people.
 
+pub(super) mod alerts;
+pub(super) mod checks;
 pub(super) mod clients;
 pub(super) mod events;
 pub(super) mod export;
