@@ -52,6 +52,8 @@ pub struct Failure {
     pub why: String,
     /// Whether it would not arrive another time either.
     pub is_final: bool,
+    /// After so many tries that has to be taken for certain.
+    pub most: Option<u32>,
 }
 
 impl Failure {
@@ -60,6 +62,7 @@ impl Failure {
         Self {
             why: why.to_string(),
             is_final: false,
+            most: None,
         }
     }
 
@@ -68,6 +71,7 @@ impl Failure {
         Self {
             why: why.to_string(),
             is_final: true,
+            most: None,
         }
     }
 }

@@ -179,7 +179,8 @@ async fn deliver(
     let next = now + SignedDuration::try_from(retry).unwrap_or_default();
     let age = next.duration_since(entry.created);
     let too_late = SignedDuration::try_from(policy.max_age).is_ok_and(|most| age > most);
-    let given_up = failure.is_final || too_late || entry.attempts >= policy.max_attempts;
+    let most = policy.max_attempts.min(failure.most.unwrap_or(u32::MAX));
+    let given_up = failure.is_final || too_late || entry.attempts >= most;
     queue.standing.lock().error = Some(failure.why.clone());
     delivery.error = Some(failure.why.clone());
     if given_up || entry.number == 0 {

@@ -8,7 +8,9 @@ use lettre::{
         Mailbox,
         header::{ContentType, HeaderName, HeaderValue},
     },
+    address::Envelope,
     transport::smtp::{
+        self,
         authentication::Credentials,
         client::{Certificate, CertificateStore, Tls, TlsParameters},
     },
@@ -43,12 +45,46 @@ pub(super) fn deliver(sink: &Definition, notice: &Notice, id: &str) -> Result<()
         let password = password.map_or_else(String::new, |it| it.reveal().to_owned());
         transport = transport.credentials(Credentials::new(user.clone(), password));
     }
-    let sent = transport.build().send(&message);
-    sent.map(drop).map_err(|error| {
-        let reason = std::error::Error::source(&error);
-        let reason = reason.map_or_else(String::new, |it| format!(": {it}"));
-        Failure::for_now(format!("mailing by {host}:{port}: {error}{reason}"))
-    })
+    let transport = transport.build();
+    let by = format!("{host}:{port}");
+    let Err(error) = transport.send(&message) else {
+        return Ok(());
+    };
+    let (all, failure) = (message.envelope(), failure(&by, &error));
+    if !failure.is_final || all.to().len() < 2 {
+        return Err(failure);
+    }
+    // One whom the server does not know keeps no other from it.
+    let mut failures = Vec::new();
+    for to in all.to() {
+        let one = Envelope::new(all.from().cloned(), vec![to.clone()]);
+        let one = one.map_err(Failure::for_good)?;
+        if let Err(error) = transport.send_raw(&one, &message.formatted()) {
+            let failure = self::failure(&by, &error);
+            tracing::warn!("sink {}: {to} is not told: {}", sink.name, failure.why);
+            failures.push(failure);
+        }
+    }
+    // Those who have it see it once, since each try has the same id.
+    if let Some(later) = failures.iter().position(|it| !it.is_final) {
+        return Err(failures.swap_remove(later));
+    }
+    if failures.len() < all.to().len() {
+        return Ok(());
+    }
+    Err(failure)
+}
+
+/// Whether it is worth another try: what the server refuses for good is not, unless it is about the
+/// user, whose password may be put right.
+fn failure(by: &str, error: &smtp::Error) -> Failure {
+    let reason = std::error::Error::source(error);
+    let reason = reason.map_or_else(String::new, |it| format!(": {it}"));
+    let code = error.status().map(u16::from);
+    Failure {
+        is_final: error.is_permanent() && !code.is_some_and(|it| (530..540).contains(&it)),
+        ..Failure::for_now(format!("mailing by {by}: {error}{reason}"))
+    }
 }
 
 fn message(sink: &Definition, notice: &Notice, id: &str) -> Result<Message, String> {

@@ -1,7 +1,7 @@
 //! Posting to HTTP servers: one request, with a bound on its time and on what is read of the answer,
 //! which is judged by its status and, where the service says how it went in there, by its body.
 
-use std::{fs, sync::Arc};
+use std::{fs, io::Read, sync::Arc};
 
 use serde_json::Value;
 use ureq::{
@@ -10,8 +10,8 @@ use ureq::{
 };
 
 use super::{
-    definition::Definition,
-    secret::{Secret, Url},
+    definition::{Definition, Kind},
+    secret::{HIDDEN, Secret, Url},
 };
 use crate::outbox::Failure;
 
@@ -19,6 +19,10 @@ use crate::outbox::Failure;
 const ANSWER: u64 = 16_384;
 /// So much of it is told.
 const TOLD: usize = 200;
+/// So often a robot may refuse a message: about 8 minutes.
+const REFUSALS: u32 = 10;
+/// What is shorter is a word, such as "send", and no secret.
+const SECRET: usize = 5;
 
 /// Where a sink is.
 pub(super) fn url(sink: &Definition) -> Result<Url, Failure> {
@@ -35,7 +39,8 @@ pub(super) fn url(sink: &Definition) -> Result<Url, Failure> {
     }
 }
 
-/// Posts a body, and gives the answer's.
+/// Posts a body, and gives what could be read of the answer's. The status alone says whether it was
+/// taken: an answer that is too long, or breaks off, is no reason to send the same message again.
 pub(super) fn post(
     sink: &Definition,
     url: &str,
@@ -70,23 +75,85 @@ pub(super) fn post(
         .send(body)
         .map_err(|error| Failure::for_now(format!("posting to {}: {error}", shown())))?;
     let status = response.status();
-    let answer = response
-        .body_mut()
-        .with_config()
-        .limit(ANSWER)
-        .lossy_utf8(true)
-        .read_to_string()
-        .map_err(|error| Failure::for_now(format!("reading the answer of {}: {error}", shown())));
-    if status.is_success() {
-        return answer;
+    let is_judged = !matches!(sink.kind, Kind::Webhook | Kind::Alertmanager);
+    if status.is_success() && !is_judged {
+        // What else it says is not waited for.
+        return Ok(String::new());
     }
-    let said = answer.unwrap_or_default();
+    let said = read(response.body_mut().as_reader());
+    if status.is_success() {
+        return Ok(said);
+    }
+    let said = without_secrets(&said, url, headers);
     Err(Failure {
         why: format!("{} answered {status}{}", shown(), told(&said)),
         // These are about the message, which stays the same. All others may be about what stands
         // between, or be put right.
         is_final: matches!(status.as_u16(), 400 | 413 | 414 | 415 | 422),
+        most: None,
     })
+}
+
+/// What there is of an answer, up to the bound and to where it breaks off.
+fn read(answer: impl Read) -> String {
+    let mut bytes = Vec::new();
+    // What was read before it broke off stays.
+    let _ = answer.take(ANSWER).read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// What a server said, without what it was told in secret: some repeat the path that they do not
+/// know, or the header that is wrong.
+pub(super) fn without_secrets(said: &str, url: &str, headers: &[(&str, &str)]) -> String {
+    let after = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let (authority, path) = match after.find(['/', '?', '#']) {
+        Some(at) => after.split_at(at),
+        None => (after, ""),
+    };
+    let user = authority.rsplit_once('@').map_or("", |(user, _)| user);
+    // The whole before its parts; and as a server shows it that has decoded it.
+    let parts = path.split(['/', '?', '#', '&', '=']).chain(user.split(':'));
+    let values = headers.iter().filter(|(name, _)| !is_public(name));
+    let values = values.flat_map(|(_, value)| std::iter::once(*value).chain(value.split(' ')));
+    let mut secrets: Vec<String> = [path.to_owned(), user.to_owned()]
+        .into_iter()
+        .chain(parts.map(str::to_owned))
+        .chain(values.map(str::to_owned))
+        .flat_map(|it| [decoded(&it), it.replace('&', "&amp;"), it])
+        .filter(|it| it.len() >= SECRET)
+        .collect();
+    secrets.sort_unstable_by_key(|it| std::cmp::Reverse(it.len()));
+    secrets
+        .iter()
+        .fold(said.to_owned(), |said, secret| said.replace(secret, HIDDEN))
+}
+
+/// Headers that every message has, and that give nothing away.
+fn is_public(name: &str) -> bool {
+    let public = ["content-type", super::ID_HEADER];
+    public.iter().any(|it| it.eq_ignore_ascii_case(name))
+}
+
+/// Without the percent signs of a URL.
+fn decoded(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let (mut plain, mut at) = (Vec::with_capacity(bytes.len()), 0);
+    while let Some(byte) = bytes.get(at) {
+        let digits = bytes.get(at + 1..at + 3);
+        let digits = digits.and_then(|it| std::str::from_utf8(it).ok());
+        let code = digits.and_then(|it| u8::from_str_radix(it, 16).ok());
+        match code.filter(|_| *byte == b'%') {
+            Some(code) => {
+                plain.push(code);
+                at += 3;
+            }
+            None => {
+                plain.push(*byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&plain).into_owned()
 }
 
 /// Judges an answer by a code in it, of whichever of these names: robots answer 200 to everything.
@@ -108,10 +175,19 @@ pub(super) fn judge(answer: &str, codes: &[&str], texts: &[&str]) -> Result<(), 
         return Ok(());
     }
     let text = texts.iter().find_map(|name| answered.get(*name)?.as_str());
-    Err(Failure::for_now(format!(
-        "refused with {code}{}",
+    Err(refused(&format!(
+        "with {code}{}",
         told(text.unwrap_or_default())
     )))
+}
+
+/// A robot does not want a message. That may be put right, as where a secret is wrong; but one that
+/// is refused for what it says must not keep those after it waiting for a day.
+pub(super) fn refused(why: &str) -> Failure {
+    Failure {
+        most: Some(REFUSALS),
+        ..Failure::for_now(format!("refused {why}"))
+    }
 }
 
 /// The beginning of what a server said, to follow what happened.

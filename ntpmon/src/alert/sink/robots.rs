@@ -55,10 +55,22 @@ pub(super) fn deliver(sink: &Definition, notice: &Notice, now: Timestamp) -> Res
     };
     let headers = [("content-type", "application/json; charset=utf-8")];
     let answer = http::post(sink, &url, &headers, body.to_string().as_bytes())?;
-    match sink.kind {
-        Kind::Dingtalk | Kind::Wecom => http::judge(&answer, &["errcode"], &["errmsg"]),
-        Kind::Feishu => http::judge(&answer, &["code", "StatusCode"], &["msg", "StatusMessage"]),
-        _ => judge_slack(&answer),
+    judge(sink.kind, &answer).map_err(|failure| {
+        // It may be told with the URL in it.
+        let shown = http::without_secrets(&answer, &url, &headers);
+        let why = judge(sink.kind, &shown).err().map(|shown| shown.why);
+        Failure {
+            why: why.unwrap_or_else(|| "refused".to_owned()),
+            ..failure
+        }
+    })
+}
+
+fn judge(kind: Kind, answer: &str) -> Result<(), Failure> {
+    match kind {
+        Kind::Dingtalk | Kind::Wecom => http::judge(answer, &["errcode"], &["errmsg"]),
+        Kind::Feishu => http::judge(answer, &["code", "StatusCode"], &["msg", "StatusMessage"]),
+        _ => judge_slack(answer),
     }
 }
 
@@ -66,14 +78,14 @@ pub(super) fn deliver(sink: &Definition, notice: &Notice, now: Timestamp) -> Res
 fn judge_slack(answer: &str) -> Result<(), Failure> {
     match serde_json::from_str::<Value>(answer) {
         Ok(answered) if answered["ok"] == false => {
-            let why = answered["error"].as_str().unwrap_or("without a reason");
-            Err(Failure::for_now(format!("refused: {why}")))
+            let why = answered["error"].as_str().unwrap_or("no reason");
+            Err(http::refused(&format!("because of {why}")))
         }
         Ok(_) => Ok(()),
         Err(_) if answer.trim() == "ok" || answer.trim().is_empty() => Ok(()),
         Err(_) => {
             let said: String = answer.chars().take(200).collect();
-            Err(Failure::for_now(format!("refused: {said}")))
+            Err(http::refused(&format!("because of {said}")))
         }
     }
 }

@@ -53,6 +53,14 @@ enum Way {
     Close,
     /// One byte every so often.
     Slow,
+    /// This status, and the path and a header that it was told.
+    Echo(u16),
+    /// Success, with more than anybody wants to read.
+    Long,
+    /// Success, with an answer that breaks off.
+    Broken(&'static str),
+    /// Success, with an answer that never ends.
+    Stall(&'static str),
 }
 
 struct Server {
@@ -105,12 +113,14 @@ fn serve(stream: TcpStream, way: Way, seen: &Mutex<Vec<Request>>) {
     let length = headers.iter().find(|(name, _)| name == "content-length");
     let mut body = vec![0; length.map_or(0, |(_, length)| length.parse().unwrap())];
     reader.read_exact(&mut body).unwrap();
-    seen.lock().push(Request {
+    let request = Request {
         path,
         headers,
         body,
-    });
+    };
+    seen.lock().push(request.clone());
     let mut stream = stream;
+    let begin = "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n";
     match way {
         Way::Answer(status, text) => {
             let _ = write!(
@@ -121,6 +131,25 @@ fn serve(stream: TcpStream, way: Way, seen: &Mutex<Vec<Request>>) {
         }
         Way::Hang => thread::sleep(Duration::from_secs(20)),
         Way::Close => {}
+        Way::Echo(status) => {
+            let header = request.header("authorization").unwrap_or_default();
+            let text = format!("nothing at {} for {header}", request.path);
+            let _ = write!(
+                stream,
+                "HTTP/1.1 {status} S\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
+                text.len()
+            );
+        }
+        Way::Long => {
+            let _ = write!(stream, "{begin}{}", " ".repeat(1_000_000));
+        }
+        Way::Broken(text) => {
+            let _ = write!(stream, "{begin}{text}");
+        }
+        Way::Stall(text) => {
+            let _ = write!(stream, "{begin}{text}");
+            thread::sleep(Duration::from_secs(20));
+        }
         Way::Slow => {
             for _ in 0..200 {
                 if stream.write_all(b"H").is_err() {
@@ -213,6 +242,62 @@ fn a_robot_that_answers_200_with_an_error_in_it_has_not_taken_the_message() {
         assert!(failure.why.contains(why), "{kind:?}: {failure:?}");
         assert!(!failure.is_final);
     }
+}
+
+#[test]
+fn what_was_taken_is_taken_however_the_answer_ends() {
+    for (kind, answer) in HTTP {
+        for way in [Way::Broken(answer), Way::Stall(answer)] {
+            let server = Server::new(way);
+            let sent = send(&sink(kind, &server.url), Telling::Fired);
+            assert_eq!(sent, Ok(()), "{kind:?}");
+        }
+    }
+    for kind in [Kind::Webhook, Kind::Alertmanager] {
+        let server = Server::new(Way::Long);
+        assert_eq!(send(&sink(kind, &server.url), Telling::Fired), Ok(()));
+        let server = Server::new(Way::Stall(""));
+        let begun = Instant::now();
+        assert_eq!(send(&sink(kind, &server.url), Telling::Fired), Ok(()));
+        assert!(begun.elapsed() < Duration::from_millis(600), "it waited");
+    }
+    // Robots say inside what became of it.
+    let server = Server::new(Way::Long);
+    assert!(send(&sink(Kind::Wecom, &server.url), Telling::Fired).is_err());
+}
+
+#[test]
+fn what_a_server_repeats_of_a_secret_is_not_told() {
+    for status in [200, 403, 404] {
+        for (kind, _) in HTTP {
+            let server = Server::new(Way::Echo(status));
+            let url = format!("{}/services/T0top%2Fsecret?access_token=topsecret", server.url);
+            let mut sink = sink(kind, &url);
+            if matches!(kind, Kind::Webhook | Kind::Alertmanager) {
+                let header = Secret::from("Bearer topsecret2");
+                sink.headers.insert("Authorization".to_owned(), header);
+            }
+            match send(&sink, Telling::Fired) {
+                Ok(()) => assert_eq!(status, 200, "{kind:?}"),
+                Err(failure) => {
+                    assert!(failure.why.contains("nothing at"), "{failure:?}");
+                    for secret in ["topsecret", "T0top", "topsecret2"] {
+                        assert!(!failure.why.contains(secret), "{failure:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_robot_refuses_is_given_up_before_what_it_does_not_answer() {
+    let server = Server::new(Way::Answer(200, "{\"errcode\":310000}"));
+    let failure = send(&sink(Kind::Dingtalk, &server.url), Telling::Fired).unwrap_err();
+    assert_eq!((failure.is_final, failure.most), (false, Some(10)));
+    let server = Server::new(Way::Answer(500, ""));
+    let failure = send(&sink(Kind::Dingtalk, &server.url), Telling::Fired).unwrap_err();
+    assert_eq!((failure.is_final, failure.most), (false, None));
 }
 
 #[test]
@@ -383,6 +468,8 @@ fn speak_smtp(mut stream: TcpStream, greeting: &str, seen: &Mutex<String>) {
             _ if is_data => continue,
             "EHLO" => "250-here\r\n250 AUTH PLAIN",
             "AUTH" => "235 welcome",
+            "RCPT" if line.contains("nobody@") => "550 no such user",
+            "RCPT" if line.contains("later@") => "450 later",
             "DATA" => {
                 is_data = true;
                 "354 go on"
@@ -406,6 +493,27 @@ fn mail(port: u16) -> Definition {
         to: vec!["ops@ntp.example".to_owned()],
         timeout: Duration::from_millis(700),
         ..Definition::new("mail", Kind::Email)
+    }
+}
+
+#[test]
+fn one_whom_the_server_does_not_know_keeps_nobody_else_from_a_mail() {
+    let to = |names: &[&str]| -> Vec<String> {
+        let names = names.iter();
+        names.map(|name| format!("{name}@ntp.example")).collect()
+    };
+    let (port, told) = mail_server("220 here");
+    let mut sink = mail(port);
+    sink.to = to(&["nobody", "ops"]);
+    assert_eq!(send(&sink, Telling::Fired), Ok(()));
+    assert!(told.lock().contains("Subject: "));
+    sink.to = to(&["nobody"]);
+    let failure = send(&sink, Telling::Fired).unwrap_err();
+    assert!(failure.is_final, "{failure:?}");
+    for names in [&["later"][..], &["nobody", "later", "ops"]] {
+        sink.to = to(names);
+        let failure = send(&sink, Telling::Fired).unwrap_err();
+        assert!(!failure.is_final, "{failure:?}");
     }
 }
 
