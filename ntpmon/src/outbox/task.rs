@@ -1,6 +1,10 @@
 //! One destination: what waits for it, and the task that delivers that, one after the other.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
@@ -23,9 +27,40 @@ pub(super) struct Destination {
     task: JoinHandle<()>,
 }
 
+/// An entry, and for how long it waits: counted while the daemon runs, so that a clock that is stepped
+/// gives nothing up.
+struct Waiting {
+    entry: Entry,
+    since: Instant,
+    before: Duration,
+}
+
+impl Waiting {
+    fn new(entry: Entry) -> Self {
+        Self {
+            entry,
+            since: Instant::now(),
+            before: Duration::ZERO,
+        }
+    }
+
+    /// One of an earlier life: only the clock knows how long that is ago.
+    fn left(entry: Entry) -> Self {
+        let before = Duration::try_from(Timestamp::now().duration_since(entry.created));
+        Self {
+            before: before.unwrap_or_default(),
+            ..Self::new(entry)
+        }
+    }
+
+    fn age(&self) -> Duration {
+        self.before + self.since.elapsed()
+    }
+}
+
 /// What the task and all others have in common.
 struct Queue {
-    waiting: Mutex<VecDeque<Entry>>,
+    waiting: Mutex<VecDeque<Waiting>>,
     way: Mutex<(Policy, Deliver)>,
     standing: Mutex<Standing>,
     /// There is something, or there is another way.
@@ -42,7 +77,7 @@ impl Destination {
     ) -> Self {
         let (ended, end) = watch::channel(false);
         let queue = Arc::new(Queue {
-            waiting: Mutex::new(waiting),
+            waiting: Mutex::new(waiting.into_iter().map(Waiting::left).collect()),
             way: Mutex::new((policy, deliver)),
             standing: Mutex::default(),
             wake: Notify::new(),
@@ -70,7 +105,7 @@ impl Destination {
         let mut waiting = self.queue.waiting.lock();
         let is_full = waiting.len() >= WAITING;
         let oldest = is_full.then(|| waiting.remove(1)).flatten();
-        waiting.push_back(entry);
+        waiting.push_back(Waiting::new(entry));
         // One that waits to be tried again is not hurried by what comes after it.
         let is_first = waiting.len() == 1;
         drop(waiting);
@@ -80,13 +115,13 @@ impl Destination {
         if is_first {
             self.queue.wake.notify_one();
         }
-        oldest
+        oldest.map(|it| it.entry)
     }
 
     pub(super) fn offer(&self, entry: Entry) {
         let mut waiting = self.queue.waiting.lock();
         if waiting.is_empty() {
-            waiting.push_back(entry);
+            waiting.push_back(Waiting::new(entry));
             drop(waiting);
             self.queue.wake.notify_one();
         }
@@ -102,7 +137,8 @@ impl Destination {
     /// Ends it. Gives back what waits; what is under way may still arrive.
     pub(super) fn end(&self) -> Vec<Entry> {
         self.queue.ended.send_replace(true);
-        self.queue.waiting.lock().drain(..).collect()
+        let mut waiting = self.queue.waiting.lock();
+        waiting.drain(..).map(|it| it.entry).collect()
     }
 
     /// When it has ended, after it was told to stop.
@@ -122,9 +158,13 @@ async fn run(
         if *stopping.borrow_and_update() || *end.borrow_and_update() {
             return;
         }
-        let first = queue.waiting.lock().front().cloned();
+        let first = queue
+            .waiting
+            .lock()
+            .front()
+            .map(|it| (it.entry.clone(), it.age()));
         let pause = match first {
-            Some(entry) => deliver(&shared, &queue, entry).await,
+            Some((entry, age)) => deliver(&shared, &queue, entry, age).await,
             None => Some(None),
         };
         let Some(pause) = pause else { continue };
@@ -149,9 +189,11 @@ async fn deliver(
     shared: &Arc<Shared>,
     queue: &Queue,
     mut entry: Entry,
+    age: Duration,
 ) -> Option<Option<Duration>> {
     let (policy, deliver) = queue.way.lock().clone();
     entry.attempts = entry.attempts.saturating_add(1);
+    let begun = Instant::now();
     let sent = entry.clone();
     let result = match spawn_blocking(move || deliver(&sent)).await {
         Ok(result) => result,
@@ -177,8 +219,7 @@ async fn deliver(
     };
     let retry = backoff(entry.attempts);
     let next = now + SignedDuration::try_from(retry).unwrap_or_default();
-    let age = next.duration_since(entry.created);
-    let too_late = SignedDuration::try_from(policy.max_age).is_ok_and(|most| age > most);
+    let too_late = age + begun.elapsed() + retry > policy.max_age;
     let most = policy.max_attempts.min(failure.most.unwrap_or(u32::MAX));
     let given_up = failure.is_final || too_late || entry.attempts >= most;
     queue.standing.lock().error = Some(failure.why.clone());
@@ -209,8 +250,10 @@ async fn deliver(
     delivery.next_attempt = Some(next);
     // It may have been given up meanwhile, with its destination.
     let mut waiting = queue.waiting.lock();
-    let first = waiting.front_mut().filter(|it| it.number == entry.number)?;
-    first.attempts = entry.attempts;
+    let first = waiting
+        .front_mut()
+        .filter(|it| it.entry.number == entry.number)?;
+    first.entry.attempts = entry.attempts;
     shared.note(&entry, &delivery);
     Some(Some(retry))
 }
@@ -219,7 +262,7 @@ impl Queue {
     /// Takes away the first, if it is still this one.
     fn pop(&self, number: u64) {
         let mut waiting = self.waiting.lock();
-        if waiting.front().is_some_and(|it| it.number == number) {
+        if waiting.front().is_some_and(|it| it.entry.number == number) {
             waiting.pop_front();
         }
     }
