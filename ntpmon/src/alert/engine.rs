@@ -15,8 +15,8 @@ use super::{
     Finding, Health, Origin, Refusal, RuleView, Settings, SilenceView, SinkView, Tested, Verdict,
     instance::{Acknowledgement, Alert, Event, Record, View},
     matcher::Labels,
-    notice::Notice,
-    quantity::{Quantity, Reading, Sources},
+    notice::{Notice, ended},
+    quantity::{Answer, Direction, Quantity, Reading, Sources},
     remember::Memory,
     rule::Rule,
     silence::Silence,
@@ -32,8 +32,9 @@ use crate::{
 const PATIENCE: Duration = Duration::from_millis(600);
 /// An alert that nobody reports any more, as when its check was removed, is over after that.
 const FORGOTTEN: Duration = Duration::from_secs(3600);
-/// One about missing data is about just that, so it stays for longer.
-const MISSING_FORGOTTEN: Duration = Duration::from_secs(7 * 86_400);
+/// What somebody took away is not missing: nothing is told of it, and what was told is over after
+/// that. It is longer than those take who report to do so again after a start.
+const GONE: Duration = Duration::from_secs(300);
 /// How often what is old is removed.
 const TIDY: Duration = Duration::from_secs(3600);
 /// So many rules, and so many silences, can be made over the API.
@@ -57,6 +58,8 @@ struct Inner {
     /// How many values each rule looked at last.
     readings: BTreeMap<String, usize>,
     refused: u64,
+    /// For so many there was no room at the last look.
+    refused_now: u64,
     /// Since alerts were sent again to each Alertmanager.
     since_sent: BTreeMap<String, Duration>,
     since_tidied: Duration,
@@ -70,6 +73,9 @@ type Place = (String, Labels);
 struct Outcome {
     changes: Vec<Change>,
     promises: Vec<Promise>,
+    /// For so many values there was no room.
+    refused: u64,
+    has_made_room: bool,
 }
 
 impl Engine {
@@ -93,6 +99,7 @@ impl Engine {
                 alerts: alerts.collect(),
                 readings: BTreeMap::new(),
                 refused: 0,
+                refused_now: 0,
                 since_sent: BTreeMap::new(),
                 since_tidied: Duration::ZERO,
             }),
@@ -100,6 +107,11 @@ impl Engine {
         };
         engine.configure(settings);
         engine
+    }
+
+    /// The number of the last finding that was judged in an earlier life.
+    pub(super) fn last_finding(&self) -> Option<u64> {
+        self.memory.last_finding()
     }
 
     pub(super) const fn outbox(&self) -> &Outbox {
@@ -115,6 +127,16 @@ impl Engine {
         let names: Vec<&str> = settings.sinks.iter().map(|it| it.name.as_str()).collect();
         self.outbox.keep_only(&names);
         let mut inner = self.inner.lock();
+        for rule in inner
+            .own_rules
+            .iter()
+            .filter(|it| is_told_nowhere(it, &settings))
+        {
+            let name = &rule.name;
+            tracing::warn!(
+                "the rule {name} of the API is told nowhere: none of its sinks is there"
+            );
+        }
         for rule in &inner.own_rules {
             if settings.rules.iter().any(|it| it.name == rule.name) {
                 let name = &rule.name;
@@ -139,25 +161,40 @@ impl Engine {
                 .filter(|it| it.enabled)
                 .collect()
         };
-        // Whoever is asked may take a moment, so nothing is held meanwhile.
-        let quantities: BTreeSet<Quantity> = rules.iter().map(|it| it.quantity).collect();
-        let readings: BTreeMap<Quantity, Vec<Reading>> = quantities
+        let (on_findings, on_values): (Vec<Rule>, Vec<Rule>) = rules
+            .into_iter()
+            .partition(|rule| rule.quantity == Quantity::Finding);
+        let moment = |rule: &Rule| Moment {
+            now,
+            elapsed,
+            grace: uptime < rule.grace,
+        };
+        // What was found is told at once: who says what the values are may take a moment.
+        self.change(|inner, outcome| {
+            let nothing = Answer::from(Vec::new());
+            for rule in &on_findings {
+                let seen = seen(rule, &nothing, findings);
+                self.follow(inner, rule, &nothing, seen, moment(rule), outcome);
+            }
+            if let Some(last) = findings.iter().map(|it| it.number).max() {
+                outcome.changes.extend(self.memory.judged(last));
+            }
+        });
+        // Nothing is held meanwhile.
+        let quantities: BTreeSet<Quantity> = on_values.iter().map(|it| it.quantity).collect();
+        let answers: BTreeMap<Quantity, Answer> = quantities
             .into_iter()
             .map(|quantity| (quantity, self.sources.read(quantity)))
             .collect();
-        let promises = {
-            let mut inner = self.inner.lock();
-            let mut outcome = Outcome::default();
-            for rule in &rules {
-                let moment = Moment {
-                    now,
-                    elapsed,
-                    grace: uptime < rule.grace,
-                };
-                let seen = seen(rule, readings.get(&rule.quantity), findings);
-                self.follow(&mut inner, rule, seen, moment, &mut outcome);
+        self.change(|inner, outcome| {
+            for rule in &on_values {
+                if let Some(answer) = answers.get(&rule.quantity) {
+                    let seen = seen(rule, answer, &[]);
+                    self.follow(inner, rule, answer, seen, moment(rule), outcome);
+                }
             }
-            self.end_others(&mut inner, &rules, now, elapsed, &mut outcome);
+            let rules: Vec<&Rule> = on_findings.iter().chain(&on_values).collect();
+            self.end_others(inner, &rules, now, elapsed, outcome);
             inner.alerts.retain(|_, alert| {
                 let is_past = alert.life.is_past() && !is_expected(alert);
                 if is_past && alert.id != 0 {
@@ -165,21 +202,32 @@ impl Engine {
                 }
                 !is_past
             });
+            // One for which there is no room is counted once, however often it is looked at.
+            inner.refused += outcome.refused.saturating_sub(inner.refused_now);
+            inner.refused_now = outcome.refused;
+        });
+        self.send_again(elapsed);
+        self.tidy(now, elapsed);
+    }
+
+    /// Changes alerts, puts all of it down in one piece, and then lets go what is to be told.
+    fn change(&self, change: impl FnOnce(&mut Inner, &mut Outcome)) {
+        let mut outcome = Outcome::default();
+        {
+            let mut inner = self.inner.lock();
+            change(&mut inner, &mut outcome);
             if !self.memory.put(outcome.changes) {
                 tracing::error!(
                     "the history takes no more that waits to be written: what became of alerts is \
                      known until ntpmon ends"
                 );
             }
-            outcome.promises
-        };
-        if !promises.is_empty() {
+        }
+        if !outcome.promises.is_empty() {
             // Either it is on disk, or it cannot be: then it is told all the same.
             let _ = self.outbox.settle(PATIENCE);
-            self.outbox.release(promises);
+            self.outbox.release(outcome.promises);
         }
-        self.send_again(elapsed);
-        self.tidy(now, elapsed);
     }
 
     /// What a rule saw becomes of its alerts.
@@ -187,6 +235,7 @@ impl Engine {
         &self,
         inner: &mut Inner,
         rule: &Rule,
+        answer: &Answer,
         mut seen: BTreeMap<Labels, (Seen, Option<String>)>,
         moment: Moment,
         outcome: &mut Outcome,
@@ -207,41 +256,46 @@ impl Engine {
             let Some(alert) = inner.alerts.get_mut(&place) else {
                 continue;
             };
+            let is_bad = matches!(alert.life.state, State::Firing | State::Pending);
+            if is_bad && !is_still_of(alert, rule) {
+                alert.message = Some(ended::CHANGED.to_owned());
+                let transition = alert.life.end(moment.now);
+                // What the rule is on now is looked at next time.
+                seen.remove(&place.1);
+                self.note(inner, &place, transition, moment.now, outcome);
+                continue;
+            }
             alert.rule.clone_from(rule);
-            let seen = seen.remove(&place.1);
-            let is_absent = seen.is_none();
-            let (seen, message) = seen.unwrap_or_else(|| {
-                let seen = if rule.quantity == Quantity::Finding {
-                    Seen::Found(0)
-                } else if rule.no_data {
-                    // That of nothing at all is over with the first value.
-                    Seen::Missing(!place.1.is_empty() || reported == 0)
-                } else {
-                    Seen::Value(None)
-                };
-                (seen, None)
-            });
-            alert.life.absent = if is_absent {
-                alert.life.absent + moment.elapsed
+            let listed = seen.remove(&place.1);
+            let is_listed = listed.is_some();
+            let (looked_at, message) =
+                listed.unwrap_or_else(|| (unlisted(rule, &place.1, answer), None));
+            let is_unknown = looked_at == Seen::Value(None);
+            if !is_unknown {
+                alert.life.absent = Duration::ZERO;
+            } else if answer.is_known && (is_listed || answer.least.is_none()) {
+                alert.life.absent += moment.elapsed;
+            }
+            let patience = if rule.no_data { GONE } else { FORGOTTEN };
+            let end = if !is_bad {
+                None
+            } else if !is_listed && is_said_closer(&place.1, &seen) {
+                Some(ended::CLOSER)
+            } else if alert.life.absent < patience {
+                None
+            } else if is_listed {
+                Some(ended::UNKNOWN)
             } else {
-                Duration::ZERO
+                Some(ended::GONE)
             };
-            let patience = if rule.no_data {
-                MISSING_FORGOTTEN
-            } else {
-                FORGOTTEN
-            };
-            let is_forgotten = rule.quantity != Quantity::Finding
-                && alert.life.absent >= patience
-                && matches!(alert.life.state, State::Firing | State::Pending);
-            let transition = if is_forgotten {
-                alert.message = Some("nobody reports it any more".to_owned());
+            let transition = if let Some(why) = end {
+                alert.message = Some(why.to_owned());
                 alert.life.end(moment.now)
             } else {
                 if message.is_some() {
                     alert.message = message;
                 }
-                alert.life.step(rule, seen, moment)
+                alert.life.step(rule, looked_at, moment)
             };
             self.note(inner, &place, transition, moment.now, outcome);
         }
@@ -258,8 +312,15 @@ impl Engine {
             if !is_new {
                 continue;
             }
+            if inner.alerts.len() >= inner.settings.max_alerts && !outcome.has_made_room {
+                outcome.has_made_room = true;
+                self.make_room(inner, outcome);
+            }
             if inner.alerts.len() >= inner.settings.max_alerts {
-                inner.refused += 1;
+                match seen {
+                    Seen::Found(_) => inner.refused += 1,
+                    _ => outcome.refused += 1,
+                }
                 continue;
             }
             let place = (rule.name.clone(), labels);
@@ -269,6 +330,17 @@ impl Engine {
             inner.alerts.insert(place.clone(), alert);
             self.note(inner, &place, transition, moment.now, outcome);
         }
+    }
+
+    /// What is over is not shown any longer where there is no room for what is not.
+    fn make_room(&self, inner: &mut Inner, outcome: &mut Outcome) {
+        inner.alerts.retain(|_, alert| {
+            let is_over = alert.life.state == State::Resolved && alert.life.told.is_none();
+            if is_over {
+                outcome.changes.push(self.memory.without(alert));
+            }
+            !is_over
+        });
     }
 
     /// Puts down what became of an alert, and what is to be told of it.
@@ -363,7 +435,7 @@ impl Engine {
     fn end_others(
         &self,
         inner: &mut Inner,
-        rules: &[Rule],
+        rules: &[&Rule],
         now: Timestamp,
         elapsed: Duration,
         outcome: &mut Outcome,
@@ -383,7 +455,7 @@ impl Engine {
             alert.life.wait(elapsed);
             let transition = alert.life.end(now);
             if transition.is_some() {
-                alert.message = Some("its rule is not in force any more".to_owned());
+                alert.message = Some(ended::RULE.to_owned());
             }
             self.note(inner, &place, transition, now, outcome);
         }
@@ -563,8 +635,9 @@ impl Engine {
     }
 
     pub(super) fn judge(&self, rule: &Rule) -> Vec<Verdict> {
-        let readings = self.sources.read(rule.quantity);
-        let own = readings
+        let answer = self.sources.read(rule.quantity);
+        let own = answer
+            .readings
             .iter()
             .filter_map(|reading| Some((rule.labels_of(reading)?, reading.value)));
         own.map(|(labels, value)| {
@@ -714,6 +787,12 @@ impl Engine {
                 firing: count(State::Firing),
                 pending: count(State::Pending),
                 alerts_refused: inner.refused,
+                rules_told_nowhere: inner
+                    .all_rules()
+                    .into_iter()
+                    .filter(|(rule, _)| rule.enabled && is_told_nowhere(rule, &inner.settings))
+                    .map(|(rule, _)| rule.name)
+                    .collect(),
                 ..Health::default()
             };
             (names.collect::<Vec<_>>(), health)
@@ -751,7 +830,7 @@ impl Inner {
 /// What a rule sees: of each set of labels, what there is.
 fn seen(
     rule: &Rule,
-    readings: Option<&Vec<Reading>>,
+    answer: &Answer,
     findings: &[Finding],
 ) -> BTreeMap<Labels, (Seen, Option<String>)> {
     let mut seen = BTreeMap::new();
@@ -772,7 +851,7 @@ fn seen(
         }
         return seen;
     }
-    for reading in readings.into_iter().flatten() {
+    for reading in &answer.readings {
         let Some(labels) = rule.labels_of(reading) else {
             continue;
         };
@@ -789,7 +868,43 @@ fn seen(
 
 /// Whether it is remembered though all is well: it may be missing later.
 fn is_expected(alert: &Alert) -> bool {
-    alert.rule.no_data && alert.life.state == State::Ok && alert.life.absent < MISSING_FORGOTTEN
+    alert.rule.no_data && alert.life.state == State::Ok && alert.life.absent < GONE
+}
+
+/// Whether an alert is one of a rule as it is now.
+fn is_still_of(alert: &Alert, rule: &Rule) -> bool {
+    let label = |name: &str| alert.labels.get(name).cloned();
+    alert.rule.quantity == rule.quantity
+        && alert.rule.no_data == rule.no_data
+        // One of nothing at all has no labels that could fit.
+        && ((rule.no_data && alert.labels.is_empty()) || rule.matchers.fit(label))
+}
+
+/// What a rule sees of that which nobody reports.
+fn unlisted(rule: &Rule, labels: &Labels, answer: &Answer) -> Seen {
+    if rule.quantity == Quantity::Finding {
+        return Seen::Found(0);
+    }
+    if rule.no_data && labels.is_empty() {
+        // That of nothing at all is over with the first value.
+        return Seen::Missing(false);
+    }
+    // It is no more than the least of those that are listed. Whether that is good is all that this
+    // says: it may be much less.
+    let is_good = |least: &f64| rule.recovers(rule.lowest(), *least);
+    let is_above = rule.has_levels() && rule.direction() == Direction::Above;
+    Seen::Value(answer.least.filter(is_good).filter(|_| is_above))
+}
+
+/// Whether what nobody reports is reported with more labels: a check by its address, once it has one.
+fn is_said_closer(labels: &Labels, seen: &BTreeMap<Labels, (Seen, Option<String>)>) -> bool {
+    let has = |it: &Labels| {
+        labels
+            .iter()
+            .all(|(name, value)| it.get(name) == Some(value))
+    };
+    let mut longer = seen.keys().filter(|it| it.len() > labels.len());
+    !labels.is_empty() && longer.any(has)
 }
 
 /// The sinks of a rule that there are.
@@ -800,6 +915,12 @@ fn sinks_of<'a>(rule: &Rule, settings: &'a Settings) -> Vec<&'a str> {
         rule.sinks.is_none() || all.any(|it| it == name)
     };
     names.filter(wanted).collect()
+}
+
+/// Whether a rule names sinks, of which none is there any more.
+fn is_told_nowhere(rule: &Rule, settings: &Settings) -> bool {
+    let named = rule.sinks.as_ref().is_some_and(|sinks| !sinks.is_empty());
+    named && sinks_of(rule, settings).is_empty()
 }
 
 /// What this host is called.

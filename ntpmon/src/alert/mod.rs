@@ -55,6 +55,8 @@ use crate::{
 const INTERVAL: Duration = Duration::from_secs(1);
 /// A look that comes later than this counts as if it had come then: nobody knows what was between.
 const LONGEST_LOOK: Duration = Duration::from_secs(5);
+/// A look that takes longer than this does not end.
+const HANGS: Duration = Duration::from_secs(15);
 /// So many findings wait for the next look; more are counted.
 const FINDINGS: usize = 1000;
 /// What a finding says is told to this length, in bytes.
@@ -93,6 +95,8 @@ impl Default for Settings {
 /// Something that was found, which rules on findings are about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
+    /// Its number, by which it is known after a restart whether it was judged; 0 is none.
+    pub number: u64,
     /// Its kind, as the label `kind`, and of what it is.
     pub labels: Vec<(&'static str, String)>,
     /// What was found, in words.
@@ -199,9 +203,11 @@ pub struct Health {
     pub alerts_refused: u64,
     /// Findings for which there was no room.
     pub findings_lost: u64,
+    /// Rules whose sinks are all gone.
+    pub rules_told_nowhere: Vec<String>,
     /// Sinks to which nothing can be delivered, and why.
     pub failing_sinks: Vec<String>,
-    /// The thread that looks at the rules is there.
+    /// The thread that looks at the rules is there, and does not hang.
     pub is_alive: bool,
 }
 
@@ -216,6 +222,8 @@ struct Shared {
     wake: SyncSender<()>,
     stopping: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// When the last look ended.
+    looked: Mutex<Instant>,
 }
 
 impl fmt::Debug for Alerts {
@@ -240,6 +248,7 @@ impl Alerts {
             wake,
             stopping: AtomicBool::new(false),
             thread: Mutex::default(),
+            looked: Mutex::new(Instant::now()),
         }));
         (alerts, Looker(woken))
     }
@@ -270,6 +279,7 @@ impl Alerts {
                 }
             })
             .context("starting the thread that looks at the rules of alerts")?;
+        *self.0.looked.lock() = Instant::now();
         *self.0.thread.lock() = Some(thread);
         Ok(())
     }
@@ -291,6 +301,13 @@ impl Alerts {
         findings.push_back(finding);
         drop(findings);
         self.look_soon();
+    }
+
+    /// The number of the last finding that was judged before the last start; nothing where none
+    /// ever was. Blocking.
+    #[must_use]
+    pub fn last_finding(&self) -> Option<u64> {
+        self.0.engine.last_finding()
     }
 
     /// Has the rules looked at now, rather than within a second.
@@ -417,7 +434,8 @@ impl Alerts {
         let thread = self.0.thread.lock();
         Health {
             findings_lost: self.0.findings_lost.load(Ordering::Relaxed),
-            is_alive: thread.as_ref().is_some_and(|thread| !thread.is_finished()),
+            is_alive: thread.as_ref().is_some_and(|thread| !thread.is_finished())
+                && self.0.looked.lock().elapsed() < HANGS,
             ..self.0.engine.health()
         }
     }
@@ -457,6 +475,7 @@ impl Shared {
         let findings: Vec<Finding> = self.findings.lock().drain(..).collect();
         self.engine
             .look(Timestamp::now(), elapsed, uptime, &findings);
+        *self.looked.lock() = Instant::now();
     }
 }
 

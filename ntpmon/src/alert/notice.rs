@@ -26,6 +26,29 @@ pub enum Language {
     Zh,
 }
 
+/// Why an alert is over of which nobody knows that all is well.
+pub mod ended {
+    /// Nobody reports it.
+    pub const GONE: &str = "nobody reports it any more";
+    /// It is reported, but for long without a value.
+    pub const UNKNOWN: &str = "nothing is known of it any more";
+    /// It is another alert's now.
+    pub const CLOSER: &str = "it is reported by its address now";
+    /// There is no such rule any more.
+    pub const RULE: &str = "its rule is not in force any more";
+    /// There is, but it is on something else.
+    pub const CHANGED: &str = "its rule was changed, and is not on it any more";
+
+    /// All of them, with what they are in Chinese.
+    pub(super) const EACH: [(&str, &str); 5] = [
+        (GONE, "已无上报"),
+        (UNKNOWN, "长时间无数据"),
+        (CLOSER, "已按地址上报"),
+        (RULE, "规则已停用"),
+        (CHANGED, "规则已变更"),
+    ];
+}
+
 /// A message about an alert.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Notice {
@@ -114,8 +137,21 @@ impl Notice {
         format!("[{head}] {}: {}", self.rule, self.sentence(language))
     }
 
+    /// Why it is over, where that is not because all is well.
+    fn ended(&self) -> Option<(&'static str, &'static str)> {
+        let message = self.message.as_deref().filter(|_| self.is_over())?;
+        ended::EACH.into_iter().find(|(why, _)| *why == message)
+    }
+
     fn sentence(&self, language: Language) -> String {
         let facts = self.quantity.facts();
+        if let Some((en, zh)) = self.ended() {
+            // Nobody knows that it is well.
+            return match language {
+                Language::En => format!("{} {}: {en}", facts.what, self.subject()),
+                Language::Zh => format!("{} {}：{zh}", facts.what_zh, self.subject()),
+            };
+        }
         let (subject, show) = (self.subject(), |value| facts.unit.show(value));
         match language {
             Language::En => {
@@ -322,6 +358,17 @@ pub(crate) mod tests {
         assert!(told(Telling::Resolved, Language::Zh).ends_with("恢复正常。"));
         let text = notice(Telling::Resolved).text(Language::En);
         assert!(text.contains("lasted: 5m"), "{text}");
+    }
+
+    #[test]
+    fn what_ends_without_being_well_is_not_said_to_be_well() {
+        let mut over = notice(Telling::Resolved);
+        over.message = Some(ended::GONE.to_owned());
+        assert_eq!(
+            over.title(Language::En),
+            "[resolved] check-offset: offset of the server 192.0.2.1: nobody reports it any more"
+        );
+        assert!(over.title(Language::Zh).ends_with("已无上报"));
     }
 
     #[test]

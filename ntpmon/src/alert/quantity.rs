@@ -240,8 +240,38 @@ pub struct Reading {
     pub value: Option<f64>,
 }
 
+/// What one who is asked says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Answer {
+    /// The values. What is there, and of which nothing is known, is among them; what is not there
+    /// any more is not.
+    pub readings: Vec<Reading>,
+    /// Whether it could be found out: otherwise nothing is known of anything.
+    pub is_known: bool,
+    /// Where there are more, of which these are the greatest: the least of these.
+    pub least: Option<f64>,
+}
+
+impl Answer {
+    /// It could not be found out.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self::default()
+    }
+}
+
+impl From<Vec<Reading>> for Answer {
+    fn from(readings: Vec<Reading>) -> Self {
+        Self {
+            readings,
+            is_known: true,
+            least: None,
+        }
+    }
+}
+
 /// What asks another part for its values. It may block for a short time.
-type Read = Box<dyn Fn() -> Vec<Reading> + Send + Sync>;
+type Read = Box<dyn Fn() -> Answer + Send + Sync>;
 
 /// Who says what the values are.
 #[derive(Default)]
@@ -250,26 +280,33 @@ pub struct Sources(BTreeMap<Quantity, Vec<Read>>);
 impl Sources {
     /// Adds one who says what the values of a quantity are; there may be several.
     #[must_use]
-    pub fn with(
+    pub fn with<A: Into<Answer>>(
         mut self,
         quantity: Quantity,
-        read: impl Fn() -> Vec<Reading> + Send + Sync + 'static,
+        read: impl Fn() -> A + Send + Sync + 'static,
     ) -> Self {
+        let read = move || read().into();
         self.0.entry(quantity).or_default().push(Box::new(read));
         self
     }
 
     /// The values now. One who cannot say because of a bug keeps nobody else from it.
     #[must_use]
-    pub fn read(&self, quantity: Quantity) -> Vec<Reading> {
-        let mut readings = Vec::new();
+    pub fn read(&self, quantity: Quantity) -> Answer {
+        let mut all = Answer::from(Vec::new());
         for read in self.0.get(&quantity).into_iter().flatten() {
-            match catch_unwind(AssertUnwindSafe(read)) {
-                Ok(more) => readings.extend(more),
-                Err(_) => tracing::error!("reading {quantity} for its alerts met a bug"),
-            }
+            let answer = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+                tracing::error!("reading {quantity} for its alerts met a bug");
+                Answer::unknown()
+            });
+            all.readings.extend(answer.readings);
+            all.is_known &= answer.is_known;
+            all.least = match (all.least, answer.least) {
+                (Some(one), Some(other)) => Some(one.max(other)),
+                (one, other) => one.or(other),
+            };
         }
-        readings
+        all
     }
 }
 
@@ -328,9 +365,13 @@ mod tests {
         };
         let answer = reading.clone();
         let sources = Sources::default()
-            .with(Quantity::CheckOffset, || panic!("a test's own"))
+            .with(Quantity::CheckOffset, || -> Answer {
+                panic!("a test's own")
+            })
             .with(Quantity::CheckOffset, move || vec![answer.clone()]);
-        assert_eq!(sources.read(Quantity::CheckOffset), [reading]);
-        assert_eq!(sources.read(Quantity::CheckDelay), []);
+        let answer = sources.read(Quantity::CheckOffset);
+        assert_eq!((answer.readings, answer.is_known), (vec![reading], false));
+        let nobody = sources.read(Quantity::CheckDelay);
+        assert_eq!((nobody.readings, nobody.is_known), (vec![], true));
     }
 }

@@ -22,6 +22,8 @@ use crate::history::{
 /// Under these names the history keeps what was made over the API.
 const RULES: &str = "alert_rules";
 const SILENCES: &str = "alert_silences";
+/// No alert has this number: here stands the number of the last finding that was judged.
+const JUDGED: u64 = 0;
 /// What became of alerts is kept up to so many records.
 const RECORDS: u64 = 100_000;
 /// So many are read at a time.
@@ -68,13 +70,32 @@ impl Memory {
             tracing::error!("the alerts of before cannot be read: {error}");
             Vec::new()
         });
-        let alerts = items.iter().filter_map(|(_, value)| {
+        let alerts = items.iter().filter(|(place, _)| *place != key(JUDGED));
+        let alerts = alerts.filter_map(|(_, value)| {
             let alert = serde_json::from_slice(value);
             alert
                 .map_err(|error| tracing::error!("an alert of before cannot be read: {error}"))
                 .ok()
         });
         alerts.collect()
+    }
+
+    /// Up to which finding all were judged, with what became of it in one piece.
+    pub(super) fn judged(&self, number: u64) -> Option<Change> {
+        (number > 0).then(|| Change::put(Shelf::Alerts, key(JUDGED), json(&number)))
+    }
+
+    /// The last finding that was judged in the life before, if any was.
+    pub(super) fn last_finding(&self) -> Option<u64> {
+        let (from, to) = (key(JUDGED), key(JUDGED + 1));
+        let read = self
+            .history
+            .shelf(Shelf::Alerts, &from, &to, Order::Oldest, 1);
+        let items = read.unwrap_or_else(|error| {
+            tracing::error!("which findings were judged cannot be read: {error}");
+            Vec::new()
+        });
+        serde_json::from_slice(&items.first()?.1).ok()
     }
 
     pub(super) fn next_alert(&self) -> u64 {

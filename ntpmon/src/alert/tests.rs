@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use super::{
     instance::{Acknowledgement, Event, View},
     notice::Notice,
-    quantity::{Quantity, Reading, Sources},
+    quantity::{Answer, Quantity, Reading, Sources},
     rule::Rule,
     silence::Silence,
     sink::{Definition, Kind},
@@ -34,6 +34,8 @@ struct Stage {
     alerts: Alerts,
     _looker: Looker,
     offsets: Values,
+    /// What else is said of them: whether it is known, and the least where there are more.
+    rest: Arc<Mutex<(bool, Option<f64>)>>,
     now: Timestamp,
     uptime: Duration,
     sent: Arc<Mutex<Vec<Notice>>>,
@@ -69,13 +71,23 @@ impl Stage {
         let outbox = Outbox::open(history.clone(), Handle::current()).unwrap();
         let offsets = Values::default();
         let read = Arc::clone(&offsets);
-        let sources = Sources::default().with(Quantity::CheckOffset, move || read.lock().clone());
+        let rest = Arc::new(Mutex::new((true, None)));
+        let of_rest = Arc::clone(&rest);
+        let sources = Sources::default().with(Quantity::CheckOffset, move || {
+            let (is_known, least) = *of_rest.lock();
+            Answer {
+                readings: read.lock().clone(),
+                is_known,
+                least,
+            }
+        });
         let (alerts, looker) = Alerts::open(history.clone(), outbox, sources, settings);
         let stage = Self {
             history,
             alerts,
             _looker: looker,
             offsets,
+            rest,
             now: Timestamp::from_second(1_800_000_000).unwrap(),
             uptime: Duration::ZERO,
             sent: Arc::default(),
@@ -347,7 +359,7 @@ async fn missing_data_is_told_of_what_was_there_and_of_nothing_at_all() {
     stage.set(&[("a", Some(9.0)), ("b", Some(0.0))]);
     stage.look(1);
     assert_eq!(stage.only().state, State::Resolved);
-    // One says that it does not know, the other is not there.
+    // One says that it does not know; the other was taken away.
     stage.set(&[("a", None)]);
     stage.look(1);
     let firing: Vec<_> = stage
@@ -355,11 +367,141 @@ async fn missing_data_is_told_of_what_was_there_and_of_nothing_at_all() {
         .into_iter()
         .filter(|it| it.1 == State::Firing)
         .collect();
-    assert_eq!(firing.len(), 2, "{firing:?}");
+    assert_eq!(firing.len(), 1, "{firing:?}");
+    // Nobody could find out: neither is anything missing, nor is it there again.
+    *stage.rest.lock() = (false, None);
+    stage.look(3000);
+    *stage.rest.lock() = (true, None);
     stage.set(&[("a", Some(0.0)), ("b", Some(0.0))]);
     stage.look(1);
     let told = stage.told().await;
-    assert_eq!(told, [Fired, Resolved, Fired, Fired, Resolved, Resolved]);
+    assert_eq!(told, [Fired, Resolved, Fired, Resolved]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_and_was_taken_away_is_over_once_and_for_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let rule =
+        "[[rule]]\nname = 'lost'\nquantity = 'check_offset'\nno_data = true\ngrace_seconds = 0\n";
+    let mut stage = Stage::open(folder.path(), settings(rule));
+    stage.set(&[("a", Some(0.0)), ("b", Some(0.0))]);
+    stage.look(1);
+    stage.set(&[("a", None), ("b", Some(0.0))]);
+    stage.look(1);
+    stage.set(&[("b", Some(0.0))]);
+    stage.look(299);
+    assert_eq!(stage.told().await, [Fired]);
+    stage.look(1);
+    for _ in 0..1000 {
+        stage.look(3600);
+    }
+    assert_eq!(stage.told().await, [Fired, Resolved]);
+    assert!(stage.alerts.all().is_empty());
+    let title = stage.sent.lock()[1].title(notice::Language::En);
+    assert!(title.ends_with("nobody reports it any more"), "{title}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_whose_value_stays_unknown_is_over_after_an_hour_unless_nobody_could_find_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut stage = Stage::open(folder.path(), settings(OFFSET));
+    stage.at(0.02);
+    stage.set(&[("a", None)]);
+    *stage.rest.lock() = (false, None);
+    stage.look(36_000);
+    *stage.rest.lock() = (true, None);
+    stage.look(3599);
+    assert_eq!(stage.only().state, State::Firing);
+    stage.look(1);
+    assert_eq!(stage.only().state, State::Resolved);
+    assert!(stage.only().message.unwrap().contains("nothing is known"));
+    assert_eq!(stage.told().await, [Fired, Resolved]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_among_the_worst_any_more_is_well_if_the_least_of_them_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut stage = Stage::open(folder.path(), settings(OFFSET));
+    stage.set(&[("a", Some(0.02)), ("b", Some(0.02))]);
+    *stage.rest.lock() = (true, Some(0.02));
+    stage.look(1);
+    // Others are worse, so nobody knows.
+    stage.set(&[("b", Some(0.02))]);
+    stage.look(36_000);
+    assert_eq!(stage.told().await, [Fired, Fired]);
+    *stage.rest.lock() = (true, Some(0.001));
+    stage.look(1);
+    assert_eq!(stage.told().await, [Fired, Fired, Resolved]);
+    let sent = stage.sent.lock();
+    assert_eq!(sent[2].labels["server"], "a");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_is_on_something_else_now_ends_what_it_is_not_on_any_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut stage = Stage::open(folder.path(), settings(OFFSET));
+    stage.set(&[("a", Some(0.02)), ("b", Some(0.02))]);
+    stage.look(1);
+    stage.configure(settings(&format!("{OFFSET}match = {{ server = 'b' }}")));
+    stage.look(1);
+    stage.look(1);
+    assert_eq!(stage.told().await, [Fired, Fired, Resolved]);
+    let sent = stage.sent.lock().clone();
+    assert_eq!(sent[2].labels["server"], "a");
+    assert!(sent[2].message.as_ref().unwrap().contains("was changed"));
+    // It is of the same label, and of another quantity.
+    let delay = OFFSET.replace("check_offset", "check_delay");
+    stage.configure(settings(&format!("{delay}warn = 1")));
+    stage.look(1);
+    assert_eq!(stage.told().await.len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_without_an_address_is_over_once_it_has_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut stage = Stage::open(folder.path(), settings(OFFSET));
+    stage.at(0.02);
+    stage.offsets.lock()[0]
+        .labels
+        .push(("address", "192.0.2.1".to_owned()));
+    stage.offsets.lock()[0].value = Some(0.0);
+    stage.look(1);
+    assert_eq!(stage.told().await, [Fired, Resolved]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finding_is_judged_before_who_is_slow_is_asked_and_remembered_as_judged() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = format!("{OFFSET}[[rule]]\nname = 'all'\nquantity = 'finding'\n");
+    let mut stage = Stage::open(folder.path(), settings(&rules));
+    assert_eq!(stage.alerts.last_finding(), None);
+    // Whoever asks for offsets waits for this.
+    let (offsets, sent) = (Arc::clone(&stage.offsets), Arc::clone(&stage.sent));
+    let (locked, is_locked) = sync_channel(1);
+    let waiter = thread::spawn(move || {
+        let held = offsets.lock();
+        locked.send(()).unwrap();
+        let end = Instant::now() + Duration::from_secs(10);
+        while sent.lock().is_empty() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let told = sent.lock().len();
+        drop(held);
+        told
+    });
+    is_locked.recv().unwrap();
+    let finding = Finding {
+        number: 41,
+        labels: vec![("kind", "offset_step".to_owned())],
+        message: "its clock was stepped".to_owned(),
+    };
+    stage.look_at(1, &[finding]);
+    assert_eq!(waiter.join().unwrap(), 1, "told while the other hangs");
+    assert_eq!(stage.alerts.last_finding(), Some(41));
+    stage.history.stop();
+    let stage = Stage::open(folder.path(), settings(&rules));
+    assert_eq!(stage.alerts.last_finding(), Some(41));
+    assert_eq!(stage.alerts.all().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -369,6 +511,7 @@ async fn a_finding_is_told_with_what_was_found() {
                 match = { kind = '*_step', server = '!192.0.2.9' }\nseverity = 'critical'\n";
     let mut stage = Stage::open(folder.path(), settings(rule));
     let finding = |kind: &str, server: &str| Finding {
+        number: 0,
         labels: vec![("kind", kind.to_owned()), ("server", server.to_owned())],
         message: "its clock was stepped".to_owned(),
     };
@@ -505,8 +648,19 @@ async fn alerts_beyond_the_bound_are_counted_and_the_others_go_on() {
     stage.set(&values);
     stage.look(1);
     assert_eq!(stage.alerts.health().firing, 100);
-    assert_eq!(stage.alerts.health().alerts_refused, 50);
+    stage.look(1);
+    assert_eq!(stage.alerts.health().alerts_refused, 50, "each once");
     assert_eq!(stage.told().await.len(), 100);
+    // What is over makes room.
+    let values: Vec<_> = values
+        .iter()
+        .enumerate()
+        .map(|(number, (name, _))| (*name, Some(if number < 60 { 0.0 } else { 1.0 })))
+        .collect();
+    stage.set(&values);
+    stage.look(1);
+    stage.look(1);
+    assert_eq!(stage.alerts.health().firing, 90);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -579,6 +733,7 @@ async fn the_thread_looks_by_itself_at_once_when_something_is_found_and_ends() {
     assert!(alerts.health().is_alive);
     let begun = Instant::now();
     alerts.tell(Finding {
+        number: 7,
         labels: vec![("kind", "offset_step".to_owned())],
         message: "é".repeat(1000),
     });

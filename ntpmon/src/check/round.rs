@@ -227,6 +227,12 @@ impl Reach {
         self.register
     }
 
+    /// How many polls that share is of.
+    #[must_use]
+    pub const fn polls(self) -> u8 {
+        self.polls
+    }
+
     /// The share of the last eight polls, or of all if there were fewer.
     #[must_use]
     pub fn ratio(self) -> Option<f64> {

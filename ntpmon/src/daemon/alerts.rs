@@ -16,8 +16,14 @@ use crate::{
     monitor::control::Control, outbox::Outbox,
 };
 
-/// Half of it is for messages that are on their way.
-const STOP: Duration = Duration::from_millis(500);
+/// Those that are stopped before hardly ever need all of their time: messages that are on their way
+/// have what they leave, too.
+const STOP: Duration = Duration::from_millis(1000);
+/// A message that takes longer is sent again after the next start.
+const ON_THEIR_WAY: Duration = Duration::from_secs(2);
+
+/// What is to be written is written in this time, and packets were paired before.
+const WRITTEN: Duration = Duration::from_secs(4);
 
 /// Opens alerts, and tells them what is found.
 pub(super) async fn open(
@@ -28,7 +34,9 @@ pub(super) async fn open(
     checks: &Checks,
 ) -> Result<Alerts> {
     let runtime = Handle::current();
-    let sources = values::sources(data, history, control, checks, &runtime);
+    // A minute is whole once all of it was written.
+    let lag = config.history.flush_interval + WRITTEN;
+    let sources = values::sources(data, history, control, checks, &runtime, lag);
     let (opened, settings) = (history.clone(), config.alert.settings());
     let alerts = spawn_blocking(move || -> Result<Alerts> {
         let outbox = Outbox::open(opened.clone(), runtime)?;
@@ -64,7 +72,7 @@ pub(super) fn part(alerts: Alerts) -> Part {
             Box::pin(async move {
                 let outbox = alerts.outbox().clone();
                 let looking = spawn_blocking(move || alerts.stop());
-                outbox.stop(STOP / 2).await;
+                outbox.stop(ON_THEIR_WAY).await;
                 looking.await.context("writing where alerts are")
             })
         }),
@@ -78,11 +86,13 @@ pub(super) fn component(alerts: Alerts) -> impl Fn() -> Component + Send + Sync 
         let health = alerts.health();
         let mut problems = Vec::new();
         if !health.is_alive {
-            problems.push("the thread that looks at the rules has ended".to_owned());
+            problems.push("the thread that looks at the rules has ended, or hangs".to_owned());
         }
         if health.alerts_refused > 0 {
             problems.push("there were more alerts than alert.max_alerts".to_owned());
         }
+        let nowhere = health.rules_told_nowhere.iter();
+        problems.extend(nowhere.map(|rule| format!("the sinks of the rule {rule} are gone")));
         let failing = health.failing_sinks.iter();
         problems.extend(failing.map(|sink| format!("nothing arrives at {sink}")));
         let mut details = Map::new();

@@ -8,19 +8,21 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::{runtime::Handle, time::timeout};
+use tokio::{runtime::Handle, task::spawn_blocking, time::timeout};
 
 use crate::{
     alert::{
         Alerts, Finding,
-        quantity::{Quantity, Reading, Sources},
+        quantity::{Answer, Quantity, Reading, Sources},
         window::Window,
     },
     check::{Checks, Latest, Status},
     history::{
         History,
+        findings::Finding as Found,
         rollup::Resolution,
         servers::{ServerQuery, ServerSort},
+        shelf::{Order, Shelf},
         view::RollupView,
     },
     monitor::control::{self, Control, State},
@@ -35,8 +37,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const ONE_LOOK: Duration = Duration::from_millis(500);
 /// What takes longer is asked for so often.
 const SELDOM: Duration = Duration::from_secs(5);
-/// Servers of which rules know, the furthest off first.
-const SERVERS: usize = 1000;
+/// Servers of which rules know, the furthest off first. There are hardly ever as many: this host
+/// asks each of them.
+const SERVERS: usize = 10_000;
+/// The share of fewer polls says nothing: the first one would be all or nothing.
+const POLLS: u8 = 4;
 /// Clients of which rules know, the worst first.
 const CLIENTS: usize = 100;
 /// A server that this host has not asked for so long, and a client that has not asked, says nothing
@@ -57,17 +62,18 @@ pub(super) fn sources(
     control: &Control,
     checks: &Checks,
     runtime: &Handle,
+    lag: Duration,
 ) -> Sources {
     let statuses = {
         let (control, runtime) = (control.clone(), runtime.clone());
         Arc::new(Kept::new(ONE_LOOK, move || {
             let asked = runtime.block_on(async { timeout(PATIENCE, control.statuses()).await });
-            asked.ok().and_then(Result::ok).unwrap_or_default()
+            asked.ok().and_then(Result::ok)
         }))
     };
     let minutes = {
         let history = history.clone();
-        Arc::new(Kept::new(SELDOM, move || last_minute(&history)))
+        Arc::new(Kept::new(SELDOM, move || last_minute(&history, lag)))
     };
     let servers = {
         let history = history.clone();
@@ -82,9 +88,9 @@ pub(super) fn sources(
             history.server_health(&query).0
         }))
     };
-    let of_minute = |value: fn(&RollupView) -> Option<f64>| {
+    let of_minute = |value: fn(Option<&RollupView>) -> Option<f64>| {
         let (minutes, statuses) = (Arc::clone(&minutes), Arc::clone(&statuses));
-        move || minute_readings(&minutes.get(), &statuses.get(), value)
+        move || minute_readings(minutes.get().as_deref(), statuses.get().as_deref(), value)
     };
     let (reach, lost, down) = (
         Arc::clone(&servers),
@@ -98,10 +104,10 @@ pub(super) fn sources(
         let passed = Duration::try_from(jiff::Timestamp::now().duration_since(last));
         passed.is_ok_and(|passed| passed <= ASKED)
     };
-    let of_clients = |find: fn(&History) -> Vec<Reading>| {
+    let of_clients = |find: fn(&History) -> Answer| {
         let history = history.clone();
         let found = Kept::new(SELDOM, move || find(&history));
-        move || found.get().to_vec()
+        move || Answer::clone(&found.get())
     };
     let of_checks = |value: fn(&Latest) -> Option<f64>| {
         let checks = checks.clone();
@@ -117,20 +123,23 @@ pub(super) fn sources(
             Quantity::CheckDelay,
             of_checks(|it| Some(seconds(it.round.time?.delay))),
         )
-        .with(Quantity::CheckReach, of_checks(|it| it.reach.ratio()))
+        .with(Quantity::CheckReach, of_checks(check_reach))
         .with(Quantity::CheckStratum, of_checks(check_stratum))
         .with(Quantity::ClientClockError, of_clients(client_errors))
         .with(Quantity::ClientRequestRate, of_clients(client_rates))
         .with(Quantity::Amplification, move || {
             vec![Reading {
                 labels: Vec::new(),
-                value: asked_for.client_figures().amplification,
+                // Nothing came in, so nothing came out for it.
+                value: Some(asked_for.amplification().unwrap_or(0.0)),
             }]
         })
         .with(Quantity::RingLoss, move || {
-            ring_losses(&lost.get(), &ring_window)
+            of_statuses(&lost.get(), |statuses| ring_losses(statuses, &ring_window))
         })
-        .with(Quantity::InterfaceDown, move || outages(&down.get()))
+        .with(Quantity::InterfaceDown, move || {
+            of_statuses(&down.get(), outages)
+        })
         .with(Quantity::StoreLoss, move || {
             store_losses(&stored, &store_window)
         })
@@ -138,7 +147,7 @@ pub(super) fn sources(
         .with(Quantity::UnansweredRatio, of_minute(unanswered))
         .with(
             Quantity::TurnaroundP99,
-            of_minute(|minute| minute.activity.total_process_time.p99_seconds),
+            of_minute(|minute| minute?.activity.total_process_time.p99_seconds),
         )
         .with(
             Quantity::RequestRate,
@@ -156,7 +165,7 @@ pub(super) fn sources(
                     .offset_median_seconds
                     .filter(|_| is_asked(server.last_seen_timestamp)),
             });
-            offsets.collect()
+            offsets.collect::<Vec<_>>()
         })
         .with(Quantity::ServerReach, move || {
             let servers = reach.get();
@@ -164,33 +173,69 @@ pub(super) fn sources(
                 labels: of_server(&server.server_ip, &server.interface_name),
                 value: server
                     .reach_ratio
+                    .filter(|_| server.reach_of >= POLLS)
                     .filter(|_| is_asked(server.last_seen_timestamp)),
             });
-            shares.collect()
+            shares.collect::<Vec<_>>()
         })
 }
 
-/// Tells alerts what is found, as it is found.
+/// Tells alerts what is found, as it is found; first what was found before the last stop and not
+/// judged any more.
 pub(super) async fn tell_findings(history: History, alerts: Alerts) {
     let mut newest = history.newest_finding();
-    let mut known = *newest.borrow_and_update();
-    while newest.changed().await.is_ok() {
-        newest.borrow_and_update();
+    let now = *newest.borrow_and_update();
+    let (read, judged) = (history.clone(), alerts.clone());
+    let missed = spawn_blocking(move || {
+        // Where none ever was judged, those of before are no news.
+        let last = judged.last_finding()?;
+        (last < now).then(|| unjudged(&read, last, now))
+    });
+    for found in missed.await.ok().flatten().into_iter().flatten() {
+        tell(&alerts, &found);
+    }
+    let mut known = now;
+    loop {
         for found in history.findings_since(known) {
             known = known.max(found.event_number);
-            let mut labels = vec![
-                ("kind", found.kind.clone()),
-                ("importance", found.severity.clone()),
-            ];
-            labels.extend(found.server_ip.clone().map(|server| ("server", server)));
-            let interface = found.interface_name.clone();
-            labels.extend(interface.map(|interface| ("interface", interface)));
-            alerts.tell(Finding {
-                labels,
-                message: found.message.clone(),
-            });
+            tell(&alerts, &found);
         }
+        if newest.changed().await.is_err() {
+            return;
+        }
+        newest.borrow_and_update();
     }
+}
+
+/// The findings after one, up to another; of many the last ones.
+fn unjudged(history: &History, after: u64, to: u64) -> Vec<Found> {
+    const MOST: u64 = 500;
+    let from = after.max(to.saturating_sub(MOST)) + 1;
+    let (from, to) = (from.to_be_bytes(), to.saturating_add(1).to_be_bytes());
+    let read = history.shelf(Shelf::Findings, &from, &to, Order::Oldest, usize::MAX);
+    let items = read.unwrap_or_else(|error| {
+        tracing::error!("what was found before the start cannot be read for alerts: {error}");
+        Vec::new()
+    });
+    let found = items.iter();
+    found
+        .filter_map(|(_, value)| serde_json::from_slice(value).ok())
+        .collect()
+}
+
+fn tell(alerts: &Alerts, found: &Found) {
+    let mut labels = vec![
+        ("kind", found.kind.clone()),
+        ("importance", found.severity.clone()),
+    ];
+    labels.extend(found.server_ip.clone().map(|server| ("server", server)));
+    let interface = found.interface_name.clone();
+    labels.extend(interface.map(|interface| ("interface", interface)));
+    alerts.tell(Finding {
+        number: found.event_number,
+        labels,
+        message: found.message.clone(),
+    });
 }
 
 /// What was found out, until it is too old.
@@ -257,6 +302,12 @@ fn check_readings(latest: &[Latest], value: fn(&Latest) -> Option<f64>) -> Vec<R
     readings.collect()
 }
 
+/// Nothing before it was asked a few times.
+fn check_reach(latest: &Latest) -> Option<f64> {
+    let reach = latest.reach;
+    reach.ratio().filter(|_| reach.polls() >= POLLS)
+}
+
 /// 16 where it is not synchronised, whatever it says.
 fn check_stratum(latest: &Latest) -> Option<f64> {
     if latest.round.status == Status::Unsynchronised {
@@ -274,33 +325,43 @@ fn seconds(nanoseconds: i64) -> f64 {
 }
 
 /// How wrong the worst clients' clocks are, of those that asked of late.
-fn client_errors(history: &History) -> Vec<Reading> {
-    let clocks = history.client_clocks(None, Some(ASKED.as_secs()), CLIENTS);
-    let worst = clocks.map(|clocks| clocks.worst).unwrap_or_else(|error| {
-        tracing::debug!("clients' clocks for alerts: {error}");
-        Vec::new()
-    });
-    let readings = worst.into_iter().map(|client| Reading {
-        labels: of_client(&client.client_ip, &client.interface_name),
-        value: client.client_clock_error_seconds,
-    });
-    readings.collect()
+fn client_errors(history: &History) -> Answer {
+    match history.client_clocks(None, Some(ASKED.as_secs()), CLIENTS) {
+        Ok(clocks) => worst(clocks.worst.into_iter().map(|client| Reading {
+            labels: of_client(&client.client_ip, &client.interface_name),
+            value: client.client_clock_error_seconds,
+        })),
+        Err(error) => {
+            tracing::debug!("clients' clocks for alerts: {error}");
+            Answer::unknown()
+        }
+    }
 }
 
 /// How often those clients ask that ask most.
-fn client_rates(history: &History) -> Vec<Reading> {
-    let busiest = history.busiest(None, 0.0, CLIENTS);
-    let clients = busiest
-        .map(|busiest| busiest.clients)
-        .unwrap_or_else(|error| {
+fn client_rates(history: &History) -> Answer {
+    match history.busiest(None, 0.0, CLIENTS) {
+        Ok(busiest) => worst(busiest.clients.into_iter().map(|client| Reading {
+            labels: of_client(&client.client_ip, &client.interface_name),
+            value: Some(client.request_rate_per_second),
+        })),
+        Err(error) => {
             tracing::debug!("the busiest clients for alerts: {error}");
-            Vec::new()
-        });
-    let readings = clients.into_iter().map(|client| Reading {
-        labels: of_client(&client.client_ip, &client.interface_name),
-        value: Some(client.request_rate_per_second),
-    });
-    readings.collect()
+            Answer::unknown()
+        }
+    }
+}
+
+/// The worst of the clients: as many as there may be, or all.
+fn worst(readings: impl Iterator<Item = Reading>) -> Answer {
+    let readings: Vec<Reading> = readings.collect();
+    let is_full = readings.len() >= CLIENTS;
+    let sizes = readings.iter().filter_map(|it| it.value).map(f64::abs);
+    let least = sizes.reduce(f64::min);
+    Answer {
+        least: least.filter(|_| is_full),
+        ..Answer::from(readings)
+    }
 }
 
 /// Those that are to be watched.
@@ -309,10 +370,20 @@ fn watched(statuses: &[control::Status]) -> impl Iterator<Item = &control::Statu
     statuses.iter().filter(is_watched)
 }
 
+/// Where interfaces do not say how they are, nothing is known of any.
+fn of_statuses(
+    statuses: &Option<Vec<control::Status>>,
+    find: impl Fn(&[control::Status]) -> Vec<Reading>,
+) -> Answer {
+    let found = statuses.as_deref().map(|statuses| find(statuses).into());
+    found.unwrap_or_else(Answer::unknown)
+}
+
 fn ring_losses(statuses: &[control::Status], window: &Mutex<Window>) -> Vec<Reading> {
     let (mut window, now) = (window.lock(), Instant::now());
     let losses = watched(statuses).map(|status| {
-        let lost = status.counters.get(Counter::RingFull);
+        let rings = [Counter::RingFull, Counter::PtpRingFull];
+        let lost = rings.iter().map(|ring| status.counters.get(*ring)).sum();
         let gained = window.gained(&status.interface, lost, now);
         Reading {
             labels: on(&status.interface),
@@ -367,34 +438,37 @@ fn free(disk: &PathBuf) -> Vec<Reading> {
     }]
 }
 
-/// The last minute that is over, of every interface on which something happened in it.
-fn last_minute(history: &History) -> Vec<RollupView> {
+/// The last minute that is over and written, of every interface on which something happened in it.
+fn last_minute(history: &History, lag: Duration) -> Option<Vec<RollupView>> {
     const MINUTE: i64 = 60;
-    let now = clock::utc() / 1_000_000_000;
+    let now = clock::utc() / 1_000_000_000 - i64::try_from(lag.as_secs()).unwrap_or(MINUTE);
     let start = now - now.rem_euclid(MINUTE) - MINUTE;
     let minute = history.rollups(None, Resolution::Minute, start..=start, 1);
-    minute.unwrap_or_else(|error| {
-        tracing::debug!("the last minute for alerts: {error}");
-        Vec::new()
-    })
+    minute
+        .map_err(|error| tracing::debug!("the last minute for alerts: {error}"))
+        .ok()
 }
 
-/// A value of each interface that is watched; nothing is known where nothing happened.
+/// A value of each interface that is watched, where something happened and where nothing did; of one
+/// that does not run nothing is known.
 fn minute_readings(
-    minutes: &[RollupView],
-    statuses: &[control::Status],
-    value: fn(&RollupView) -> Option<f64>,
-) -> Vec<Reading> {
-    let running = watched(statuses).filter(|status| status.state == State::Running);
-    let readings = running.map(|status| {
+    minutes: Option<&[RollupView]>,
+    statuses: Option<&[control::Status]>,
+    value: fn(Option<&RollupView>) -> Option<f64>,
+) -> Answer {
+    let Some((minutes, statuses)) = minutes.zip(statuses) else {
+        return Answer::unknown();
+    };
+    let readings = watched(statuses).map(|status| {
         let mut own = minutes.iter();
         let own = own.find(|minute| minute.interface_name == status.interface);
+        let runs = status.state == State::Running;
         Reading {
             labels: on(&status.interface),
-            value: own.and_then(value),
+            value: value(own).filter(|_| runs),
         }
     });
-    readings.collect()
+    readings.collect::<Vec<_>>().into()
 }
 
 fn count(minute: &RollupView, name: &str) -> f64 {
@@ -402,13 +476,15 @@ fn count(minute: &RollupView, name: &str) -> f64 {
     count.copied().unwrap_or(0) as f64
 }
 
-fn rate(minute: &RollupView, name: &str) -> Option<f64> {
-    Some(count(minute, name) / 60.0)
+/// None is a rate, too.
+fn rate(minute: Option<&RollupView>, name: &str) -> Option<f64> {
+    Some(minute.map_or(0.0, |minute| count(minute, name) / 60.0))
 }
 
 /// Of a few requests it says nothing.
-fn unanswered(minute: &RollupView) -> Option<f64> {
+fn unanswered(minute: Option<&RollupView>) -> Option<f64> {
     const FEW: f64 = 10.0;
+    let minute = minute?;
     let asked = count(minute, "exchanges");
     (asked >= FEW).then(|| count(minute, "unanswered") / asked)
 }

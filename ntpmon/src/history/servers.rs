@@ -35,6 +35,9 @@ pub struct ServerHealth {
     pub reach: Option<u8>,
     /// How many of those, or of as many as there were, it answered: 0 to 1.
     pub reach_ratio: Option<f64>,
+    /// Of how many questions that is.
+    #[serde(skip)]
+    pub reach_of: u8,
     /// Of its last answer; null, as the next nine, before the first.
     pub leap_indicator: Option<u8>,
     /// Of its last answer.
@@ -278,6 +281,7 @@ impl ServerHealth {
                 let those = u8::MAX.checked_shr(8 - u32::from(asked)).unwrap_or(0);
                 f64::from((bits & those).count_ones()) / f64::from(asked)
             }),
+            reach_of: reach.map_or(0, |(_, asked)| asked),
             leap_indicator: ntp.map(|ntp| ntp.leap_indicator()),
             stratum: ntp.map(|ntp| ntp.stratum()),
             reference_id: ntp.as_ref().and_then(ntp::reference_id),

@@ -4,11 +4,11 @@ use std::fs;
 
 use lettre::{
     Message, SmtpTransport, Transport,
+    address::Envelope,
     message::{
         Mailbox,
         header::{ContentType, HeaderName, HeaderValue},
     },
-    address::Envelope,
     transport::smtp::{
         self,
         authentication::Credentials,

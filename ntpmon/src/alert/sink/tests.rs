@@ -271,7 +271,10 @@ fn what_a_server_repeats_of_a_secret_is_not_told() {
     for status in [200, 403, 404] {
         for (kind, _) in HTTP {
             let server = Server::new(Way::Echo(status));
-            let url = format!("{}/services/T0top%2Fsecret?access_token=topsecret", server.url);
+            let url = format!(
+                "{}/services/T0top%2Fsecret?access_token=topsecret",
+                server.url
+            );
             let mut sink = sink(kind, &url);
             if matches!(kind, Kind::Webhook | Kind::Alertmanager) {
                 let header = Secret::from("Bearer topsecret2");

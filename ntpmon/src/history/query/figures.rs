@@ -450,6 +450,12 @@ impl History {
         }
     }
 
+    /// Bytes that went out for each that came in, of late, in modes 6 and 7; nothing where none came.
+    #[must_use]
+    pub fn amplification(&self) -> Option<f64> {
+        self.0.abuse.lock().recent(clock::utc()).amplification()
+    }
+
     /// What rules and metrics ask for: at most a second old.
     #[must_use]
     pub fn client_figures(&self) -> ClientFigures {
