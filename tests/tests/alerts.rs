@@ -8,7 +8,7 @@
 
 use std::{
     fs,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::PermissionsExt,
     thread,
     time::{Duration, SystemTime},
@@ -17,6 +17,7 @@ use std::{
 use ntpmon_tests::{
     api::Api,
     daemon::{Daemon, Home},
+    liar::{Asker, Liar},
     namespace::Pair,
     ntpmon as run,
     packages::Packages,
@@ -234,15 +235,137 @@ fn a_kill_between_the_change_and_the_delivery_neither_loses_nor_doubles_the_mess
 fn a_kill_at_any_moment_around_the_change_leaves_one_message() {
     for wait in [0, 200, 500, 800, 1100] {
         let mut stage = Stage::new(&format!("{RULE}{WEBHOOK}"));
+        // It listens all the time: the kill may fall before its answer, and after.
+        let receiver = stage.receiver(HOOK, Way::Answer(200));
         stage.cable("down");
         thread::sleep(Duration::from_millis(wait));
         stage.kill();
-        let receiver = stage.receiver(HOOK, Way::Answer(200));
         stage.start();
         stage.wait_for("firing");
-        let request = exactly(&receiver, 1).remove(0);
-        assert_eq!(request.json()["state"], "firing", "killed after {wait} ms");
+        wait_for("a message", PATIENCE, || {
+            Ok((!receiver.requests().is_empty()).then_some(()))
+        })
+        .unwrap();
+        thread::sleep(QUIET);
+        let requests = receiver.requests();
+        let id = |it: &Request| it.header("ntpmon-delivery-id").unwrap().to_owned();
+        let ids: std::collections::BTreeSet<_> = requests.iter().map(id).collect();
+        // Killed between the answer and writing that down it is sent again, under the same id.
+        assert!(
+            ids.len() == 1 && requests.len() <= 2,
+            "killed after {wait} ms: {requests:?}"
+        );
+        assert_eq!(requests[0].json()["state"], "firing");
     }
+}
+
+const FINDINGS: &str = "
+[[alert.rule]]
+name = 'found'
+quantity = 'finding'
+";
+
+/// A server that this host asks, and who asks it.
+fn lying(stage: &Stage) -> (Liar, Asker) {
+    let address: IpAddr = Pair::CLIENT.parse().unwrap();
+    let liar = Liar::start(&stage.pair.client, address).unwrap();
+    let asker = Asker::new(&stage.pair.server, SocketAddr::new(address, 123)).unwrap();
+    (liar, asker)
+}
+
+#[test]
+fn a_step_of_a_server_of_5_ms_is_told_once_within_a_second() {
+    let stage = Stage::new(&format!(
+        "{FINDINGS}match = {{ kind = 'offset_step' }}\n{WEBHOOK}"
+    ));
+    let receiver = stage.receiver(HOOK, Way::Answer(200));
+    let (liar, mut asker) = lying(&stage);
+    asker.ask_often(20, Duration::from_millis(20)).unwrap();
+    let changed = SystemTime::now();
+    liar.be(|it| it.ahead = 5_000_000);
+    // One answer is enough, unless it was held up for so long that this may be all there is to it.
+    while receiver.requests().is_empty() && changed.elapsed().unwrap() < PATIENCE {
+        asker.ask().unwrap();
+        thread::sleep(Duration::from_millis(20));
+    }
+    let request = exactly(&receiver, 1).remove(0);
+    let took = request.at.duration_since(changed).unwrap();
+    println!("from the step to the receiver: {took:?}");
+    assert!(took < IN_TIME, "{took:?}");
+    let told = request.json();
+    assert_eq!(told["labels"]["server"], Pair::CLIENT, "{told}");
+    assert_eq!(told["labels"]["kind"], "offset_step", "{told}");
+}
+
+#[test]
+fn a_server_that_goes_away_and_comes_back_is_told_once_each_way() {
+    let check = format!(
+        "history.flush_interval_seconds = 0.2
+[[check]]
+name = 'liar'
+server = '{}'
+interval_seconds = 2
+samples = 1
+timeout_seconds = 0.5
+[[alert.rule]]
+name = 'reach'
+quantity = 'check_reach'
+warn = 0.75
+grace_seconds = 0
+",
+        Pair::CLIENT
+    );
+    let mut stage = Stage::new(&format!("{RULE}{WEBHOOK}"));
+    stage.kill();
+    let head = "[alert]\ndefault_rules = false\n";
+    let (first, rest) = check.split_once('\n').unwrap();
+    let text = format!("{first}\n{head}{rest}{WEBHOOK}");
+    stage.home.configure(&text).unwrap();
+    let receiver = stage.receiver(HOOK, Way::Answer(200));
+    let (liar, _) = lying(&stage);
+    // The first question is lost, and that is no reason to tell anybody.
+    liar.be(|it| it.silent = true);
+    stage.start();
+    let asked = |count| {
+        wait_for("it to be asked", PATIENCE, || {
+            Ok((liar.asked() >= count).then_some(()))
+        })
+    };
+    asked(1).unwrap();
+    thread::sleep(Duration::from_secs(1));
+    liar.be(|it| it.silent = false);
+    asked(5).unwrap();
+    assert!(receiver.requests().is_empty());
+    let wait = |count| {
+        wait_for("a message", 3 * PATIENCE, || {
+            Ok((receiver.requests().len() >= count).then_some(()))
+        })
+        .unwrap();
+        exactly(&receiver, count).remove(count - 1).json()
+    };
+    liar.be(|it| it.silent = true);
+    let told = wait(1);
+    assert_eq!(
+        (&told["state"], &told["labels"]["check"]),
+        (&"firing".into(), &"liar".into())
+    );
+    liar.be(|it| it.silent = false);
+    assert_eq!(wait(2)["state"], "resolved");
+}
+
+#[test]
+fn a_server_that_is_asked_too_often_is_told_once() {
+    let stage = Stage::new(&format!(
+        "{FINDINGS}match = {{ kind = '*kiss*' }}\n{WEBHOOK}"
+    ));
+    let receiver = stage.receiver(HOOK, Way::Answer(200));
+    let (liar, mut asker) = lying(&stage);
+    asker.ask_often(10, Duration::from_millis(20)).unwrap();
+    liar.be(|it| (it.stratum, it.reference) = (0, *b"RATE"));
+    asker.ask_often(10, Duration::from_millis(20)).unwrap();
+    let told = exactly(&receiver, 1).remove(0).json();
+    assert_eq!(told["labels"]["server"], Pair::CLIENT, "{told}");
+    assert!(told["message"].as_str().unwrap().contains("RATE"), "{told}");
 }
 
 #[test]
