@@ -57,6 +57,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const LONGEST_LOOK: Duration = Duration::from_secs(5);
 /// A look that takes longer than this does not end.
 const HANGS: Duration = Duration::from_secs(15);
+/// How long who makes a rule waits for the disk.
+const ON_DISK: Duration = Duration::from_secs(2);
 /// So many findings wait for the next look; more are counted.
 const FINDINGS: usize = 1000;
 /// What a finding says is told to this length, in bytes.
@@ -355,23 +357,23 @@ impl Alerts {
         self.0.engine.rules()
     }
 
-    /// Makes a rule, or puts it in the place of another one of the API's.
+    /// Makes a rule, or puts it in the place of another one of the API's. Blocking.
     ///
     /// # Errors
     /// See [`Refusal`].
     pub fn set_rule(&self, rule: Rule, replace: bool) -> Result<(), Refusal> {
         self.0.engine.set_rule(rule, replace)?;
-        self.look_soon();
+        self.settle();
         Ok(())
     }
 
-    /// Removes a rule of the API's. Its alerts are over.
+    /// Removes a rule of the API's. Its alerts are over. Blocking.
     ///
     /// # Errors
     /// See [`Refusal`].
     pub fn remove_rule(&self, name: &str) -> Result<(), Refusal> {
         self.0.engine.remove_rule(name)?;
-        self.look_soon();
+        self.settle();
         Ok(())
     }
 
@@ -381,29 +383,37 @@ impl Alerts {
         self.0.engine.judge(rule)
     }
 
+    /// Waits until what somebody wants is on disk, so that who has the answer can rely on it.
+    fn settle(&self) {
+        self.look_soon();
+        if !self.outbox().settle(ON_DISK) {
+            tracing::warn!("a rule or a silence is not on disk yet: it is as soon as it can be");
+        }
+    }
+
     /// Every silence.
     #[must_use]
     pub fn silences(&self) -> Vec<SilenceView> {
         self.0.engine.silences(Timestamp::now())
     }
 
-    /// Makes a silence, or puts it in the place of another one of the API's.
+    /// Makes a silence, or puts it in the place of another one of the API's. Blocking.
     ///
     /// # Errors
     /// See [`Refusal`].
     pub fn set_silence(&self, silence: Silence, replace: bool) -> Result<(), Refusal> {
         self.0.engine.set_silence(silence, replace)?;
-        self.look_soon();
+        self.settle();
         Ok(())
     }
 
-    /// Removes a silence of the API's.
+    /// Removes a silence of the API's. Blocking.
     ///
     /// # Errors
     /// See [`Refusal`].
     pub fn remove_silence(&self, name: &str) -> Result<(), Refusal> {
         self.0.engine.remove_silence(name)?;
-        self.look_soon();
+        self.settle();
         Ok(())
     }
 

@@ -591,6 +591,7 @@ async fn rules_and_silences_of_the_api_survive_and_never_take_the_place_of_the_c
             .alerts
             .set_silence(toml::from_str("name = 'quiet'").unwrap(), false)
             .unwrap();
+        assert_eq!(stage.alerts.health().rules_told_nowhere, [""; 0]);
         stage.history.stop();
     }
     let stage = Stage::open(folder.path(), settings(OFFSET));
@@ -605,6 +606,11 @@ async fn rules_and_silences_of_the_api_survive_and_never_take_the_place_of_the_c
     );
     assert_eq!(rules[1].definition, own);
     assert!(stage.alerts.silences()[0].active);
+    assert_eq!(stage.alerts.health().rules_told_nowhere, [""; 0]);
+    let mut lost = own.clone();
+    lost.sinks = Some(vec!["gone".to_owned()]);
+    stage.alerts.set_rule(lost, true).unwrap();
+    assert_eq!(stage.alerts.health().rules_told_nowhere, ["own"]);
     stage.alerts.remove_rule("own").unwrap();
     assert_eq!(stage.alerts.rules().len(), 1);
 }

@@ -256,11 +256,11 @@ async fn history(state: State, parameters: Parameters) -> Result<Json<Records>, 
 #[serde(deny_unknown_fields)]
 struct AcknowledgeBody {
     /// Who.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 1024)]
     by: String,
     /// What they say.
     #[serde(default)]
-    #[schema(max_length = 200)]
+    #[schema(max_length = 1024)]
     comment: String,
     /// Until when; until it is over unless said otherwise.
     #[serde(default)]
