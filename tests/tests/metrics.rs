@@ -51,8 +51,10 @@ const OPEN: &str = "Accept: application/openmetrics-text; version=1.0.0";
 
 /// A server that is asked, and lies. Not at NTP's port, so that nobody sees it in passing.
 const LIAR: &str = "10.0.0.1:1123";
-/// A client that says what time it has.
+/// A client that says what time it has, and where it asks at the daemon's host: of whom this host serves
+/// the clock is known.
 const HONEST: &str = "10.0.0.77";
+const SERVING: &str = "10.0.0.3";
 /// How far both are ahead, in nanoseconds.
 const AHEAD: i64 = 300_000_000;
 /// Bytes of a control packet, and of what comes back.
@@ -96,6 +98,7 @@ struct Play {
     _server: Chronyd,
     _client: Chronyd,
     _liar: Liar,
+    _serving: Liar,
     _grandmaster: Grandmaster,
 }
 
@@ -126,6 +129,9 @@ impl Play {
         let client = Chronyd::start(&pair.client, &[&line]).unwrap();
         let liar = Liar::start_at(&pair.server, LIAR.parse().unwrap()).unwrap();
         liar.be(|it| it.ahead = AHEAD);
+        let serving = SERVING.parse().unwrap();
+        pair.client.address(DEVICE, serving, 24).unwrap();
+        let serving = Liar::start(&pair.client, serving).unwrap();
         let [master, slave] = [Pair::SERVER, Pair::CLIENT].map(|it| it.parse().unwrap());
         let grandmaster =
             Grandmaster::start((&pair.server, master), (&pair.client, slave), ANNOUNCED);
@@ -137,6 +143,7 @@ impl Play {
             _server: server,
             _client: client,
             _liar: liar,
+            _serving: serving,
             _grandmaster: grandmaster.unwrap(),
         };
         play.start_daemon();
@@ -151,14 +158,14 @@ impl Play {
 
     fn ask_honestly(&self) {
         let address = HONEST.parse().unwrap();
-        let host = &self.pair.client;
+        let host = &self.pair.server;
         host.address(DEVICE, address, 24).unwrap();
         let client = HonestClient {
             address,
             ahead: AHEAD,
             repeats: true,
         };
-        let server = format!("{}:123", Pair::SERVER).parse().unwrap();
+        let server = format!("{SERVING}:123").parse().unwrap();
         let interval = Duration::from_millis(50);
         client.ask(host, server, 12, interval).unwrap();
     }
@@ -321,7 +328,9 @@ fn all_that_is_told_is_understood_by_others_and_is_what_the_api_says() {
     );
     let values = samples(&text);
     let servers = play.api().get("/api/ntp/history/servers").unwrap();
-    let server = &servers.success().unwrap()["data"][0];
+    let servers = servers.success().unwrap()["data"].clone();
+    let mut servers = servers.as_array().unwrap().iter();
+    let server = servers.find(|it| it["server_ip"] == Pair::SERVER).unwrap();
     let labels = format!("{{server=\"{}\",interface=\"{DEVICE}\"}}", Pair::SERVER);
     for (family, field) in [
         ("ntpmon_server_stratum", "stratum"),
@@ -574,7 +583,8 @@ fn prometheus_scrapes_with_the_configuration_that_we_give_away() {
     assert_eq!(value("up{job=\"ntpmon\"} == 1"), 1.0);
     assert!(value("sum(ntpmon_exchanges_total{result=\"answered\"}) > 20") > 20.0);
     assert!(value("rate(ntpmon_exchanges_total{result=\"answered\"}[5s]) > 5") > 5.0);
-    assert!(value("ntpmon_server_stratum") == 3.0);
+    let stratum = format!("ntpmon_server_stratum{{server=\"{}\"}}", Pair::SERVER);
+    assert!(value(&stratum) == 3.0);
     let quantile = "histogram_quantile(0.5, rate(ntpmon_total_process_time_seconds_bucket[10s]))";
     assert!((1e-6..1.0).contains(&value(&format!("{quantile} > 0"))));
     // Only OpenMetrics says since when something is counted, and in what it is measured.
