@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod daemons;
 pub mod exchanges;
 pub mod frames;
+pub mod grandmaster;
 pub mod history;
 pub mod honest;
 pub mod liar;
