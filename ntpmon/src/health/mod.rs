@@ -88,9 +88,11 @@ impl Servers {
         }
     }
 
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = (&[u8; 16], &ServerHealth)> {
-        self.known.iter()
+    /// This host slept, and its clocks with it: where servers are has to be learnt anew.
+    pub fn slept(&mut self) {
+        for server in self.known.values_mut() {
+            server.forget_track();
+        }
     }
 
     /// One of them.

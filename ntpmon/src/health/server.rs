@@ -59,8 +59,8 @@ pub struct ServerHealth {
     last_seen: i64,
     /// The last that tells a time, or that there is none; kisses do neither.
     answer: Option<Answer>,
-    /// What the answer before that said of a leap second.
-    leap_before: u8,
+    /// The last announcement of a leap second, 1 or 2, and when it was made.
+    announced: Option<(u8, i64)>,
     /// One bit a question, the last one lowest: whether it was answered.
     reach: u8,
     /// How many of those bits are questions.
@@ -71,6 +71,10 @@ pub struct ServerHealth {
     anchor: Option<i64>,
     /// When its clock was looked at last.
     looked: Option<u64>,
+    /// What this host's clock was slewed by then.
+    slew: Option<Slew>,
+    /// Whether its clock is this host's, which is slewed with monotonic time.
+    is_local: bool,
     /// T3 of its last answer, and when that passed.
     last_transmit: Option<(Timestamp, u64)>,
     fingerprint: Fingerprint,
@@ -94,13 +98,15 @@ impl ServerHealth {
                 ntp: seed.ntp,
                 time: None,
             }),
-            leap_before: 0,
+            announced: None,
             reach: 0,
             asked: 0,
             window: Window::default(),
             track: Track::default(),
             anchor: None,
             looked: None,
+            slew: None,
+            is_local: false,
             last_transmit: None,
             fingerprint,
             unsolicited: 0,
@@ -141,8 +147,11 @@ impl ServerHealth {
             return;
         }
         self.compare(response, &mut tell);
-        if let Some(before) = &self.answer {
-            self.leap_before = before.ntp.leap_indicator();
+        // While the second is inserted, and after, the header does not say so any more.
+        if let (leap @ 1..=2, Some(time)) =
+            (response.event.ntp.leap_indicator(), response.captured())
+        {
+            self.announced = Some((leap, time));
         }
         self.answer = Some(Answer {
             ntp: response.event.ntp,
@@ -232,6 +241,13 @@ impl ServerHealth {
             return;
         };
         self.looked = Some(now);
+        let before = self.slew.replace(slew).unwrap_or(slew);
+        let has_slept = slew.slept_since(&before).is_some();
+        if has_slept || self.is_local != exchange.is_local_server {
+            // It is counted from somewhere else now.
+            self.is_local = exchange.is_local_server;
+            self.forget_track();
+        }
         let request = &exchange.request;
         let ntp = &response.event.ntp;
         if is_client && let Some(time) = response.captured() {
@@ -243,17 +259,26 @@ impl ServerHealth {
                 dispersion: dispersion(ntp, elapsed.cast_signed()),
             });
         }
-        // How far UTC is ahead of a clock that is never set nor slewed.
+        // In interleaved mode it is the exchange before that is told of: the slew of that time counts.
+        let (at, slewed, moved) = match exchange.timings.of_request_at {
+            None => (request.event.time, slew.nanoseconds, 0),
+            Some(at) => {
+                let moved = slew.nanoseconds.wrapping_sub(before.nanoseconds);
+                (at, before.nanoseconds, moved.saturating_abs())
+            }
+        };
+        // How far UTC is ahead of a clock that is never set nor slewed. This host's own clock, which
+        // follows monotonic time, is held against that.
         let utc = request
             .unix
             .wrapping_sub(request.event.time.cast_signed())
-            .wrapping_add(slew.nanoseconds);
+            .wrapping_add(if self.is_local { 0 } else { slewed });
         let anchor = *self.anchor.get_or_insert(utc);
         let point = Point {
-            at: request.event.time.cast_signed(),
+            at: at.cast_signed(),
             place: offset.wrapping_add(utc.wrapping_sub(anchor)),
             delay,
-            uncertain: slew.uncertain,
+            uncertain: slew.uncertain.saturating_add(moved),
         };
         let step = self.track.observe(point, offset);
         // In interleaved mode the time of sending is another answer's.
@@ -276,8 +301,13 @@ impl ServerHealth {
                 samples: 1,
             })
         });
-        let leap = self.leap_before;
-        if let Some(step) = step.filter(|step| !is_leap_second(step, leap, response)) {
+        let is_leap =
+            step.is_some_and(|step| is_leap_second(&step, self.announced, response.captured()));
+        if is_leap {
+            // There is one, not two.
+            self.announced = None;
+        }
+        if let Some(step) = step.filter(|_| !is_leap) {
             let kind = if is_back && step.change < 0 {
                 Kind::TimeBackwards
             } else if step.change.unsigned_abs() >= JUMP {
@@ -307,6 +337,13 @@ impl ServerHealth {
 
     pub(super) fn local_clock_stepped(&mut self) {
         self.window.clear();
+    }
+
+    /// What passes from now on cannot be held against what passed.
+    pub(super) fn forget_track(&mut self) {
+        self.track = Track::default();
+        self.anchor = None;
+        self.last_transmit = None;
     }
 
     /// The port that it is asked at.
@@ -352,23 +389,25 @@ impl ServerHealth {
     }
 }
 
-/// Whether a step is the leap second that the answer before announced: at the end of a day of UTC.
-fn is_leap_second(step: &Step, announced: u8, response: &Stamped) -> bool {
+/// Whether a step is the leap second that was announced at that time: at the end of that day of UTC.
+fn is_leap_second(step: &Step, announced: Option<(u8, i64)>, captured: Option<i64>) -> bool {
     const SECOND: i64 = 1_000_000_000;
     const DAY: i64 = 86_400 * SECOND;
     /// Servers are not asked all the time, and some are late.
     const NEAR: i64 = 7200 * SECOND;
-    let expected = match announced {
+    let (Some((leap, since)), Some(time)) = (announced, captured) else {
+        return false;
+    };
+    let expected = match leap {
         1 => -SECOND,
-        2 => SECOND,
-        _ => return false,
+        _ => SECOND,
     };
     let off = step.change.abs_diff(expected);
-    let is_midnight = response
-        .captured()
-        .is_some_and(|time| (time.rem_euclid(DAY) + NEAR) % DAY < 2 * NEAR);
+    let is_midnight = (time.rem_euclid(DAY) + NEAR) % DAY < 2 * NEAR;
+    let midnight = since.saturating_sub(since.rem_euclid(DAY)) + DAY;
+    let is_that = time < midnight.saturating_add(NEAR);
     // As well as it can be told.
-    is_midnight && off <= step.explained.unsigned_abs().max(JUMP)
+    is_midnight && is_that && off <= step.explained.unsigned_abs().max(JUMP)
 }
 
 /// How far the server is ahead of this host, and how long the ways took beyond this point: at the

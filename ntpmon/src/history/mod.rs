@@ -558,6 +558,9 @@ impl Memory {
     }
 }
 
+/// How well the kernel knows how long it slept, in nanoseconds: by a clock that may count seconds.
+const AWAKENING: u64 = 1_000_000_000;
+
 /// Takes the exchanges of one ring.
 pub struct Feed {
     history: History,
@@ -655,6 +658,21 @@ impl Sink for Feed {
     }
 
     fn clock_stepped(&mut self, step: Step, unix: i64) {
+        let before = self.slew;
+        self.slew.refresh();
+        let slept = self.slew.slept_since(&before);
+        let watched = self.history.0.watched.lock().clone();
+        for servers in watched.iter().filter_map(|(_, servers)| servers.upgrade()) {
+            let mut servers = servers.lock();
+            servers.local_clock_stepped();
+            if slept.is_some() {
+                servers.slept();
+            }
+        }
+        let stepped = step.nanoseconds.wrapping_sub(slept.unwrap_or(0));
+        if slept.is_some() && stepped.unsigned_abs() < AWAKENING {
+            return;
+        }
         let kind = Kind::LocalClockStepped;
         let found = Found {
             kind,
@@ -664,14 +682,10 @@ impl Sink for Feed {
             client: None,
             is_known: true,
             evidence: Evidence::LocalStep {
-                change_seconds: step.nanoseconds as f64 / 1e9,
+                change_seconds: stepped as f64 / 1e9,
             },
         };
         self.history.tell(&found, None);
-        let watched = self.history.0.watched.lock().clone();
-        for servers in watched.iter().filter_map(|(_, servers)| servers.upgrade()) {
-            servers.lock().local_clock_stepped();
-        }
     }
 
     fn publish(&mut self, totals: &Totals, unix: i64) {
