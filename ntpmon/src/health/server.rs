@@ -42,23 +42,12 @@ pub struct Seed {
     pub manner: Manner,
 }
 
-/// An answer.
-#[derive(Clone, Copy, Debug)]
-pub struct Answer {
-    /// Its header.
-    pub ntp: NtpHeader,
-    /// When it passed, in nanoseconds since 1970.
-    pub time: Option<i64>,
-}
-
 /// A server at the moment.
 #[derive(Clone, Debug)]
 pub struct ServerHealth {
-    port: u16,
-    role: Option<Role>,
     last_seen: i64,
     /// The last that tells a time, or that there is none; kisses do neither.
-    answer: Option<Answer>,
+    answer: Option<NtpHeader>,
     /// The last announcement of a leap second, 1 or 2, and when it was made.
     announced: Option<(u8, i64)>,
     /// One bit a question, the last one lowest: whether it was answered.
@@ -78,8 +67,6 @@ pub struct ServerHealth {
     /// T3 of its last answer, and when that passed.
     last_transmit: Option<(Timestamp, u64)>,
     fingerprint: Fingerprint,
-    unsolicited: u64,
-    multiple: u64,
 }
 
 impl ServerHealth {
@@ -91,13 +78,8 @@ impl ServerHealth {
             fingerprint.observe(seed.asked, seed.manner, |_| {});
         }
         Self {
-            port: 0,
-            role: None,
             last_seen: i64::MIN,
-            answer: seed.map(|seed| Answer {
-                ntp: seed.ntp,
-                time: None,
-            }),
+            answer: seed.map(|seed| seed.ntp),
             announced: None,
             reach: 0,
             asked: 0,
@@ -109,8 +91,6 @@ impl ServerHealth {
             is_local: false,
             last_transmit: None,
             fingerprint,
-            unsolicited: 0,
-            multiple: 0,
         }
     }
 
@@ -118,8 +98,6 @@ impl ServerHealth {
     pub fn observe(&mut self, exchange: &Exchange, slew: Slew, mut found: impl FnMut(Found)) {
         let request = &exchange.request;
         let event = &request.event;
-        self.port = event.destination_port;
-        self.role = exchange.role.or(self.role);
         self.last_seen = self.last_seen.max(request.captured().unwrap_or(i64::MIN));
         self.reach = self.reach << 1 | u8::from(exchange.response.is_some());
         self.asked = (self.asked + 1).min(8);
@@ -153,10 +131,7 @@ impl ServerHealth {
         {
             self.announced = Some((leap, time));
         }
-        self.answer = Some(Answer {
-            ntp: response.event.ntp,
-            time: response.captured(),
-        });
+        self.answer = Some(response.event.ntp);
         if !exchange.is_time_sample() {
             return;
         }
@@ -173,7 +148,7 @@ impl ServerHealth {
 
     /// Holds the header against the one before.
     fn compare(&self, response: &Stamped, tell: &mut impl FnMut(Kind, Severity, Evidence)) {
-        let Some(before) = self.answer.map(|answer| answer.ntp) else {
+        let Some(before) = self.answer else {
             return;
         };
         let after = response.event.ntp;
@@ -327,14 +302,6 @@ impl ServerHealth {
         }
     }
 
-    /// Counts an answer that nobody waited for.
-    pub(super) const fn count_stray(&mut self, kind: Kind) {
-        match kind {
-            Kind::DuplicatedAnswer => self.multiple += 1,
-            _ => self.unsolicited += 1,
-        }
-    }
-
     pub(super) fn local_clock_stepped(&mut self) {
         self.window.clear();
     }
@@ -346,28 +313,16 @@ impl ServerHealth {
         self.last_transmit = None;
     }
 
-    /// The port that it is asked at.
-    #[must_use]
-    pub const fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// What this host is to those who ask it.
-    #[must_use]
-    pub const fn role(&self) -> Option<Role> {
-        self.role
-    }
-
     /// When it was asked last, in nanoseconds since 1970.
     #[must_use]
     pub const fn last_seen(&self) -> i64 {
         self.last_seen
     }
 
-    /// Its last answer that was no kiss.
+    /// Whether it answered, in this life or an earlier one.
     #[must_use]
-    pub const fn answer(&self) -> Option<&Answer> {
-        self.answer.as_ref()
+    pub const fn has_answered(&self) -> bool {
+        self.answer.is_some()
     }
 
     /// One bit a question, the last one lowest, and how many there are.
@@ -380,12 +335,6 @@ impl ServerHealth {
     #[must_use]
     pub const fn window(&self) -> &Window {
         &self.window
-    }
-
-    /// Answers that nobody asked for, and further answers to the same request, since the start.
-    #[must_use]
-    pub const fn strays(&self) -> (u64, u64) {
-        (self.unsolicited, self.multiple)
     }
 }
 
