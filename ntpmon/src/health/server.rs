@@ -1,5 +1,7 @@
 //! What is known of one server at the moment, and what each exchange with it changes.
 
+use std::collections::VecDeque;
+
 use ntpmon_common::{NtpHeader, Timestamp};
 
 use super::{
@@ -19,6 +21,8 @@ use crate::ntp::{
 #[cfg(test)]
 mod tests;
 
+/// Questions that are remembered one by one.
+pub const REACH: usize = 8;
 /// Where this host did not ask, its clock is looked at no more often than this, in nanoseconds: a
 /// busy server answers a hundred thousand times a second.
 const PAUSE: u64 = 50_000_000;
@@ -28,6 +32,10 @@ const BACKWARDS: i64 = 1_000_000;
 /// How far apart two crystals may go, in nanoseconds a second: what is left open while an answer is
 /// on its way.
 const DRIFT: i64 = 15_000;
+/// Strata with references that a server had of late.
+const REFERENCES: usize = 8;
+/// So long it is usual to have them again, in nanoseconds.
+const HOUR: i64 = 3600 * 1_000_000_000;
 /// What a clock of this host can tell apart, in nanoseconds.
 const PRECISION: i64 = 50;
 
@@ -50,10 +58,11 @@ pub struct ServerHealth {
     answer: Option<NtpHeader>,
     /// The last announcement of a leap second, 1 or 2, and when it was made.
     announced: Option<(u8, i64)>,
-    /// One bit a question, the last one lowest: whether it was answered.
-    reach: u8,
-    /// How many of those bits are questions.
-    asked: u8,
+    /// The last questions: when, in nanoseconds since 1970, and whether it answered.
+    reach: VecDeque<(i64, bool)>,
+    /// Strata and references of before, and when they were left, in nanoseconds since 1970: behind
+    /// one address there may be several hosts.
+    references: Vec<(u8, [u8; 4], i64)>,
     window: Window,
     track: Track,
     /// From where places are counted, so that they are small numbers.
@@ -81,8 +90,8 @@ impl ServerHealth {
             last_seen: i64::MIN,
             answer: seed.map(|seed| seed.ntp),
             announced: None,
-            reach: 0,
-            asked: 0,
+            reach: VecDeque::with_capacity(REACH),
+            references: Vec::new(),
             window: Window::default(),
             track: Track::default(),
             anchor: None,
@@ -98,9 +107,13 @@ impl ServerHealth {
     pub fn observe(&mut self, exchange: &Exchange, slew: Slew, mut found: impl FnMut(Found)) {
         let request = &exchange.request;
         let event = &request.event;
-        self.last_seen = self.last_seen.max(request.captured().unwrap_or(i64::MIN));
-        self.reach = self.reach << 1 | u8::from(exchange.response.is_some());
-        self.asked = (self.asked + 1).min(8);
+        let asked_at = request.captured().unwrap_or(i64::MIN);
+        self.last_seen = self.last_seen.max(asked_at);
+        if self.reach.len() >= REACH {
+            self.reach.pop_front();
+        }
+        self.reach
+            .push_back((asked_at, exchange.response.is_some()));
         let Some(response) = &exchange.response else {
             return;
         };
@@ -147,7 +160,7 @@ impl ServerHealth {
     }
 
     /// Holds the header against the one before.
-    fn compare(&self, response: &Stamped, tell: &mut impl FnMut(Kind, Severity, Evidence)) {
+    fn compare(&mut self, response: &Stamped, tell: &mut impl FnMut(Kind, Severity, Evidence)) {
         let Some(before) = self.answer else {
             return;
         };
@@ -174,7 +187,25 @@ impl ServerHealth {
         if leap.0 == 3 || leap.1 == 3 {
             return;
         }
-        if before.stratum() != after.stratum() {
+        // What it had within the hour is told once; becoming unable to tell the time, and able again,
+        // each time.
+        let now = response.captured().unwrap_or(i64::MIN);
+        self.references.retain(|(stratum, id, left)| {
+            now.saturating_sub(*left) < HOUR
+                && (*stratum, *id) != (before.stratum(), before.reference_id())
+        });
+        if self.references.len() >= REFERENCES {
+            self.references.remove(0);
+        }
+        self.references
+            .push((before.stratum(), before.reference_id(), now));
+        let mut known = self.references.iter();
+        let is_able = |ntp: &NtpHeader| matches!(ntp.stratum(), 1..=15);
+        let is_new = !(is_able(&before) && is_able(&after))
+            || known.all(|(stratum, ..)| *stratum != after.stratum());
+        let is_new_reference =
+            (self.references.iter()).all(|(_, id, _)| *id != after.reference_id());
+        if before.stratum() != after.stratum() && is_new {
             let severity = match after.stratum() {
                 1..=15 => Kind::StratumChanged.severity(),
                 _ => Severity::Warning,
@@ -188,7 +219,7 @@ impl ServerHealth {
         }
         // Version 5 has flags in that place.
         let has_reference = before.version() < 5 && after.version() < 5;
-        if has_reference && before.reference_id() != after.reference_id() {
+        if has_reference && is_new_reference {
             let evidence = Evidence::Reference {
                 before: Evidence::reference(&before),
                 after: Evidence::reference(&after),
@@ -325,10 +356,9 @@ impl ServerHealth {
         self.answer.is_some()
     }
 
-    /// One bit a question, the last one lowest, and how many there are.
-    #[must_use]
-    pub const fn reach(&self) -> (u8, u8) {
-        (self.reach, self.asked)
+    /// The last questions, at most [`REACH`]: when, in nanoseconds since 1970, and whether it answered.
+    pub fn reach(&self) -> impl Iterator<Item = (i64, bool)> {
+        self.reach.iter().copied()
     }
 
     /// The last samples of its clock, where this host asked.

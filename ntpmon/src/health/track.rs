@@ -25,6 +25,10 @@ const SCATTERS: i64 = 6;
 /// What two crystals may differ by before it is known, in nanoseconds a second, and after.
 const DRIFT_UNKNOWN: i64 = 100_000;
 const DRIFT_KNOWN: i64 = 15_000;
+/// When all the samples are there, what they say of the drift scatters by so much; it is known no
+/// better than so many times that. Temperature moves crystals by the least of it.
+const DRIFT_SCATTERS: i64 = 4;
+const DRIFT_LEAST: i64 = 3000;
 /// A drift beyond this is no crystal's.
 const DRIFT_MOST: i64 = 500_000;
 const SECOND: i64 = 1_000_000_000;
@@ -142,7 +146,7 @@ impl Track {
         let drift = self.drift();
         // Relative to the last, so that no number is large.
         let elapsed = |at: i64| at - last.at;
-        let drifted = |at: i64| scaled(drift.unwrap_or(0), elapsed(at));
+        let drifted = |at: i64| scaled(drift.map_or(0, |it| it.0), elapsed(at));
         let mut rests: Vec<i64> = self
             .points
             .iter()
@@ -165,11 +169,7 @@ impl Track {
         let by_delay =
             [delay_before, point.delay].map(|delay| self.shortest.exceeded_by(delay) / 2);
         let by_delay = by_delay[0].saturating_add(by_delay[1]);
-        let rate = if drift.is_some() {
-            DRIFT_KNOWN
-        } else {
-            DRIFT_UNKNOWN
-        };
+        let rate = drift.map_or(DRIFT_UNKNOWN, |it| it.1);
         let explained = LEAST
             .saturating_add(scatter(&rests, middle).saturating_mul(SCATTERS))
             .saturating_add(scaled(rate, elapsed(point.at)))
@@ -189,8 +189,8 @@ impl Track {
 
     /// How much faster the server's clock goes than this host's crystal, in nanoseconds a second: the
     /// median of what pairs of points say that are half of the time apart. Nothing before it can be
-    /// told.
-    fn drift(&self) -> Option<i64> {
+    /// told. And how well that is known.
+    fn drift(&self) -> Option<(i64, i64)> {
         let (fewest, shortest) = FOR_DRIFT;
         let (first, last) = (self.points.front()?, self.points.back()?);
         if self.points.len() < fewest || last.at - first.at < shortest {
@@ -204,7 +204,13 @@ impl Track {
                 i64::try_from((moved * i128::from(SECOND)).checked_div(elapsed)?).ok()
             })
             .collect();
-        median(&mut slopes).filter(|it| it.abs() <= DRIFT_MOST)
+        let drift = median(&mut slopes).filter(|it| it.abs() <= DRIFT_MOST)?;
+        let open = match self.points.len() < POINTS {
+            true => DRIFT_KNOWN,
+            false => (scatter(&slopes, drift).saturating_mul(DRIFT_SCATTERS))
+                .clamp(DRIFT_LEAST, DRIFT_KNOWN),
+        };
+        Some((drift, open))
     }
 }
 
@@ -268,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_step_of_5_ms_is_seen_with_the_next_exchange_both_ways() {
-        for interval in [SECOND / 10, SECOND, 16 * SECOND, 64 * SECOND] {
+        for interval in [SECOND / 10, SECOND, 16 * SECOND, 64 * SECOND, 1024 * SECOND] {
             for step in [5 * MILLISECOND, -5 * MILLISECOND] {
                 let mut world = World::new(interval, 20_000);
                 world.quiet(20);

@@ -489,7 +489,7 @@ impl History {
     }
 
     /// How many there were of each kind since the start, those without a number of their own among
-    /// them; and under `left_out` those that were too many to be kept at all.
+    /// them.
     #[must_use]
     pub fn findings_counted(&self) -> BTreeMap<&'static str, u64> {
         let findings = &self.0.findings;
@@ -497,8 +497,13 @@ impl History {
         let counts = Kind::EACH.iter().zip(&findings.counts);
         counts
             .map(|(kind, count)| (kind.name(), load(count)))
-            .chain([("left_out", load(&findings.left_out))])
             .collect()
+    }
+
+    /// How many of them were too many to be kept at all.
+    #[must_use]
+    pub fn findings_left_out(&self) -> u64 {
+        self.0.findings.left_out.load(Ordering::Relaxed)
     }
 }
 
@@ -588,36 +593,46 @@ mod tests {
         assert_eq!(history.finding(4).unwrap(), None);
     }
 
+    fn told(findings: &Findings, found: &Found, at: i64) -> usize {
+        let mut found = found.clone();
+        found.time = Some(at);
+        findings.tell(&found, None, 0, 0).len()
+    }
+
     #[test]
     fn a_flood_counts_on_the_last_of_its_kind() {
-        let findings = Findings::default();
+        let folder = tempfile::tempdir().unwrap();
+        let history = open(&folder);
+        let findings = &history.0.findings;
         let mut written = 0;
         let flood = 10_000_u32;
+        let stray = found(Kind::UnsolicitedAnswer, 1);
         for number in 0..flood {
-            let now = i64::from(number) * 1000;
-            written += findings
-                .tell(&found(Kind::UnsolicitedAnswer, 1), None, now)
-                .len();
+            written += told(findings, &stray, i64::from(number) * 1000);
         }
         assert!(written < 40, "{written}");
-        let told: Vec<u64> = {
-            let state = findings.state.lock();
-            state.latest.iter().map(|it| it.count).collect()
+        let counts = || -> Vec<u64> {
+            let all = history.findings_since(0);
+            all.iter().map(|it| it.count).collect()
         };
-        assert_eq!(told, [1, 1, 1, 1, u64::from(flood) - 4]);
-        // Another server, and the next minute, have numbers of their own.
-        findings.tell(&found(Kind::UnsolicitedAnswer, 2), None, 1);
-        findings.tell(&found(Kind::UnsolicitedAnswer, 1), None, 2 * MINUTE);
-        assert_eq!(findings.state.lock().last, 7);
+        let last = u64::from(flood) - 4;
+        assert_eq!(counts(), [1, 1, 1, 1, last]);
+        // Another server, and the next minute, have numbers of their own; what was counted stays.
+        told(findings, &found(Kind::UnsolicitedAnswer, 2), 1);
+        told(findings, &stray, 2 * MINUTE);
+        assert_eq!(counts(), [1, 1, 1, 1, last, 1, 1]);
+        // So has a clock that was set back.
+        told(findings, &stray, -2 * MINUTE);
+        assert_eq!(findings.state.lock().last, 8);
     }
 
     #[test]
     fn forged_servers_fill_no_table() {
         let findings = Findings::default();
         for number in 0..3 * SOURCES {
-            let mut found = found(Kind::UnsolicitedAnswer, 0);
+            let mut found = found(Kind::StratumChanged, 0);
             found.server = Some((number as u128).to_be_bytes());
-            findings.tell(&found, None, 0);
+            told(&findings, &found, 0);
         }
         assert_eq!(findings.state.lock().sources.len(), SOURCES);
         let left_out = findings.left_out.load(Ordering::Relaxed);
@@ -625,7 +640,55 @@ mod tests {
         // Those that nobody asked are one.
         let mut found = found(Kind::UnsolicitedAnswer, 9);
         found.is_known = false;
-        findings.tell(&found, None, MINUTE);
+        told(&findings, &found, MINUTE);
         assert_eq!(findings.state.lock().sources.len(), 1);
+    }
+
+    #[test]
+    fn strays_of_many_servers_push_out_nothing_else() {
+        let findings = Findings::default();
+        let mut file = std::collections::BTreeSet::new();
+        let mut put = |found: &Found, at| {
+            let mut found = found.clone();
+            found.time = Some(at);
+            for change in findings.tell(&found, None, 0, 0) {
+                match change.value {
+                    Some(_) => file.insert(number(&change.key)),
+                    None => file.remove(&number(&change.key)),
+                };
+            }
+            file.clone()
+        };
+        put(&found(Kind::TimeJump, 1), 0);
+        for minute in 1..=20 {
+            for server in 0..250 {
+                let stray = found(Kind::UnsolicitedAnswer, server);
+                put(&stray, minute * MINUTE);
+            }
+        }
+        let kept = put(&found(Kind::TimeJump, 2), 30 * MINUTE);
+        assert!(kept.contains(&1));
+        assert_eq!(kept.len(), KEPT + 2);
+        let state = findings.state.lock();
+        assert_eq!(state.last, 20 * u64::from(STRAYS_A_MINUTE) + 2);
+    }
+
+    #[test]
+    fn what_several_rings_see_is_told_once() {
+        let findings = Findings::default();
+        let stratum = found(Kind::StratumChanged, 1);
+        for finder in 1..4 {
+            findings.tell(&stratum, None, finder, 0);
+        }
+        assert_eq!(findings.state.lock().last, 1);
+        let mut back = stratum.clone();
+        back.evidence = Evidence::Number {
+            before: 3,
+            after: 2,
+            stratum: None,
+        };
+        findings.tell(&back, None, 2, 0);
+        findings.tell(&stratum, None, 1, 0);
+        assert_eq!(findings.state.lock().last, 3);
     }
 }
