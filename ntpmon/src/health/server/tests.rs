@@ -356,6 +356,35 @@ fn an_unsynchronised_server_is_told_as_that_and_its_stratum_is_not() {
 }
 
 #[test]
+fn several_hosts_behind_one_address_are_told_once() {
+    let mut world = World::new(BEGIN, &[CLIENT]);
+    let ask = |world: &mut World, host: u8| {
+        world.ask_with(|answer| {
+            answer.ntp.0[1] = 2 + host;
+            answer.ntp.0[3] = 0xe9 - host;
+            answer.ntp.0[15] = host;
+        });
+        world.kinds()
+    };
+    assert_eq!(ask(&mut world, 0), []);
+    let all = [
+        Kind::StratumChanged,
+        Kind::ReferenceIdChanged,
+        Kind::FingerprintChanged,
+    ];
+    assert_eq!(ask(&mut world, 1), all);
+    assert_eq!(ask(&mut world, 2), all);
+    for host in [0, 1, 2, 1, 0, 2, 0] {
+        assert_eq!(ask(&mut world, host), [], "{host}");
+    }
+    // After more than an hour the header is told again.
+    for _ in 0..4000 {
+        assert_eq!(ask(&mut world, 0), []);
+    }
+    assert_eq!(ask(&mut world, 1), all[..2]);
+}
+
+#[test]
 fn what_was_known_in_an_earlier_life_is_what_the_first_answer_is_held_against() {
     let mut world = World::new(BEGIN, &[CLIENT]);
     let mut ntp = NtpHeader([0; 48]);
