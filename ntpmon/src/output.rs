@@ -244,12 +244,14 @@ const NOTHING: Exchange = Exchange {
     client_clock: ClientClock::Unknown,
     client_error: None,
     role: None,
+    is_local_server: false,
     timings: Timings {
         client_to_server_latency: None,
         server_processing_time: None,
         total_process_time: None,
         offset: None,
         delay: None,
+        of_request_at: None,
     },
 };
 

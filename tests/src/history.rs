@@ -59,6 +59,7 @@ pub fn exchange(client: u32, at: i64, is_answered: bool) -> Exchange {
         client_clock: ClientClock::Unknown,
         client_error: None,
         role: Some(Role::Server),
+        is_local_server: true,
         timings: Timings {
             client_to_server_latency: is_answered.then_some(span),
             server_processing_time: is_answered.then_some(span),

@@ -349,7 +349,7 @@ fn a_server_that_goes_away_loses_its_reach_and_what_it_said_stays() {
 
 /// What the issue names an hour, as long as a test may take: polls are as often, not as long.
 #[test]
-fn two_real_servers_that_idle_make_no_event() {
+fn a_real_server_that_idles_at_two_addresses_makes_no_event() {
     let pair = Pair::new().unwrap();
     let _server = Chronyd::server(&pair.server, &[]).unwrap();
     let (_home, daemon) = watch(&pair.client);

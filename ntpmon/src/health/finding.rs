@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use ntpmon_common::Authentication;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::track::Step;
@@ -203,7 +203,8 @@ pub enum Evidence {
         /// The client's port.
         client_port: u16,
         /// What it claims to answer.
-        originate_timestamp: String,
+        #[serde(serialize_with = "hexadecimal")]
+        originate_timestamp: u64,
         /// Its stratum.
         stratum: u8,
         /// How many hops it had left.
@@ -235,6 +236,30 @@ pub enum Evidence {
 }
 
 impl Evidence {
+    /// Whether another thread that saw other packets would say that of the same event.
+    #[must_use]
+    pub fn tells_the_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Step {
+                    change_seconds: one,
+                    explained_seconds: open,
+                    ..
+                },
+                Self::Step {
+                    change_seconds: other,
+                    explained_seconds: also_open,
+                    ..
+                },
+            ) => (one - other).abs() <= open + also_open,
+            (Self::Number { .. }, _)
+            | (Self::Reference { .. }, _)
+            | (Self::Fingerprint { .. }, _) => self == other,
+            // Each of those is a packet of its own.
+            _ => false,
+        }
+    }
+
     /// What a packet shows.
     #[must_use]
     pub fn answer(response: &Stamped) -> Self {
@@ -242,7 +267,7 @@ impl Evidence {
         Self::Answer {
             server_port: event.source_port,
             client_port: event.destination_port,
-            originate_timestamp: format!("{:016x}", event.ntp.origin().0),
+            originate_timestamp: event.ntp.origin().0,
             stratum: event.ntp.stratum(),
             ttl: event.ttl,
             authentication: Authentication::from_byte(event.authentication).name(),
@@ -333,6 +358,11 @@ impl Evidence {
     pub(super) fn reference(header: &ntpmon_common::NtpHeader) -> Option<String> {
         ntp::reference_id(header)
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn hexadecimal<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{number:016x}"))
 }
 
 /// From nanoseconds since 1970.

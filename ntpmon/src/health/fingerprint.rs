@@ -9,7 +9,9 @@ use super::finding::Evidence;
 /// Kinds of questions told apart for one server.
 const PROFILES: usize = 4;
 /// Different numbers of hops that are usual for one server: its packets may take several ways.
-const WAYS: usize = 4;
+const WAYS: usize = 8;
+/// And different manners: several hosts may share an address.
+const MANNERS: usize = 8;
 
 /// How a question was put: its version, what vouches for it, whether it has extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,10 +55,34 @@ impl Manner {
     }
 }
 
+impl Manner {
+    /// The same, wherever it came through.
+    const fn by_any_way(mut self) -> Self {
+        self.ttl = 0;
+        self
+    }
+}
+
+/// Whether it is among the last few; it is from now on.
+fn is_usual<T: Copy + PartialEq>(known: &mut Vec<T>, it: T, most: usize) -> bool {
+    let place = known.iter().position(|known| *known == it);
+    if let Some(place) = place {
+        known.remove(place);
+    } else if known.len() >= most {
+        known.remove(0);
+    }
+    known.push(it);
+    place.is_some()
+}
+
 #[derive(Clone, Debug)]
 struct Profile {
     asked: Asked,
+    /// The last one.
     manner: Manner,
+    /// Those that are usual, whatever the hops: the last one last.
+    manners: Vec<Manner>,
+    /// The last one last.
     ways: Vec<u8>,
 }
 
@@ -79,6 +105,7 @@ impl Fingerprint {
             self.0.push(Profile {
                 asked,
                 manner,
+                manners: vec![manner.by_any_way()],
                 ways: vec![manner.ttl],
             });
             return;
@@ -87,8 +114,10 @@ impl Fingerprint {
         if known == manner {
             return;
         }
+        let is_known = is_usual(&mut profile.manners, manner.by_any_way(), MANNERS);
+        let is_known_way = is_usual(&mut profile.ways, manner.ttl, WAYS);
         let mut changed = |what, before: String, after: String| {
-            if before != after {
+            if before != after && (what == "ttl" || !is_known) {
                 found(Evidence::Fingerprint {
                     what,
                     before,
@@ -119,12 +148,8 @@ impl Fingerprint {
             whether(known.has_extensions),
             whether(manner.has_extensions),
         );
-        if !profile.ways.contains(&manner.ttl) {
+        if !is_known_way {
             changed("ttl", text(known.ttl.into()), text(manner.ttl.into()));
-            if profile.ways.len() >= WAYS {
-                profile.ways.remove(0);
-            }
-            profile.ways.push(manner.ttl);
         }
         profile.manner = manner;
     }

@@ -30,12 +30,17 @@ pub struct Servers {
     known: HashMap<[u8; 16], ServerHealth, RandomState>,
     /// When the first packet passed, by the packets' own time.
     began: Option<u64>,
-    /// Exchanges with servers that found no room.
-    left_out: u64,
+    /// Let go of for others since it was asked last.
+    let_go: u64,
 }
 
 /// Servers at most: each may hold some kilobytes.
-const SERVERS: usize = 4096;
+const SERVERS: usize = if cfg!(test) { 64 } else { 4096 };
+/// So many are let go of at once, so that a flood of new ones does not look for room each time.
+const AT_ONCE: usize = SERVERS / 8;
+/// Who was not asked for so long before the last packet is forgotten when room is needed, in
+/// nanoseconds: no client waits for half of it.
+const IDLE: i64 = 3 * 86_400 * 1_000_000_000;
 /// As long after the beginning an answer may belong to a question that was not seen, in nanoseconds.
 const GRACE: u64 = 10_000_000_000;
 
@@ -52,22 +57,40 @@ impl Servers {
         self.began.get_or_insert(event.time);
         if let Some(server) = self.known.get_mut(&event.destination) {
             server.observe(exchange, slew, found);
-        } else if self.known.len() < SERVERS {
+        } else {
+            if self.known.len() >= SERVERS {
+                self.make_room(exchange.request.captured());
+            }
             let mut server = ServerHealth::new(seed());
             server.observe(exchange, slew, found);
             self.known.insert(event.destination, server);
-        } else {
-            self.left_out += 1;
         }
+    }
+
+    /// Forgets who is idle; else first those that never answered, as nobody does who was made up, and
+    /// of them those first that were not asked for the longest time.
+    fn make_room(&mut self, now: Option<i64>) {
+        if let Some(now) = now {
+            let since = now.saturating_sub(IDLE);
+            self.known.retain(|_, server| server.last_seen() >= since);
+        }
+        if self.known.len() < SERVERS {
+            return;
+        }
+        let mut all: Vec<(bool, i64, [u8; 16])> = (self.known.iter())
+            .map(|(address, server)| (server.has_answered(), server.last_seen(), *address))
+            .collect();
+        all.select_nth_unstable(AT_ONCE - 1);
+        for (_, _, address) in &all[..AT_ONCE] {
+            self.known.remove(address);
+        }
+        self.let_go += AT_ONCE as u64;
     }
 
     /// Takes a response that nobody waits for: a further one, or one that was never asked for.
     pub fn stray(&mut self, response: &Stamped, kind: Kind, mut found: impl FnMut(Found)) {
         let event = &response.event;
         let began = *self.began.get_or_insert(event.time);
-        if let Some(server) = self.known.get_mut(&event.source) {
-            server.count_stray(kind);
-        }
         if event.time.saturating_sub(began) >= GRACE {
             found(Found {
                 kind,
@@ -88,9 +111,11 @@ impl Servers {
         }
     }
 
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = (&[u8; 16], &ServerHealth)> {
-        self.known.iter()
+    /// This host slept, and its clocks with it: where servers are has to be learnt anew.
+    pub fn slept(&mut self) {
+        for server in self.known.values_mut() {
+            server.forget_track();
+        }
     }
 
     /// One of them.
@@ -99,19 +124,51 @@ impl Servers {
         self.known.get(address)
     }
 
-    /// Forgets who was not asked since a time, in nanoseconds since 1970.
-    pub fn forget_before(&mut self, unix: i64) {
-        self.known.retain(|_, server| server.last_seen() >= unix);
-    }
-
-    /// Exchanges with servers that found no room.
-    #[must_use]
-    pub const fn left_out(&self) -> u64 {
-        self.left_out
+    /// How many were let go of for others since this was asked last.
+    pub const fn take_let_go(&mut self) -> u64 {
+        std::mem::replace(&mut self.let_go, 0)
     }
 }
 
 /// Whether this host asked.
 fn is_client(exchange: &Exchange) -> bool {
     exchange.role == Some(Role::Client)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::made::ask as made;
+
+    fn ask(servers: &mut Servers, number: u32, answered: bool, at: i64) {
+        let mut asked = made(1, at);
+        asked.answered = answered;
+        let mut exchange = asked.exchange();
+        exchange.request.event.destination = u128::from(number).to_be_bytes();
+        servers.observe(&exchange, Slew::default(), || None, |_| {});
+    }
+
+    #[test]
+    fn servers_that_never_answered_make_room_first() {
+        let mut servers = Servers::default();
+        let second = 1_000_000_000;
+        for number in 0..10 {
+            ask(&mut servers, number, true, second);
+        }
+        for number in 10..100 * SERVERS as u32 {
+            ask(&mut servers, number, false, 2 * second);
+            assert!(servers.known.len() <= SERVERS);
+        }
+        let is_known = |servers: &Servers, number: u32| {
+            servers.get(&u128::from(number).to_be_bytes()).is_some()
+        };
+        assert!((0..10).all(|number| is_known(&servers, number)));
+        assert!(servers.take_let_go() > 90 * SERVERS as u64);
+        assert_eq!(servers.take_let_go(), 0);
+        // Days later nobody is.
+        for number in 0..SERVERS as u32 {
+            ask(&mut servers, 1_000_000 + number, true, second + 2 * IDLE);
+        }
+        assert!(!is_known(&servers, 0));
+    }
 }

@@ -1,5 +1,7 @@
 //! What is known of one server at the moment, and what each exchange with it changes.
 
+use std::collections::VecDeque;
+
 use ntpmon_common::{NtpHeader, Timestamp};
 
 use super::{
@@ -19,6 +21,8 @@ use crate::ntp::{
 #[cfg(test)]
 mod tests;
 
+/// Questions that are remembered one by one.
+pub const REACH: usize = 8;
 /// Where this host did not ask, its clock is looked at no more often than this, in nanoseconds: a
 /// busy server answers a hundred thousand times a second.
 const PAUSE: u64 = 50_000_000;
@@ -28,6 +32,10 @@ const BACKWARDS: i64 = 1_000_000;
 /// How far apart two crystals may go, in nanoseconds a second: what is left open while an answer is
 /// on its way.
 const DRIFT: i64 = 15_000;
+/// Strata with references that a server had of late.
+const REFERENCES: usize = 8;
+/// So long it is usual to have them again, in nanoseconds.
+const HOUR: i64 = 3600 * 1_000_000_000;
 /// What a clock of this host can tell apart, in nanoseconds.
 const PRECISION: i64 = 50;
 
@@ -42,40 +50,32 @@ pub struct Seed {
     pub manner: Manner,
 }
 
-/// An answer.
-#[derive(Clone, Copy, Debug)]
-pub struct Answer {
-    /// Its header.
-    pub ntp: NtpHeader,
-    /// When it passed, in nanoseconds since 1970.
-    pub time: Option<i64>,
-}
-
 /// A server at the moment.
 #[derive(Clone, Debug)]
 pub struct ServerHealth {
-    port: u16,
-    role: Option<Role>,
     last_seen: i64,
     /// The last that tells a time, or that there is none; kisses do neither.
-    answer: Option<Answer>,
-    /// What the answer before that said of a leap second.
-    leap_before: u8,
-    /// One bit a question, the last one lowest: whether it was answered.
-    reach: u8,
-    /// How many of those bits are questions.
-    asked: u8,
+    answer: Option<NtpHeader>,
+    /// The last announcement of a leap second, 1 or 2, and when it was made.
+    announced: Option<(u8, i64)>,
+    /// The last questions: when, in nanoseconds since 1970, and whether it answered.
+    reach: VecDeque<(i64, bool)>,
+    /// Strata and references of before, and when they were left, in nanoseconds since 1970: behind
+    /// one address there may be several hosts.
+    references: Vec<(u8, [u8; 4], i64)>,
     window: Window,
     track: Track,
     /// From where places are counted, so that they are small numbers.
     anchor: Option<i64>,
     /// When its clock was looked at last.
     looked: Option<u64>,
+    /// What this host's clock was slewed by then.
+    slew: Option<Slew>,
+    /// Whether its clock is this host's, which is slewed with monotonic time.
+    is_local: bool,
     /// T3 of its last answer, and when that passed.
     last_transmit: Option<(Timestamp, u64)>,
     fingerprint: Fingerprint,
-    unsolicited: u64,
-    multiple: u64,
 }
 
 impl ServerHealth {
@@ -87,24 +87,19 @@ impl ServerHealth {
             fingerprint.observe(seed.asked, seed.manner, |_| {});
         }
         Self {
-            port: 0,
-            role: None,
             last_seen: i64::MIN,
-            answer: seed.map(|seed| Answer {
-                ntp: seed.ntp,
-                time: None,
-            }),
-            leap_before: 0,
-            reach: 0,
-            asked: 0,
+            answer: seed.map(|seed| seed.ntp),
+            announced: None,
+            reach: VecDeque::with_capacity(REACH),
+            references: Vec::new(),
             window: Window::default(),
             track: Track::default(),
             anchor: None,
             looked: None,
+            slew: None,
+            is_local: false,
             last_transmit: None,
             fingerprint,
-            unsolicited: 0,
-            multiple: 0,
         }
     }
 
@@ -112,11 +107,13 @@ impl ServerHealth {
     pub fn observe(&mut self, exchange: &Exchange, slew: Slew, mut found: impl FnMut(Found)) {
         let request = &exchange.request;
         let event = &request.event;
-        self.port = event.destination_port;
-        self.role = exchange.role.or(self.role);
-        self.last_seen = self.last_seen.max(request.captured().unwrap_or(i64::MIN));
-        self.reach = self.reach << 1 | u8::from(exchange.response.is_some());
-        self.asked = (self.asked + 1).min(8);
+        let asked_at = request.captured().unwrap_or(i64::MIN);
+        self.last_seen = self.last_seen.max(asked_at);
+        if self.reach.len() >= REACH {
+            self.reach.pop_front();
+        }
+        self.reach
+            .push_back((asked_at, exchange.response.is_some()));
         let Some(response) = &exchange.response else {
             return;
         };
@@ -141,13 +138,13 @@ impl ServerHealth {
             return;
         }
         self.compare(response, &mut tell);
-        if let Some(before) = &self.answer {
-            self.leap_before = before.ntp.leap_indicator();
+        // While the second is inserted, and after, the header does not say so any more.
+        if let (leap @ 1..=2, Some(time)) =
+            (response.event.ntp.leap_indicator(), response.captured())
+        {
+            self.announced = Some((leap, time));
         }
-        self.answer = Some(Answer {
-            ntp: response.event.ntp,
-            time: response.captured(),
-        });
+        self.answer = Some(response.event.ntp);
         if !exchange.is_time_sample() {
             return;
         }
@@ -163,8 +160,8 @@ impl ServerHealth {
     }
 
     /// Holds the header against the one before.
-    fn compare(&self, response: &Stamped, tell: &mut impl FnMut(Kind, Severity, Evidence)) {
-        let Some(before) = self.answer.map(|answer| answer.ntp) else {
+    fn compare(&mut self, response: &Stamped, tell: &mut impl FnMut(Kind, Severity, Evidence)) {
+        let Some(before) = self.answer else {
             return;
         };
         let after = response.event.ntp;
@@ -190,7 +187,25 @@ impl ServerHealth {
         if leap.0 == 3 || leap.1 == 3 {
             return;
         }
-        if before.stratum() != after.stratum() {
+        // What it had within the hour is told once; becoming unable to tell the time, and able again,
+        // each time.
+        let now = response.captured().unwrap_or(i64::MIN);
+        self.references.retain(|(stratum, id, left)| {
+            now.saturating_sub(*left) < HOUR
+                && (*stratum, *id) != (before.stratum(), before.reference_id())
+        });
+        if self.references.len() >= REFERENCES {
+            self.references.remove(0);
+        }
+        self.references
+            .push((before.stratum(), before.reference_id(), now));
+        let mut known = self.references.iter();
+        let is_able = |ntp: &NtpHeader| matches!(ntp.stratum(), 1..=15);
+        let is_new = !(is_able(&before) && is_able(&after))
+            || known.all(|(stratum, ..)| *stratum != after.stratum());
+        let is_new_reference =
+            (self.references.iter()).all(|(_, id, _)| *id != after.reference_id());
+        if before.stratum() != after.stratum() && is_new {
             let severity = match after.stratum() {
                 1..=15 => Kind::StratumChanged.severity(),
                 _ => Severity::Warning,
@@ -204,7 +219,7 @@ impl ServerHealth {
         }
         // Version 5 has flags in that place.
         let has_reference = before.version() < 5 && after.version() < 5;
-        if has_reference && before.reference_id() != after.reference_id() {
+        if has_reference && is_new_reference {
             let evidence = Evidence::Reference {
                 before: Evidence::reference(&before),
                 after: Evidence::reference(&after),
@@ -232,6 +247,13 @@ impl ServerHealth {
             return;
         };
         self.looked = Some(now);
+        let before = self.slew.replace(slew).unwrap_or(slew);
+        let has_slept = slew.slept_since(&before).is_some();
+        if has_slept || self.is_local != exchange.is_local_server {
+            // It is counted from somewhere else now.
+            self.is_local = exchange.is_local_server;
+            self.forget_track();
+        }
         let request = &exchange.request;
         let ntp = &response.event.ntp;
         if is_client && let Some(time) = response.captured() {
@@ -243,17 +265,26 @@ impl ServerHealth {
                 dispersion: dispersion(ntp, elapsed.cast_signed()),
             });
         }
-        // How far UTC is ahead of a clock that is never set nor slewed.
+        // In interleaved mode it is the exchange before that is told of: the slew of that time counts.
+        let (at, slewed, moved) = match exchange.timings.of_request_at {
+            None => (request.event.time, slew.nanoseconds, 0),
+            Some(at) => {
+                let moved = slew.nanoseconds.wrapping_sub(before.nanoseconds);
+                (at, before.nanoseconds, moved.saturating_abs())
+            }
+        };
+        // How far UTC is ahead of a clock that is never set nor slewed. This host's own clock, which
+        // follows monotonic time, is held against that.
         let utc = request
             .unix
             .wrapping_sub(request.event.time.cast_signed())
-            .wrapping_add(slew.nanoseconds);
+            .wrapping_add(if self.is_local { 0 } else { slewed });
         let anchor = *self.anchor.get_or_insert(utc);
         let point = Point {
-            at: request.event.time.cast_signed(),
+            at: at.cast_signed(),
             place: offset.wrapping_add(utc.wrapping_sub(anchor)),
             delay,
-            uncertain: slew.uncertain,
+            uncertain: slew.uncertain.saturating_add(moved),
         };
         let step = self.track.observe(point, offset);
         // In interleaved mode the time of sending is another answer's.
@@ -276,8 +307,13 @@ impl ServerHealth {
                 samples: 1,
             })
         });
-        let leap = self.leap_before;
-        if let Some(step) = step.filter(|step| !is_leap_second(step, leap, response)) {
+        let is_leap =
+            step.is_some_and(|step| is_leap_second(&step, self.announced, response.captured()));
+        if is_leap {
+            // There is one, not two.
+            self.announced = None;
+        }
+        if let Some(step) = step.filter(|_| !is_leap) {
             let kind = if is_back && step.change < 0 {
                 Kind::TimeBackwards
             } else if step.change.unsigned_abs() >= JUMP {
@@ -297,28 +333,15 @@ impl ServerHealth {
         }
     }
 
-    /// Counts an answer that nobody waited for.
-    pub(super) const fn count_stray(&mut self, kind: Kind) {
-        match kind {
-            Kind::DuplicatedAnswer => self.multiple += 1,
-            _ => self.unsolicited += 1,
-        }
-    }
-
     pub(super) fn local_clock_stepped(&mut self) {
         self.window.clear();
     }
 
-    /// The port that it is asked at.
-    #[must_use]
-    pub const fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// What this host is to those who ask it.
-    #[must_use]
-    pub const fn role(&self) -> Option<Role> {
-        self.role
+    /// What passes from now on cannot be held against what passed.
+    pub(super) fn forget_track(&mut self) {
+        self.track = Track::default();
+        self.anchor = None;
+        self.last_transmit = None;
     }
 
     /// When it was asked last, in nanoseconds since 1970.
@@ -327,16 +350,15 @@ impl ServerHealth {
         self.last_seen
     }
 
-    /// Its last answer that was no kiss.
+    /// Whether it answered, in this life or an earlier one.
     #[must_use]
-    pub const fn answer(&self) -> Option<&Answer> {
-        self.answer.as_ref()
+    pub const fn has_answered(&self) -> bool {
+        self.answer.is_some()
     }
 
-    /// One bit a question, the last one lowest, and how many there are.
-    #[must_use]
-    pub const fn reach(&self) -> (u8, u8) {
-        (self.reach, self.asked)
+    /// The last questions, at most [`REACH`]: when, in nanoseconds since 1970, and whether it answered.
+    pub fn reach(&self) -> impl Iterator<Item = (i64, bool)> {
+        self.reach.iter().copied()
     }
 
     /// The last samples of its clock, where this host asked.
@@ -344,31 +366,27 @@ impl ServerHealth {
     pub const fn window(&self) -> &Window {
         &self.window
     }
-
-    /// Answers that nobody asked for, and further answers to the same request, since the start.
-    #[must_use]
-    pub const fn strays(&self) -> (u64, u64) {
-        (self.unsolicited, self.multiple)
-    }
 }
 
-/// Whether a step is the leap second that the answer before announced: at the end of a day of UTC.
-fn is_leap_second(step: &Step, announced: u8, response: &Stamped) -> bool {
+/// Whether a step is the leap second that was announced at that time: at the end of that day of UTC.
+fn is_leap_second(step: &Step, announced: Option<(u8, i64)>, captured: Option<i64>) -> bool {
     const SECOND: i64 = 1_000_000_000;
     const DAY: i64 = 86_400 * SECOND;
     /// Servers are not asked all the time, and some are late.
     const NEAR: i64 = 7200 * SECOND;
-    let expected = match announced {
+    let (Some((leap, since)), Some(time)) = (announced, captured) else {
+        return false;
+    };
+    let expected = match leap {
         1 => -SECOND,
-        2 => SECOND,
-        _ => return false,
+        _ => SECOND,
     };
     let off = step.change.abs_diff(expected);
-    let is_midnight = response
-        .captured()
-        .is_some_and(|time| (time.rem_euclid(DAY) + NEAR) % DAY < 2 * NEAR);
+    let is_midnight = (time.rem_euclid(DAY) + NEAR) % DAY < 2 * NEAR;
+    let midnight = since.saturating_sub(since.rem_euclid(DAY)) + DAY;
+    let is_that = time < midnight.saturating_add(NEAR);
     // As well as it can be told.
-    is_midnight && off <= step.explained.unsigned_abs().max(JUMP)
+    is_midnight && is_that && off <= step.explained.unsigned_abs().max(JUMP)
 }
 
 /// How far the server is ahead of this host, and how long the ways took beyond this point: at the

@@ -16,6 +16,8 @@ const POINTS: usize = 16;
 const FEWEST: usize = 3;
 /// From so many on, and over this time in nanoseconds, they tell how the clocks drift.
 const FOR_DRIFT: (usize, i64) = (8, 16_000_000_000);
+/// A point that is older than the last by less than this, in nanoseconds, is left out.
+const LATE: i64 = 60_000_000_000;
 /// No step is less than this, in nanoseconds.
 const LEAST: i64 = 500_000;
 /// And none is less than so many times the scatter.
@@ -23,6 +25,10 @@ const SCATTERS: i64 = 6;
 /// What two crystals may differ by before it is known, in nanoseconds a second, and after.
 const DRIFT_UNKNOWN: i64 = 100_000;
 const DRIFT_KNOWN: i64 = 15_000;
+/// When all the samples are there, what they say of the drift scatters by so much; it is known no
+/// better than so many times that. Temperature moves crystals by the least of it.
+const DRIFT_SCATTERS: i64 = 4;
+const DRIFT_LEAST: i64 = 3000;
 /// A drift beyond this is no crystal's.
 const DRIFT_MOST: i64 = 500_000;
 const SECOND: i64 = 1_000_000_000;
@@ -102,7 +108,13 @@ impl Track {
     /// Takes the next point, at which the server is `offset` ahead. After a step the points before
     /// count on as if they had been taken after it, so that the way back is seen too.
     pub(super) fn observe(&mut self, point: Point, offset: i64) -> Option<Step> {
-        if self.points.back().is_some_and(|last| point.at < last.at) {
+        if let Some(last) = self.points.back()
+            && point.at < last.at
+        {
+            // Two rings, or two clients, are told a little out of order.
+            if last.at - point.at < LATE {
+                return None;
+            }
             // Another file, or another life.
             *self = Self::default();
         }
@@ -134,7 +146,7 @@ impl Track {
         let drift = self.drift();
         // Relative to the last, so that no number is large.
         let elapsed = |at: i64| at - last.at;
-        let drifted = |at: i64| scaled(drift.unwrap_or(0), elapsed(at));
+        let drifted = |at: i64| scaled(drift.map_or(0, |it| it.0), elapsed(at));
         let mut rests: Vec<i64> = self
             .points
             .iter()
@@ -157,11 +169,7 @@ impl Track {
         let by_delay =
             [delay_before, point.delay].map(|delay| self.shortest.exceeded_by(delay) / 2);
         let by_delay = by_delay[0].saturating_add(by_delay[1]);
-        let rate = if drift.is_some() {
-            DRIFT_KNOWN
-        } else {
-            DRIFT_UNKNOWN
-        };
+        let rate = drift.map_or(DRIFT_UNKNOWN, |it| it.1);
         let explained = LEAST
             .saturating_add(scatter(&rests, middle).saturating_mul(SCATTERS))
             .saturating_add(scaled(rate, elapsed(point.at)))
@@ -181,8 +189,8 @@ impl Track {
 
     /// How much faster the server's clock goes than this host's crystal, in nanoseconds a second: the
     /// median of what pairs of points say that are half of the time apart. Nothing before it can be
-    /// told.
-    fn drift(&self) -> Option<i64> {
+    /// told. And how well that is known.
+    fn drift(&self) -> Option<(i64, i64)> {
         let (fewest, shortest) = FOR_DRIFT;
         let (first, last) = (self.points.front()?, self.points.back()?);
         if self.points.len() < fewest || last.at - first.at < shortest {
@@ -196,7 +204,13 @@ impl Track {
                 i64::try_from((moved * i128::from(SECOND)).checked_div(elapsed)?).ok()
             })
             .collect();
-        median(&mut slopes).filter(|it| it.abs() <= DRIFT_MOST)
+        let drift = median(&mut slopes).filter(|it| it.abs() <= DRIFT_MOST)?;
+        let open = match self.points.len() < POINTS {
+            true => DRIFT_KNOWN,
+            false => (scatter(&slopes, drift).saturating_mul(DRIFT_SCATTERS))
+                .clamp(DRIFT_LEAST, DRIFT_KNOWN),
+        };
+        Some((drift, open))
     }
 }
 
@@ -260,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_step_of_5_ms_is_seen_with_the_next_exchange_both_ways() {
-        for interval in [SECOND / 10, SECOND, 16 * SECOND, 64 * SECOND] {
+        for interval in [SECOND / 10, SECOND, 16 * SECOND, 64 * SECOND, 1024 * SECOND] {
             for step in [5 * MILLISECOND, -5 * MILLISECOND] {
                 let mut world = World::new(interval, 20_000);
                 world.quiet(20);
@@ -347,10 +361,24 @@ mod tests {
     }
 
     #[test]
+    fn a_point_that_comes_late_is_left_out() {
+        let mut world = World::new(SECOND, 0);
+        world.quiet(10);
+        world.at -= 5 * SECOND;
+        world.moved = SECOND;
+        world.quiet(1);
+        world.moved = 0;
+        world.at += 4 * SECOND;
+        world.quiet(3);
+        world.moved = 5 * MILLISECOND;
+        assert!(world.next(0, 0).is_some());
+    }
+
+    #[test]
     fn packets_of_another_life_begin_anew() {
         let mut world = World::new(SECOND, 0);
         world.quiet(10);
-        world.at = 0;
+        world.at -= 2 * LATE;
         world.moved = SECOND;
         world.quiet(10);
     }

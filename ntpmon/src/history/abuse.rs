@@ -2,7 +2,7 @@
 //! for answers that are longer than the questions. Pure, and bounded: of each interface the clients
 //! with the most bytes are kept by name, and the totals are exact whatever is forgotten.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use foldhash::fast::RandomState;
 use ntpmon_common::Mode;
@@ -255,11 +255,20 @@ impl Waiting {
     }
 }
 
+/// By interface, clients and, as nothing, those whose name was forgotten.
+type Changed = BTreeSet<(InterfaceId, Option<[u8; 16]>)>;
+
+/// Clients whose changes were taken to be written, and whether the file had them before.
+#[derive(Debug)]
+pub(super) struct TakenChanges(Vec<((InterfaceId, [u8; 16]), bool)>);
+
 /// Of all interfaces.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     interfaces: HashMap<InterfaceId, Interface>,
-    changed: BTreeSet<(InterfaceId, Option<[u8; 16]>)>,
+    changed: Changed,
+    /// Clients that the file has, or may have: only those have to be removed from it.
+    in_file: HashSet<(InterfaceId, [u8; 16]), RandomState>,
     recent: Recent,
     is_loaded: bool,
 }
@@ -320,8 +329,14 @@ impl Table {
             if known.clients.len() >= 2 * KEPT {
                 let forgotten = known.forget();
                 self.changed.insert((interface, None));
-                let forgotten = forgotten.into_iter().map(|it| (interface, Some(it)));
-                self.changed.extend(forgotten);
+                for client in forgotten {
+                    // Who came and went between two writes was never in the file.
+                    if self.in_file.contains(&(interface, client)) {
+                        self.changed.insert((interface, Some(client)));
+                    } else {
+                        self.changed.remove(&(interface, Some(client)));
+                    }
+                }
             }
         }
     }
@@ -344,23 +359,50 @@ impl Table {
         self.changed.len()
     }
 
-    /// What is to be written.
-    pub(super) fn take_changes(&mut self) -> Vec<Change> {
+    /// What is to be written, and of whom that is.
+    pub(super) fn take_changes(&mut self) -> (TakenChanges, Vec<Change>) {
         let changed = std::mem::take(&mut self.changed);
-        let changes = changed.into_iter().map(|(interface, client)| {
-            let known = self.interfaces.get(&interface);
+        let in_file = &mut self.in_file;
+        let mut taken = Vec::with_capacity(changed.len());
+        let changes = changed.iter().map(|(interface, client)| {
+            let known = self.interfaces.get(interface);
             let value = known.and_then(|known| match &client {
                 Some(client) => known.clients.get(client),
                 None => known.other.as_ref(),
             });
             let mut key = interface.to_be_bytes().to_vec();
             key.extend(client.iter().flatten());
+            if let Some(client) = client {
+                let place = (*interface, *client);
+                let was_there = match value {
+                    Some(_) => !in_file.insert(place),
+                    None => in_file.remove(&place),
+                };
+                taken.push((place, was_there));
+            }
             match value {
                 Some(value) => Change::put(Shelf::Abuse, key, value.as_bytes()),
                 None => Change::remove(Shelf::Abuse, key),
             }
         });
-        changes.collect()
+        let changes = changes.collect();
+        (TakenChanges(taken), changes)
+    }
+
+    /// What was taken could not be put among what is written: it is to be taken again.
+    pub(super) fn give_back(&mut self, taken: TakenChanges) {
+        for ((interface, client), was_there) in taken.0 {
+            if was_there {
+                self.in_file.insert((interface, client));
+            } else {
+                self.in_file.remove(&(interface, client));
+            }
+            let known = self.interfaces.get(&interface);
+            if was_there || known.is_some_and(|it| it.clients.contains_key(&client)) {
+                self.changed.insert((interface, Some(client)));
+            }
+            self.changed.insert((interface, None));
+        }
     }
 
     /// All of it is to be written: the file is another.
@@ -397,7 +439,11 @@ impl Table {
                 .or_default();
             sum(&mut known.total, &record);
             match <[u8; 16]>::try_from(client) {
-                Ok(client) => drop(known.clients.insert(client, record)),
+                Ok(client) => {
+                    known.clients.insert(client, record);
+                    self.in_file
+                        .insert((InterfaceId::from_be_bytes(*number), client));
+                }
                 Err(_) => sum(&mut known.other, &record),
             }
         }
@@ -541,7 +587,7 @@ mod tests {
                 let size = (client + 1) as u16;
                 tell(&mut table, &[packet(client, client % 2 == 0, size)], round);
             }
-            for change in table.take_changes() {
+            for change in table.take_changes().1 {
                 match change.value {
                     Some(value) => drop(file.insert(change.key, value)),
                     None => drop(file.remove(&change.key)),
@@ -560,6 +606,35 @@ mod tests {
         again.take_changes();
         again.change_all();
         assert_eq!(again.count_changed(), other_count(&again));
+    }
+
+    #[test]
+    fn forged_clients_leave_no_more_to_write_than_there_are() {
+        let mut table = Table::default();
+        let mut written: HashSet<Vec<u8>> = HashSet::new();
+        for round in 0..20_u32 {
+            for client in 0..1000 {
+                let forged = packet(round * 1000 + client, true, 8);
+                tell(&mut table, &[forged], i64::from(round));
+                assert!(table.count_changed() <= 4 * KEPT + 1);
+            }
+            let (changed, changes) = table.take_changes();
+            if round > 2 && round < 18 {
+                // There was no room: nothing of it is lost.
+                table.give_back(changed);
+                continue;
+            }
+            for change in changes {
+                match change.value {
+                    Some(_) => written.insert(change.key),
+                    None => written.remove(&change.key),
+                };
+            }
+        }
+        let interface = &table.interfaces[&0];
+        // And whose name was forgotten.
+        assert_eq!(written.len(), interface.clients.len() + 1);
+        assert!(table.in_file.len() <= 4 * KEPT);
     }
 
     fn other_count(table: &Table) -> usize {

@@ -119,6 +119,7 @@ impl Ask {
             client_error: (self.clock == ClientClock::Honest)
                 .then(|| ClientError::at_least(self.took, First::default())),
             role: Some(Role::Server),
+            is_local_server: true,
             timings: Timings {
                 client_to_server_latency: is_timed.then_some(span),
                 server_processing_time: is_timed.then_some(span),

@@ -38,7 +38,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc::{Sender, channel},
     },
     thread::{self, JoinHandle},
@@ -177,6 +177,8 @@ struct Shared {
     documents: Mutex<Documents>,
     shelves: shelf::Shelves,
     findings: findings::Findings,
+    /// Feeds that there were so far.
+    finders: AtomicUsize,
     /// The servers of each ring that is watched.
     watched: Mutex<Vec<(InterfaceId, Weak<Mutex<Servers>>)>>,
     abuse: Mutex<abuse::Table>,
@@ -227,6 +229,8 @@ pub(crate) struct Statistics {
     last_flush_unix: AtomicU64,
     last_clients: AtomicU64,
     unnamed_servers: AtomicU64,
+    /// Not followed any more, for others.
+    servers_let_go: AtomicU64,
 }
 
 fn add(counter: &AtomicU64, more: u64) {
@@ -280,6 +284,7 @@ impl History {
             documents: Mutex::default(),
             shelves: shelf::Shelves::default(),
             findings: findings::Findings::default(),
+            finders: AtomicUsize::new(0),
             watched: Mutex::default(),
             abuse: Mutex::default(),
             readable: RwLock::default(),
@@ -319,6 +324,7 @@ impl History {
         drop(watched);
         Feed {
             interface,
+            finder: self.0.finders.fetch_add(1, Ordering::Relaxed) + 1,
             servers,
             slew: Slew::now(),
             limits: *self.0.limits.read(),
@@ -558,10 +564,14 @@ impl Memory {
     }
 }
 
+/// How well the kernel knows how long it slept, in nanoseconds: by a clock that may count seconds.
+const AWAKENING: u64 = 1_000_000_000;
+
 /// Takes the exchanges of one ring.
 pub struct Feed {
     history: History,
     interface: InterfaceId,
+    finder: findings::Finder,
     delta: Arc<Mutex<Delta>>,
     servers: Arc<Mutex<Servers>>,
     /// As of the last batch.
@@ -611,7 +621,10 @@ impl Sink for Feed {
     fn exchange(&mut self, exchange: &Exchange) {
         self.delta.lock().add(exchange, self.now, &self.limits);
         let Self {
-            history, interface, ..
+            history,
+            interface,
+            finder,
+            ..
         } = self;
         let known = || {
             let key = Key::new(exchange.request.event.destination, *interface);
@@ -624,7 +637,7 @@ impl Sink for Feed {
         };
         let mut servers = self.servers.lock();
         servers.observe(exchange, self.slew, known, |found| {
-            history.tell(&found, Some(*interface));
+            history.tell(&found, Some(*interface), *finder);
         });
     }
 
@@ -648,13 +661,28 @@ impl Sink for Feed {
             unsolicited: (!is_multiple).into(),
         };
         self.delta.lock().add_stray(response.event.source, strays);
-        let (history, interface) = (&self.history, self.interface);
+        let (history, interface, finder) = (&self.history, self.interface, self.finder);
         self.servers.lock().stray(response, kind, |found| {
-            history.tell(&found, Some(interface));
+            history.tell(&found, Some(interface), finder);
         });
     }
 
     fn clock_stepped(&mut self, step: Step, unix: i64) {
+        let before = self.slew;
+        self.slew.refresh();
+        let slept = self.slew.slept_since(&before);
+        let watched = self.history.0.watched.lock().clone();
+        for servers in watched.iter().filter_map(|(_, servers)| servers.upgrade()) {
+            let mut servers = servers.lock();
+            servers.local_clock_stepped();
+            if slept.is_some() {
+                servers.slept();
+            }
+        }
+        let stepped = step.nanoseconds.wrapping_sub(slept.unwrap_or(0));
+        if slept.is_some() && stepped.unsigned_abs() < AWAKENING {
+            return;
+        }
         let kind = Kind::LocalClockStepped;
         let found = Found {
             kind,
@@ -664,19 +692,17 @@ impl Sink for Feed {
             client: None,
             is_known: true,
             evidence: Evidence::LocalStep {
-                change_seconds: step.nanoseconds as f64 / 1e9,
+                change_seconds: stepped as f64 / 1e9,
             },
         };
-        self.history.tell(&found, None);
-        let watched = self.history.0.watched.lock().clone();
-        for servers in watched.iter().filter_map(|(_, servers)| servers.upgrade()) {
-            servers.lock().local_clock_stepped();
-        }
+        self.history.tell(&found, None, self.finder);
     }
 
     fn publish(&mut self, totals: &Totals, unix: i64) {
         self.now = clock::utc();
         self.slew.refresh();
+        let let_go = self.servers.lock().take_let_go();
+        add(&self.history.0.statistics.servers_let_go, let_go);
         self.tell_abuse();
         self.limits = *self.history.0.limits.read();
         let full = {

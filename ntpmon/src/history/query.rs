@@ -701,6 +701,7 @@ impl History {
             )
         };
         let drops = [
+            ("servers_let_go", get(&statistics.servers_let_go)),
             ("sessions_not_kept", get(&statistics.sessions_left_out)),
             ("clients_refused", get(&statistics.refused)),
             ("clients_evicted", get(&statistics.evicted)),

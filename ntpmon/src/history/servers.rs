@@ -13,7 +13,10 @@ use super::{
     view::{Packet, Spread as Quantiles, time},
 };
 use crate::{
-    health::window::{Sample, Summary, Window},
+    health::{
+        server::REACH,
+        window::{Sample, Summary, Window},
+    },
     ntp::{self, exchange::Role},
 };
 
@@ -176,8 +179,8 @@ pub struct ServerQuery {
 #[derive(Debug, Default)]
 struct Live {
     samples: Vec<Sample>,
-    reach: Option<(u8, u8)>,
-    last_seen: i64,
+    /// When it was asked last, on each ring, and whether it answered.
+    reach: Vec<(i64, bool)>,
 }
 
 impl Shared {
@@ -200,10 +203,7 @@ impl Shared {
                 continue;
             };
             live.samples.extend(server.window().samples());
-            if live.reach.is_none() || server.last_seen() > live.last_seen {
-                live.reach = Some(server.reach());
-                live.last_seen = server.last_seen();
-            }
+            live.reach.extend(server.reach());
         }
         live
     }
@@ -258,7 +258,14 @@ impl ServerHealth {
         let [processing, total] = [&record.processing, &record.total].map(Quantiles::new);
         let summary = Window::summary(&mut live.samples);
         let of = |value: fn(&Summary) -> f64| summary.as_ref().map(value);
-        let reach = live.reach.filter(|(_, asked)| *asked > 0);
+        // In the order of the questions, whichever ring saw them.
+        live.reach.sort_by_key(|(time, _)| *time);
+        let last = &live.reach[live.reach.len().saturating_sub(REACH)..];
+        let reach = (!last.is_empty()).then(|| {
+            let bits =
+                (last.iter()).fold(0_u8, |bits, (_, answered)| bits << 1 | u8::from(*answered));
+            (bits, last.len() as u8)
+        });
         let root_delay = packet.as_ref().map(|packet| packet.root_delay);
         let root_dispersion = packet.as_ref().map(|packet| packet.root_dispersion);
         let root_distance =

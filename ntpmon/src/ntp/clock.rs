@@ -33,7 +33,13 @@ pub struct Slew {
     pub nanoseconds: i64,
     /// By how much that may be wrong for what was seen since the reading before.
     pub uncertain: i64,
+    /// How long this host has slept since it was started, in nanoseconds: neither monotonic time nor
+    /// the clock of the hardware go on meanwhile, and UTC does.
+    pub slept: i64,
 }
+
+/// Less is the uncertainty of reading two clocks one after the other, in nanoseconds.
+const SLEPT: i64 = 10_000_000;
 
 impl Slew {
     /// Reads the clocks.
@@ -43,6 +49,7 @@ impl Slew {
         Self {
             nanoseconds: offset.wrapping_neg(),
             uncertain: i64::try_from(width).unwrap_or(i64::MAX),
+            slept: sample(ClockId::Monotonic, ClockId::Boottime).offset,
         }
     }
 
@@ -53,7 +60,16 @@ impl Slew {
         *self = Self {
             nanoseconds: now.nanoseconds,
             uncertain: now.uncertain.saturating_add(moved.saturating_abs()),
+            slept: now.slept,
         };
+    }
+
+    /// For how long this host slept between that reading and this, in nanoseconds; nothing where it
+    /// did not.
+    #[must_use]
+    pub fn slept_since(&self, before: &Self) -> Option<i64> {
+        let slept = self.slept.wrapping_sub(before.slept);
+        (slept > SLEPT).then_some(slept)
     }
 }
 

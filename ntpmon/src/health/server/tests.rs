@@ -32,6 +32,9 @@ struct World {
     true_utc: i64,
     leap: u8,
     number: u64,
+    /// Asked in interleaved mode; T2 and T3 of the exchange before.
+    interleaved: bool,
+    before: Option<[[u8; 8]; 2]>,
     found: Vec<Found>,
 }
 
@@ -49,6 +52,8 @@ impl World {
             true_utc: begin - now,
             leap: 0,
             number: 0,
+            interleaved: false,
+            before: None,
             found: Vec::new(),
         }
     }
@@ -101,6 +106,12 @@ impl World {
         response.ntp.0[24..32].copy_from_slice(&self.number.to_be_bytes());
         response.ntp.0[32..40].copy_from_slice(&time(received));
         response.ntp.0[40..].copy_from_slice(&time(received + work));
+        let interleaved = self.before.filter(|_| self.interleaved);
+        self.before = Some([time(received), time(received + work)]);
+        if let Some([receive, transmit]) = interleaved {
+            request.ntp.0[24..32].copy_from_slice(&receive);
+            response.ntp.0[40..].copy_from_slice(&transmit);
+        }
         change(&mut response);
         let stamped = |event: Event| Stamped {
             unix: event.time.cast_signed() + self.utc,
@@ -112,7 +123,7 @@ impl World {
             sequence: self.number,
             request: &request,
             response: Some(&response),
-            interleaved: false,
+            interleaved: interleaved.is_some(),
             duplicates: 0,
             client_clock: ClientClock::Randomised,
             client_error: None,
@@ -210,6 +221,93 @@ fn what_is_done_to_this_hosts_clock_is_not_the_servers() {
 }
 
 #[test]
+fn slewing_is_no_step_from_wherever_it_is_seen() {
+    for interleaved in [false, true] {
+        for local in [&[CLIENT][..], &[SERVER], &[CLIENT, SERVER], &[[3; 16]], &[]] {
+            let mut world = World::new(BEGIN, local);
+            world.interleaved = interleaved;
+            world.ask_often(20);
+            for _ in 0..20 {
+                let slewed = 5 * MILLISECOND;
+                world.slew.nanoseconds += slewed;
+                // What this host answers itself is slewed alike.
+                if !local.contains(&SERVER) {
+                    world.true_utc -= slewed;
+                }
+                world.ask();
+            }
+            assert_eq!(world.kinds(), [], "{local:?} {interleaved}");
+        }
+    }
+}
+
+#[test]
+fn in_interleaved_mode_a_step_is_seen_and_this_hosts_is_not() {
+    let mut world = World::new(BEGIN, &[CLIENT]);
+    world.interleaved = true;
+    world.ask_often(20);
+    world.utc += 5 * SECOND;
+    world.server.local_clock_stepped();
+    world.ask_often(20);
+    assert_eq!(world.kinds(), []);
+    let mut samples: Vec<Sample> = world.server.window().samples().copied().collect();
+    let offset = Window::summary(&mut samples).unwrap().offset;
+    assert!((offset.maximum + 5.0).abs() < 1e-3, "{offset:?}");
+    // And back to basic mode.
+    world.interleaved = false;
+    world.ask_often(5);
+    world.interleaved = true;
+    world.ask_often(5);
+    assert_eq!(world.kinds(), []);
+    world.ahead = 5 * MILLISECOND;
+    world.ask_often(2);
+    assert_eq!(world.kinds(), [Kind::OffsetStep]);
+}
+
+#[test]
+fn sleep_is_no_step() {
+    let mut world = World::new(BEGIN, &[CLIENT]);
+    world.ask_often(20);
+    let slept = 3600 * SECOND;
+    world.utc += slept;
+    world.true_utc += slept;
+    world.slew.slept += slept;
+    world.ask_often(20);
+    assert_eq!(world.kinds(), []);
+    world.ahead = 5 * MILLISECOND;
+    world.ask();
+    assert_eq!(world.kinds(), [Kind::OffsetStep]);
+}
+
+#[test]
+fn a_server_that_is_not_synchronised_in_the_leap_second_has_announced_it() {
+    for local in [&[CLIENT][..], &[SERVER], &[]] {
+        let mut world = World::new(BEGIN, local);
+        world.leap = 1;
+        world.ask_often(100);
+        // As chrony does.
+        world.leap = 3;
+        world.ask_often(2);
+        world.leap = 0;
+        world.ahead -= SECOND;
+        world.ask_often(10);
+        let kinds = world.kinds();
+        assert_eq!(kinds, [Kind::LeapChanged; 2], "{local:?}");
+    }
+    // It was announced for that midnight, and not for the next.
+    let mut world = World::new(BEGIN, &[CLIENT]);
+    world.leap = 1;
+    world.ask_often(20);
+    world.leap = 0;
+    world.now += 86_400 * SECOND;
+    world.ask_often(20);
+    world.kinds();
+    world.ahead -= 1100 * MILLISECOND;
+    world.ask();
+    assert_eq!(world.kinds(), [Kind::TimeBackwards]);
+}
+
+#[test]
 fn a_leap_second_that_was_announced_is_no_jump_and_any_other_is() {
     for (leap, second) in [(1, -SECOND), (2, SECOND)] {
         let mut world = World::new(BEGIN, &[CLIENT]);
@@ -255,6 +353,35 @@ fn an_unsynchronised_server_is_told_as_that_and_its_stratum_is_not() {
     assert_eq!(world.kinds(), [Kind::LeapChanged]);
     world.ask_with(|answer| answer.ntp.0[1] = 3);
     assert_eq!(world.kinds(), [Kind::StratumChanged]);
+}
+
+#[test]
+fn several_hosts_behind_one_address_are_told_once() {
+    let mut world = World::new(BEGIN, &[CLIENT]);
+    let ask = |world: &mut World, host: u8| {
+        world.ask_with(|answer| {
+            answer.ntp.0[1] = 2 + host;
+            answer.ntp.0[3] = 0xe9 - host;
+            answer.ntp.0[15] = host;
+        });
+        world.kinds()
+    };
+    assert_eq!(ask(&mut world, 0), []);
+    let all = [
+        Kind::StratumChanged,
+        Kind::ReferenceIdChanged,
+        Kind::FingerprintChanged,
+    ];
+    assert_eq!(ask(&mut world, 1), all);
+    assert_eq!(ask(&mut world, 2), all);
+    for host in [0, 1, 2, 1, 0, 2, 0] {
+        assert_eq!(ask(&mut world, host), [], "{host}");
+    }
+    // After more than an hour the header is told again.
+    for _ in 0..4000 {
+        assert_eq!(ask(&mut world, 0), []);
+    }
+    assert_eq!(ask(&mut world, 1), all[..2]);
 }
 
 #[test]

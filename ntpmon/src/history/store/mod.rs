@@ -480,9 +480,11 @@ fn bring_up(database: &Database, path: &Path) -> Result<(), OpenError> {
     if check_layout(path, &Reader { transaction })? != upgrade::OLD {
         return Ok(());
     }
+    // Of the file as it is before.
+    let wanted = upgrade::wanted(path);
     upgrade::upgrade(database, path).map_err(|error| {
         if is_of_disk(&error) {
-            OpenError::Other(error.context(format!("upgrading {}", path.display())))
+            OpenError::Other(error.context(wanted))
         } else {
             damaged(error)
         }

@@ -80,6 +80,17 @@ pub(super) fn upgrade(database: &Database, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What it was about to do when the disk failed it, and the room that takes: what is rewritten stands
+/// beside what was there until both are whole.
+pub(super) fn wanted(path: &Path) -> String {
+    let bytes = std::fs::metadata(path).map_or(0, |it| it.len());
+    format!(
+        "upgrading {}, which takes up to twice its size, {} MB, to be free beside it; the old file is whole",
+        path.display(),
+        (2 * bytes).div_ceil(1_000_000)
+    )
+}
+
 /// `progress` is told after each block and chunk how many records of clients were rewritten.
 fn rewrite(database: &Database, mut progress: impl FnMut(u64)) -> Result<u64> {
     // As it was, while it is written anew.
@@ -97,7 +108,7 @@ fn rewrite(database: &Database, mut progress: impl FnMut(u64)) -> Result<u64> {
                 .with_context(|| format!("rewriting the run of flush {number}"))?;
         }
     }
-    // What else differs between the layouts follows here: servers.
+    // Servers are read in either layout, and written in today's when they change.
     new.open_table(META)?.insert("layout", LAYOUT)?;
     new.commit().context("writing to the database")?;
     Ok(clients)

@@ -516,11 +516,11 @@ impl Writer {
         if !is_due {
             return;
         }
-        let changes = abuse.take_changes();
+        let (changed, changes) = abuse.take_changes();
         drop(abuse);
         self.last_abuse = Instant::now();
         if !self.shared.shelves.put(changes) {
-            self.shared.abuse.lock().change_all();
+            self.shared.abuse.lock().give_back(changed);
         }
     }
 

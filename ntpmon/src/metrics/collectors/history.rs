@@ -29,7 +29,7 @@ families! {
     SESSIONS: Counter "ntpmon_history_sessions_kept_total" []
         "Exchanges that were kept one by one since the daemon started";
     DROPPED: Counter "ntpmon_history_dropped_total" ["what"]
-        "What did not fit or was let go of since the daemon started: sessions_not_kept (more a second than allowed), clients_refused (exchanges of clients without room for a record), clients_evicted and clients_expired (records removed for others, or as too old), sessions_without_server (exchanges with servers without room for a record)";
+        "What did not fit or was let go of since the daemon started: sessions_not_kept (more a second than allowed), clients_refused (exchanges of clients without room for a record), clients_evicted and clients_expired (records removed for others, or as too old), sessions_without_server (exchanges with servers without room for a record), servers_let_go (servers whose clock is not followed any more, for others)";
     DATABASE: Gauge "ntpmon_history_database_bytes" []
         "Size of the database's file";
     FREE: Gauge "ntpmon_history_filesystem_available_bytes" []
@@ -44,12 +44,13 @@ const BOUNDS: &[f64] = &[
 ];
 
 /// Of what is dropped, what is told here; the rest is told by interface.
-const DROPS: [&str; 5] = [
+const DROPS: [&str; 6] = [
     "sessions_not_kept",
     "clients_refused",
     "clients_evicted",
     "clients_expired",
     "sessions_without_server",
+    "servers_let_go",
 ];
 
 pub(super) fn collect(sources: &Sources, samples: &mut Samples) -> Result<()> {

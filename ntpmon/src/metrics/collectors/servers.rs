@@ -18,7 +18,9 @@ families! {
     LEFT_OUT: Gauge "ntpmon_servers_left_out" []
         "Servers beyond the 100 with the most exchanges, which are not told one by one";
     EVENTS: Counter "ntpmon_events_total" ["kind"]
-        "What happened to servers and to this host's clock, as /api/ntp/events lists it, by kind, since the daemon started; left_out were too many to be kept";
+        "What happened to servers and to this host's clock, as /api/ntp/events lists it, by kind, since the daemon started";
+    EVENTS_LEFT_OUT: Counter "ntpmon_events_left_out_total" []
+        "Events that were too many to be kept, since the daemon started: they count in ntpmon_events_total, and are not listed";
     ABOUT: Info "ntpmon_server_info" ["server", "interface", "reference_id", "version", "role"]
         "What a server said of itself last: always 1. The reference id is letters or an IPv4 address, which for a server that follows another over IPv6 is a hash; the role is what this host is to those who ask: client, server or transit";
     EXCHANGES: Counter "ntpmon_server_exchanges_total" ["server", "interface", "result"]
@@ -131,6 +133,8 @@ pub(super) fn collect(sources: &Sources, samples: &mut Samples) -> Result<()> {
     for (kind, count) in sources.history.findings_counted() {
         samples.put_since(&EVENTS, &[kind], count, Some(sources.started));
     }
+    let left_out = sources.history.findings_left_out();
+    samples.put_since(&EVENTS_LEFT_OUT, &[], left_out, Some(sources.started));
     for server in &servers {
         tell(server, samples);
     }

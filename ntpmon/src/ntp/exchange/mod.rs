@@ -95,6 +95,9 @@ pub struct Timings {
     pub offset: Option<Span>,
     /// The round trip without the server's share. Only where this host asked.
     pub delay: Option<Span>,
+    /// When the request passed that the offset is of, on the monotonic clock, where that is not this
+    /// exchange's: in interleaved mode it is the one before.
+    pub of_request_at: Option<u64>,
 }
 
 /// A pair with what follows from it.
@@ -116,6 +119,8 @@ pub struct Exchange {
     pub client_error: Option<ClientError>,
     /// What this host is to it, where that is known.
     pub role: Option<Role>,
+    /// Whether the server's address is this host's, whoever asked.
+    pub is_local_server: bool,
     /// Its times.
     pub timings: Timings,
 }
@@ -167,11 +172,12 @@ struct Server {
     interface: u32,
 }
 
+/// On the monotonic clock, so that a step of this host's in between is nobody's.
 #[derive(Clone, Copy, Debug)]
 struct Last {
-    t1: Timestamp,
+    t1: u64,
     t2: Timestamp,
-    t4: Timestamp,
+    t4: u64,
 }
 
 impl Timekeeper {
@@ -200,18 +206,24 @@ impl Timekeeper {
                 // been lost, or not been seen, in between.
                 && event.ntp.origin() == last.t2
             {
-                let (offset, delay) = offset_and_delay(last.t1, last.t2, ntp.transmit(), last.t4);
+                // By this host's clock as it is now.
+                let utc = pair.request.unix.wrapping_sub(event.time.cast_signed());
+                let stamp = |monotonic: u64| {
+                    Timestamp::from_unix_nanoseconds(monotonic.cast_signed().wrapping_add(utc))
+                };
+                let (t1, t4) = (stamp(last.t1), stamp(last.t4));
+                let (offset, delay) = offset_and_delay(t1, last.t2, ntp.transmit(), t4);
                 timings.offset = Some(offset);
                 timings.delay = Some(delay);
+                timings.of_request_at = Some(last.t1);
             }
             if self.last.len() >= SERVERS && !self.last.contains_key(&server) {
                 self.last.clear();
             }
-            let unix = pair.request.unix;
             let last = Last {
-                t1: Timestamp::from_unix_nanoseconds(unix),
+                t1: event.time,
                 t2: ntp.receive(),
-                t4: Timestamp::from_unix_nanoseconds(unix.saturating_add_unsigned(round_trip)),
+                t4: event.time.saturating_add(round_trip),
             };
             self.last.insert(server, last);
         }
@@ -228,6 +240,7 @@ impl Timekeeper {
             },
             client_error: client_error(&pair, role),
             role,
+            is_local_server: addresses.0.contains(&event.destination),
             timings,
         }
     }
