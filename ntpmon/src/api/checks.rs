@@ -466,3 +466,50 @@ async fn resume(state: State, Path(text): Path<String>) -> Result<Json<CheckRepl
 async fn remove(state: State, Path(text): Path<String>) -> Result<Json<CheckReply>, ApiError> {
     change(&state, &text, Checks::remove, "is deleted").await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, time::Duration};
+
+    use super::*;
+    use crate::{
+        check::{Failure, round::Round},
+        history::{History, Settings},
+    };
+
+    #[test]
+    fn an_answer_is_bounded_and_has_the_newest_addresses() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            flush_interval: Duration::from_secs(3600),
+            ..Settings::default()
+        };
+        let store = Store::new(History::open(folder.path(), settings).unwrap());
+        let check = CheckId::of("pool.example");
+        for number in 1..=50_u8 {
+            let series = Series {
+                check,
+                address: Some(Ipv4Addr::new(192, 0, 2, number).into()),
+            };
+            let round = Round::failed(&Failure::Refused, i64::from(number) * SECOND);
+            store.put(series, &round, 0);
+        }
+        let all = |limit| {
+            let wanted = Wanted {
+                resolution: None,
+                since: None,
+                until: None,
+                limit,
+            };
+            let series = store.series(check).unwrap();
+            let (history, left_out) = wanted.all(&store, series).unwrap();
+            let newest = history[0].address.clone().unwrap();
+            (history.len(), left_out, newest)
+        };
+        let newest = || "192.0.2.50".to_owned();
+        assert_eq!(all(20), (50, 0, newest()));
+        assert_eq!(all(1000), (10, 40, newest()));
+        assert_eq!(all(10_000), (1, 49, newest()));
+        assert_eq!(all(0), (50, 0, newest()));
+    }
+}

@@ -28,11 +28,12 @@ use super::{
     task,
 };
 use crate::{
+    config::faults,
     history::History,
     ntp::clock::{self, UtcOffset},
 };
 
-/// Checks that can be at once.
+/// Checks that can be at once, of the configuration and of the API together.
 pub const MOST_CHECKS: usize = 10_000;
 /// Under this name the history keeps those that were made over the API, and which are paused.
 const DOCUMENT: &str = "checks";
@@ -332,7 +333,7 @@ impl Checks {
     /// # Errors
     /// When it cannot be, or there is one of that name.
     pub fn create(&self, definition: Definition) -> Result<Shown, CheckError> {
-        let faults = definition.faults();
+        let faults = faults(&definition);
         if !faults.is_empty() {
             return Err(CheckError::Wrong(faults.join("; ")));
         }

@@ -53,7 +53,7 @@ pub(super) fn random() -> f64 {
     f64::from(bits) / (f64::from(u32::MAX) + 1.0)
 }
 
-/// Runs a check until it is aborted, or nobody holds it any more.
+/// Runs a check until it is aborted.
 pub(super) async fn run(check: Arc<Check>, shared: Arc<Shared>, first: Duration) {
     let mut wish = check.wish.subscribe();
     shared.is_forgotten(check.id).await;
