@@ -9,7 +9,6 @@ use std::{
 };
 
 use parking_lot::{Mutex, RwLock};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::{
     runtime::Handle,
@@ -21,6 +20,7 @@ use tokio::{
 use super::{
     Definition,
     exchange::{self, Stamping},
+    kept::{DOCUMENT, Kept},
     record::CheckId,
     resolve,
     round::{Reach, Round, Time},
@@ -35,10 +35,6 @@ use crate::{
 
 /// Checks that can be at once, of the configuration and of the API together.
 pub const MOST_CHECKS: usize = 10_000;
-/// Under this name the history keeps those that were made over the API, and which are paused.
-const DOCUMENT: &str = "checks";
-/// And under this one such a document that could not be read.
-const UNREADABLE: &str = "checks.unreadable";
 /// Between two parts of what is taken away of a check that is no more, so that others are written too.
 const BREATH: Duration = Duration::from_millis(100);
 /// After this time it is tried again, when the disk did not take it.
@@ -199,54 +195,6 @@ pub enum CheckError {
     /// It cannot be as it is.
     #[error("{0}")]
     Wrong(String),
-}
-
-/// What is kept over a restart.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Kept {
-    /// [`Definition`]s, each read by itself: one that is not understood takes none along.
-    checks: Vec<Value>,
-    /// Of both kinds.
-    #[serde(default)]
-    paused: BTreeSet<CheckId>,
-    /// Deleted, and not all of what they found is gone yet.
-    #[serde(default)]
-    forgetting: BTreeSet<CheckId>,
-}
-
-impl Kept {
-    fn read(history: &History) -> Self {
-        let bytes = history.document(DOCUMENT).unwrap_or_default();
-        if bytes.is_empty() {
-            return Self::default();
-        }
-        serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-            tracing::error!(
-                "the checks that were made over the API cannot be read: {error}; what was kept of \
-                 them stays in the history as the document '{UNREADABLE}'"
-            );
-            history.set_document(UNREADABLE, bytes);
-            Self::default()
-        })
-    }
-
-    /// Those that can be read, and those that cannot.
-    fn definitions(&mut self) -> (Vec<Definition>, Vec<Value>) {
-        let (mut read, mut not) = (Vec::new(), Vec::new());
-        for value in self.checks.drain(..) {
-            match Definition::deserialize(&value) {
-                Ok(definition) => read.push(definition),
-                Err(error) => {
-                    tracing::error!(
-                        "a check that was made over the API is not asked: {error}; it is kept for \
-                         a version that can read it: {value}"
-                    );
-                    not.push(value);
-                }
-            }
-        }
-        (read, not)
-    }
 }
 
 impl Checks {
@@ -685,7 +633,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        check::{Failure, Series},
+        check::{Failure, Series, kept::UNREADABLE},
         history::Settings,
     };
 
