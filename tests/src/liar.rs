@@ -18,6 +18,8 @@ use ntpmon_common::Timestamp;
 use crate::namespace::Namespace;
 
 const PORT: u16 = 123;
+/// In nanoseconds.
+const YEAR: i64 = 365 * 86_400 * 1_000_000_000;
 /// How long the server waits for a request before it looks whether it is to end.
 const TURN: Duration = Duration::from_millis(50);
 /// Nothing is lost on the links of a test.
@@ -52,6 +54,10 @@ pub struct Manner {
     pub forgetful: bool,
     /// It answers from another port than the one that was asked.
     pub elsewhere: bool,
+    /// It answers through this socket, which may be at another address.
+    pub through: Option<Arc<UdpSocket>>,
+    /// Somebody who has not seen the question answers before it, with the time of a year on.
+    pub forestalled: bool,
     /// It does not answer.
     pub silent: bool,
 }
@@ -73,6 +79,8 @@ impl Default for Manner {
             timeless: false,
             forgetful: false,
             elsewhere: false,
+            through: None,
+            forestalled: false,
             silent: false,
         }
     }
@@ -179,7 +187,16 @@ fn serve(
         let answer = answer(header, &manner);
         thread::sleep(manner.wait);
         let socket = if manner.elsewhere { other } else { socket };
+        let socket = manner.through.as_deref().unwrap_or(socket);
         let _ = socket.set_ttl(manner.ttl);
+        if manner.forestalled {
+            let forged = Manner {
+                forgetful: true,
+                ahead: YEAR,
+                ..manner.clone()
+            };
+            let _ = socket.send_to(&self::answer(header, &forged), from);
+        }
         for _ in 0..manner.answers {
             // Who asked may be gone.
             let _ = socket.send_to(&answer[..manner.length.min(answer.len())], from);

@@ -8,8 +8,9 @@
 
 use std::{
     fmt::Write as _,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
     process::Command,
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -232,6 +233,33 @@ fn whatever_is_wrong_is_told_as_what_it_is() {
     refused(&pair.client, &[Pair::SERVER, "-n", "3"]);
     assert_eq!(liar.asked(), asked + 1);
 
+    // From the port that was asked, at another address.
+    pair.server
+        .ip(&format!("address add 10.0.0.9/24 dev {}", Pair::DEVICE))
+        .unwrap();
+    let bind = || Ok(UdpSocket::bind("10.0.0.9:123")?);
+    let through = Some(Arc::new(pair.server.enter(bind).unwrap()));
+    liar.be(|it| {
+        *it = Manner::default();
+        it.through = through;
+    });
+    let (status, message, _) = refused(&pair.client, &arguments);
+    assert_eq!(status, "wrong_address", "{message}");
+    assert!(
+        message.contains("the answer came from 10.0.0.9:123"),
+        "{message}"
+    );
+    // What somebody else sends first is not believed, and the answer is waited for.
+    liar.be(|it| {
+        *it = Manner::default();
+        it.forestalled = true;
+    });
+    let it = told(&pair.client, &arguments);
+    assert_eq!(
+        (&it["status"], &it["message"]),
+        (&json!("ok"), &Value::Null)
+    );
+    assert!(number(&it, "offset_seconds").abs() < 0.1, "{it:?}");
     // Thousands of millions of seconds are a time, and told.
     for ahead in [1_000_000_000_i64, -1_000_000_000, 11 * 86_400] {
         liar.be(|it| {

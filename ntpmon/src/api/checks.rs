@@ -1,6 +1,8 @@
 //! Active checks over HTTP: `/api/ntp/checks`. Those of the configuration can be looked at, paused
 //! and resumed; others can be made and deleted here.
 
+use std::cmp::Reverse;
+
 use axum::{Json, http::StatusCode};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -26,6 +28,7 @@ use crate::{
         view::{Observation, timestamp},
     },
     history::query::QueryError,
+    ntp::clock,
 };
 
 const SECOND: i64 = 1_000_000_000;
@@ -98,6 +101,7 @@ struct AddressState {
     #[serde(flatten)]
     last: Observation,
     /// A bit for each of the last eight rounds, the last one lowest: 255 when all came to a time.
+    /// What is left out of an address that is stopped came to none.
     reach: u8,
     /// The share of the last eight rounds, or of all there were, that came to a time.
     reach_ratio: Option<f64>,
@@ -175,9 +179,16 @@ fn reply(shown: &Shown, became: &str) -> Json<CheckReply> {
 struct CheckWithHistory {
     #[serde(flatten)]
     check: Check,
-    /// Of each address, the newest first: rounds, or what those of each hour or day came to.
+    /// Of each address, the newest first: rounds, or what those of each hour or day came to. The
+    /// address of which there is the newest comes first.
     history: Vec<AddressHistory>,
+    /// Addresses of which there is something, too, that found no room in the answer: `address` asks
+    /// for one of them, a smaller `limit` for more of them.
+    addresses_left_out: u64,
 }
+
+/// Rounds, or sums, in one answer: a name may have had thousands of addresses.
+const MOST_SHOWN: usize = 10_000;
 
 /// What was found of an address before.
 #[derive(Debug, Serialize, ToSchema)]
@@ -216,6 +227,25 @@ pub(super) const RESOLUTIONS: &[(&str, Option<Resolution>)] = &[
 ];
 
 impl Wanted {
+    /// Of as many addresses as there is room for, those with the newest first; and how many more
+    /// there are.
+    fn all(
+        &self,
+        store: &Store,
+        series: Vec<Series>,
+    ) -> Result<(Vec<AddressHistory>, u64), QueryError> {
+        let mut dated = Vec::with_capacity(series.len());
+        for series in series {
+            dated.push((store.newest(series)?, series));
+        }
+        dated.sort_by_key(|(newest, series)| (Reverse(*newest), *series));
+        let most = (MOST_SHOWN / self.limit.max(1)).max(1);
+        let left_out = dated.len().saturating_sub(most) as u64;
+        let shown = dated.into_iter().take(most);
+        let history: Result<_, _> = shown.map(|(_, it)| self.of(store, it)).collect();
+        Ok((history?, left_out))
+    }
+
     fn of(&self, store: &Store, series: Series) -> Result<AddressHistory, QueryError> {
         let address = series.address.map(|it| it.to_string());
         let (since, until, limit) = (self.since, self.until, self.limit);
@@ -234,7 +264,7 @@ impl Wanted {
         // One that began before is asked for by the time that it began at.
         let since = since.map(|since| since.div_euclid(SECOND));
         let until = until.map(|until| until.div_euclid(SECOND));
-        let rollups = store.rollups(series, resolution, since, until, limit)?;
+        let rollups = store.rollups(series, resolution, since, until, limit, clock::utc())?;
         let rollups = rollups
             .iter()
             .map(|(start, it)| RollupView::new(*start, it));
@@ -316,7 +346,7 @@ async fn create(
         ("address" = inline(Option<Address>), Query, description = "Only what was found of this address"),
         ("since" = inline(Option<Time>), Query, description = "Ended, or for hours and days begun, then or later: RFC 3339, or seconds since 1970"),
         ("until" = inline(Option<Time>), Query, description = "Then or before; no earlier than `since`"),
-        ("limit" = Option<u64>, Query, minimum = 0, maximum = 10000, description = "So many of each address at most, the newest; 20 unless told otherwise"),
+        ("limit" = Option<u64>, Query, minimum = 0, maximum = 10000, description = "So many of each address at most, the newest; 20 unless told otherwise. An answer has no more than 10,000 in all"),
     ),
     responses(
         (status = 200, description = "The check", body = One<CheckWithHistory>),
@@ -344,14 +374,16 @@ async fn check(
     let history = spawn_blocking(move || {
         let mut all = store.series(id)?;
         all.retain(|it| address.is_none() || it.address == address);
-        all.into_iter().map(|it| wanted.of(&store, it)).collect()
+        wanted.all(&store, all)
     });
-    let history: Result<Vec<_>, QueryError> = history
+    let history: Result<_, QueryError> = history
         .await
         .map_err(|error| ApiError::internal(&anyhow::Error::new(error)))?;
+    let (history, addresses_left_out) = history?;
     Ok(One::new(CheckWithHistory {
         check: Check::new(&shown),
-        history: history?,
+        history,
+        addresses_left_out,
     }))
 }
 
@@ -433,4 +465,51 @@ async fn resume(state: State, Path(text): Path<String>) -> Result<Json<CheckRepl
 )]
 async fn remove(state: State, Path(text): Path<String>) -> Result<Json<CheckReply>, ApiError> {
     change(&state, &text, Checks::remove, "is deleted").await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, time::Duration};
+
+    use super::*;
+    use crate::{
+        check::{Failure, round::Round},
+        history::{History, Settings},
+    };
+
+    #[test]
+    fn an_answer_is_bounded_and_has_the_newest_addresses() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            flush_interval: Duration::from_secs(3600),
+            ..Settings::default()
+        };
+        let store = Store::new(History::open(folder.path(), settings).unwrap());
+        let check = CheckId::of("pool.example");
+        for number in 1..=50_u8 {
+            let series = Series {
+                check,
+                address: Some(Ipv4Addr::new(192, 0, 2, number).into()),
+            };
+            let round = Round::failed(&Failure::Refused, i64::from(number) * SECOND);
+            store.put(series, &round, 0);
+        }
+        let all = |limit| {
+            let wanted = Wanted {
+                resolution: None,
+                since: None,
+                until: None,
+                limit,
+            };
+            let series = store.series(check).unwrap();
+            let (history, left_out) = wanted.all(&store, series).unwrap();
+            let newest = history[0].address.clone().unwrap();
+            (history.len(), left_out, newest)
+        };
+        let newest = || "192.0.2.50".to_owned();
+        assert_eq!(all(20), (50, 0, newest()));
+        assert_eq!(all(1000), (10, 40, newest()));
+        assert_eq!(all(10_000), (1, 49, newest()));
+        assert_eq!(all(0), (50, 0, newest()));
+    }
 }

@@ -201,22 +201,4 @@ impl Definition {
             format!("{round} at least, which a round of its samples may take")
         })
     }
-
-    /// What is wrong with it, if anything: each with what is right.
-    #[must_use]
-    pub fn faults(&self) -> Vec<String> {
-        let tell = |field: &str, expected: &str| format!("{field}: expected {expected}");
-        let wrong = self.out_of_bounds();
-        if wrong.is_empty() {
-            let short = self.too_short();
-            return short
-                .iter()
-                .map(|it| tell("interval_seconds", it))
-                .collect();
-        }
-        let fields = FIELDS.iter().filter(|(field, _)| wrong.contains(field));
-        fields
-            .map(|(field, expected)| tell(field, expected))
-            .collect()
-    }
 }

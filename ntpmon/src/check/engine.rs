@@ -9,31 +9,41 @@ use std::{
 };
 
 use parking_lot::{Mutex, RwLock};
-use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, watch},
     task::{AbortHandle, JoinHandle, spawn_blocking},
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
 use super::{
     Definition,
     exchange::{self, Stamping},
+    kept::{DOCUMENT, Kept},
     record::CheckId,
     resolve,
-    round::{Reach, Round},
+    round::{Reach, Round, Time},
     store::{Retention, Store},
     task,
 };
-use crate::{history::History, ntp::clock};
+use crate::{
+    config::faults,
+    history::History,
+    ntp::clock::{self, UtcOffset},
+};
 
-/// Checks that can be at once.
+/// Checks that can be at once, of the configuration and of the API together.
 pub const MOST_CHECKS: usize = 10_000;
-/// Under this name the history keeps those that were made over the API, and which are paused.
-const DOCUMENT: &str = "checks";
+/// Between two parts of what is taken away of a check that is no more, so that others are written too.
+const BREATH: Duration = Duration::from_millis(100);
+/// After this time it is tried again, when the disk did not take it.
+const AGAIN: Duration = Duration::from_secs(60);
 /// How often it is looked what is to be summed up and what is too old.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
+/// A clock that was not set for so long, nor the daemon started, is believed: many are set soon
+/// after the host starts.
+const TRUSTED: Duration = Duration::from_secs(900);
 /// Checks begin one after the other, so far apart, or faster when their interval is short.
 const SPREAD: Duration = Duration::from_millis(100);
 
@@ -55,8 +65,22 @@ pub(super) struct Shared {
     keep: RwLock<Retention>,
     runtime: Handle,
     housekeeper: Mutex<Option<JoinHandle<()>>>,
-    /// For the kernel's times.
-    _stamping: Stamping,
+    /// Of the checks of the API those that are kept and not asked: they cannot be read, or find no
+    /// room.
+    aside: Mutex<Vec<Value>>,
+    /// Checks that were deleted, as long as something of what they found is there.
+    forgetting: watch::Sender<BTreeSet<CheckId>>,
+    /// For the kernel's times, while there are checks.
+    stamping: Mutex<Option<Stamping>>,
+}
+
+impl Shared {
+    /// Waits until nothing is left of what a deleted check of this name found.
+    pub(super) async fn is_forgotten(&self, id: CheckId) {
+        let mut forgetting = self.forgetting.subscribe();
+        // The sender is here, so that it does not end.
+        let _ = forgetting.wait_for(|all| !all.contains(&id)).await;
+    }
 }
 
 /// Where a check comes from.
@@ -126,6 +150,14 @@ pub struct Latest {
     pub paused: bool,
 }
 
+impl Latest {
+    /// What it was told last. One that is not asked any more was told nothing that still counts.
+    #[must_use]
+    pub fn time(&self) -> Option<Time> {
+        self.round.time.filter(|_| !self.stopped)
+    }
+}
+
 /// A check, for those who show it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shown {
@@ -165,27 +197,12 @@ pub enum CheckError {
     Wrong(String),
 }
 
-/// What is kept over a restart.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Kept {
-    checks: Vec<Definition>,
-    /// Of both kinds.
-    paused: BTreeSet<CheckId>,
-}
-
 impl Checks {
     /// Starts the checks of the file, and those that were made before, in a runtime.
     #[must_use]
     pub fn open(history: History, runtime: Handle, file: Vec<Definition>, keep: Retention) -> Self {
-        let kept = history.document(DOCUMENT).unwrap_or_default();
-        let kept: Kept = if kept.is_empty() {
-            Kept::default()
-        } else {
-            serde_json::from_slice(&kept).unwrap_or_else(|error| {
-                tracing::error!("the checks that were made over the API are lost: {error}");
-                Kept::default()
-            })
-        };
+        let mut kept = Kept::read(&history);
+        let (made, aside) = kept.definitions();
         let checks = Self(Arc::new(Shared {
             store: Store::new(history),
             lookups: Arc::new(Semaphore::new(resolve::AT_ONCE)),
@@ -195,11 +212,16 @@ impl Checks {
             keep: RwLock::new(keep),
             runtime,
             housekeeper: Mutex::default(),
-            _stamping: Stamping::hold(),
+            aside: Mutex::new(aside),
+            forgetting: watch::Sender::new(kept.forgetting.clone()),
+            stamping: Mutex::default(),
         }));
-        let made = kept.checks.into_iter().map(|it| (it, Source::Api));
+        let made = made.into_iter().map(|it| (it, Source::Api));
         let all = file.into_iter().map(|it| (it, Source::Config)).chain(made);
         checks.set(all.collect(), &kept.paused);
+        for id in kept.forgetting {
+            checks.forget(id);
+        }
         let house = keep_house(Arc::clone(&checks.0));
         *checks.0.housekeeper.lock() = Some(checks.0.runtime.spawn(house));
         checks
@@ -259,7 +281,7 @@ impl Checks {
     /// # Errors
     /// When it cannot be, or there is one of that name.
     pub fn create(&self, definition: Definition) -> Result<Shown, CheckError> {
-        let faults = definition.faults();
+        let faults = faults(&definition);
         if !faults.is_empty() {
             return Err(CheckError::Wrong(faults.join("; ")));
         }
@@ -291,8 +313,13 @@ impl Checks {
         }
         self.0.table.write().remove(&id);
         check.end();
+        self.hold_stamps();
+        // Over a restart too: what it found is not to be that of the next of its name.
+        let first = self.0.forgetting.send_if_modified(|all| all.insert(id));
         self.keep();
-        self.forget(id);
+        if first {
+            self.forget(id);
+        }
         Ok(check.shown())
     }
 
@@ -368,8 +395,19 @@ impl Checks {
 
     /// Keeps over a restart what does not stand in the file.
     fn keep(&self) {
-        let (checks, paused) = self.made_and_paused();
-        match serde_json::to_vec(&Kept { checks, paused }) {
+        let (made, paused) = self.made_and_paused();
+        let made = made.iter().map(serde_json::to_value);
+        let aside = self.0.aside.lock().clone();
+        let checks: Result<Vec<_>, _> = made.chain(aside.into_iter().map(Ok)).collect();
+        let forgetting = self.0.forgetting.borrow().clone();
+        let kept = checks.and_then(|checks| {
+            serde_json::to_vec(&Kept {
+                checks,
+                paused,
+                forgetting,
+            })
+        });
+        match kept {
             Ok(bytes) => self.0.store.keep(DOCUMENT, bytes),
             Err(error) => tracing::error!("keeping the checks: {error}"),
         }
@@ -381,15 +419,27 @@ impl Checks {
         let mut seen = BTreeSet::new();
         let mut begin = Vec::new();
         for (definition, source) in wanted {
-            let id = CheckId::of(&definition.name());
-            if !seen.insert(id) {
-                let name = definition.name();
+            let name = definition.name();
+            let id = CheckId::of(&name);
+            if seen.contains(&id) {
                 tracing::warn!(
                     "the check '{name}' that was made over the API gives way to that of the \
                      configuration, which has its name"
                 );
                 continue;
             }
+            if seen.len() >= MOST_CHECKS {
+                tracing::warn!(
+                    "the check '{name}' that was made over the API is not asked: the configuration \
+                     has too many for it to find room; it is asked after a restart that finds some"
+                );
+                match serde_json::to_value(&definition) {
+                    Ok(value) => self.0.aside.lock().push(value),
+                    Err(error) => tracing::error!("keeping the check '{name}': {error}"),
+                }
+                continue;
+            }
+            seen.insert(id);
             left.remove(&id);
             let stays = self
                 .0
@@ -406,6 +456,7 @@ impl Checks {
                 check.end();
             }
         }
+        self.hold_stamps();
         let step = 1.0 / begin.len().max(1) as f64;
         let longest = SPREAD * u32::try_from(begin.len()).unwrap_or(u32::MAX);
         for (number, (definition, source, paused)) in begin.into_iter().enumerate() {
@@ -422,11 +473,62 @@ impl Checks {
         paused: bool,
         first: Duration,
     ) -> Arc<Check> {
-        let name: Arc<str> = definition.name().into();
-        let id = CheckId::of(&name);
         let wish = Wish { paused, resumed: 0 };
-        let check = Arc::new(Check {
-            id,
+        let check = Arc::new(Check::new(definition, source, wish));
+        let run = task::run(Arc::clone(&check), Arc::clone(&self.0), first);
+        *check.task.lock() = Some(self.0.runtime.spawn(run).abort_handle());
+        let before = self.0.table.write().insert(check.id, Arc::clone(&check));
+        if let Some(before) = before {
+            before.end();
+        }
+        self.hold_stamps();
+        check
+    }
+
+    /// Takes away what is remembered of a check that is no more, part by part, each on the disk
+    /// before the next.
+    fn forget(&self, id: CheckId) {
+        let checks = self.clone();
+        let forget = async move {
+            loop {
+                let store = checks.store();
+                let pause = match spawn_blocking(move || store.forget(id)).await {
+                    Ok(Ok(true)) => break,
+                    Ok(Ok(false)) => BREATH,
+                    Ok(Err(error)) => {
+                        tracing::error!("forgetting a check that was deleted: {error:#}");
+                        AGAIN
+                    }
+                    // It does so when the daemon ends; the next one goes on.
+                    Err(_) => return,
+                };
+                sleep(pause).await;
+            }
+            let _changing = checks.0.changing.lock();
+            checks.0.forgetting.send_modify(|all| {
+                all.remove(&id);
+            });
+            checks.keep();
+        };
+        self.0.runtime.spawn(forget);
+    }
+
+    /// As long as there are checks, the kernel is to note when packets come in.
+    fn hold_stamps(&self) {
+        let mut stamping = self.0.stamping.lock();
+        if self.0.table.read().is_empty() {
+            *stamping = None;
+        } else {
+            stamping.get_or_insert_with(Stamping::hold);
+        }
+    }
+}
+
+impl Check {
+    fn new(definition: Definition, source: Source, wish: Wish) -> Self {
+        let name: Arc<str> = definition.name().into();
+        Self {
+            id: CheckId::of(&name),
             name,
             server: definition.server.to_string().into(),
             definition,
@@ -434,36 +536,30 @@ impl Checks {
             wish: watch::Sender::new(wish),
             latest: RwLock::default(),
             task: Mutex::default(),
-        });
-        let run = task::run(Arc::clone(&check), Arc::clone(&self.0), first);
-        *check.task.lock() = Some(self.0.runtime.spawn(run).abort_handle());
-        let before = self.0.table.write().insert(id, Arc::clone(&check));
-        if let Some(before) = before {
-            before.end();
         }
-        check
     }
 
-    /// Takes away what is remembered of a check that is no more.
-    fn forget(&self, id: CheckId) {
-        let store = self.store();
-        drop(self.0.runtime.spawn_blocking(move || {
-            // Each time takes a bounded part.
-            loop {
-                match store.forget(id) {
-                    Ok(true) => return,
-                    Ok(false) => {}
-                    Err(error) => {
-                        tracing::error!("forgetting a check that was deleted: {error}");
-                        return;
-                    }
-                }
-            }
-        }));
+    /// How an address was found, or the name where it has none.
+    pub(super) fn found(
+        &self,
+        address: Option<SocketAddr>,
+        round: Arc<Round>,
+        reach: Reach,
+    ) -> Latest {
+        Latest {
+            check: self.id,
+            name: Arc::clone(&self.name),
+            server: Arc::clone(&self.server),
+            address,
+            round,
+            reach,
+            last_success: None,
+            interval: self.definition.interval,
+            stopped: false,
+            paused: false,
+        }
     }
-}
 
-impl Check {
     fn shown(&self) -> Shown {
         let paused = self.wish.borrow().paused;
         let latest = self.latest.read();
@@ -487,30 +583,154 @@ impl Check {
     }
 }
 
-/// Sums up what is over and takes away what is too old, every now and then.
+/// Sums up what is over and takes away what is too old, every now and then. Whether something is
+/// too old is a question of this host's clock: nothing is, until that was not set for a while.
 async fn keep_house(shared: Arc<Shared>) {
     let mut ticks = interval(HOUSEKEEPING);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut summed_up = None;
+    let (mut steps, mut set) = (UtcOffset::now(), Instant::now());
     loop {
         ticks.tick().await;
+        if steps.refresh().is_some() {
+            set = Instant::now();
+            summed_up = None;
+        }
         let now = clock::utc();
         let hour = now.div_euclid(3_600_000_000_000);
         // The rounds that end with the hour are put down a moment later.
         let settled = now.rem_euclid(3_600_000_000_000) > 15_000_000_000;
         let sum_up = summed_up != Some(hour) && settled;
+        let trim = set.elapsed() >= TRUSTED;
         let (store, keep) = (shared.store.clone(), *shared.keep.read());
         let done = spawn_blocking(move || {
             if sum_up {
                 store.sum_up(now)?;
             }
-            store.trim(&keep, now)
+            if trim { store.trim(&keep, now) } else { Ok(0) }
         });
         match done.await {
             Ok(Ok(_)) if sum_up => summed_up = Some(hour),
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::warn!("summing up checks: {error}"),
+            Ok(Err(error)) => tracing::warn!("summing up checks: {error:#}"),
             Err(error) => tracing::error!("summing up checks: {error}"),
         }
+    }
+}
+
+#[cfg(test)]
+impl Checks {
+    /// A check that does not run by itself.
+    pub(super) fn held(&self, definition: Definition) -> (Arc<Check>, Arc<Shared>) {
+        let check = Check::new(definition, Source::Api, Wish::default());
+        (Arc::new(check), Arc::clone(&self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        check::{Failure, Series, kept::UNREADABLE},
+        history::Settings,
+    };
+
+    fn open(history: &History, file: Vec<Definition>) -> Checks {
+        let runtime = Handle::current();
+        Checks::open(history.clone(), runtime, file, Retention::default())
+    }
+
+    fn definition(server: &str) -> Definition {
+        Definition::of(server.parse().unwrap())
+    }
+
+    fn kept(history: &History) -> Value {
+        serde_json::from_slice(&history.document(DOCUMENT).unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_check_that_cannot_be_read_is_carried_along_and_takes_none_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let history = History::open(folder.path(), Settings::default()).unwrap();
+        let later = json!({"server": "127.0.0.2", "way": "of a later version"});
+        let kept_before = json!({"checks": [{"server": "127.0.0.1:1"}, later], "paused": []});
+        history.set_document(DOCUMENT, kept_before.to_string().into_bytes());
+        let checks = open(&history, Vec::new());
+        let names: Vec<_> = checks
+            .list()
+            .iter()
+            .map(|it| it.definition.name())
+            .collect();
+        assert_eq!(names, ["127.0.0.1:1"]);
+        checks.create(definition("127.0.0.3:1")).unwrap();
+        let all = kept(&history)["checks"].clone();
+        assert_eq!(all.as_array().unwrap().len(), 3);
+        assert!(all.as_array().unwrap().contains(&later), "{all}");
+
+        // All of it wrong: what there was is not written over.
+        history.set_document(DOCUMENT, b"no JSON".to_vec());
+        let checks = open(&history, Vec::new());
+        checks.create(definition("127.0.0.3:1")).unwrap();
+        assert_eq!(history.document(UNREADABLE).unwrap(), b"no JSON");
+    }
+
+    #[tokio::test]
+    async fn what_a_deleted_check_found_is_taken_away_also_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let history = History::open(folder.path(), Settings::default()).unwrap();
+        let series = Series {
+            check: CheckId::of("127.0.0.1:1"),
+            address: None,
+        };
+        let store = Store::new(history.clone());
+        store.put(series, &Round::failed(&Failure::Refused, 0), 0);
+        // It was deleted, and then the daemon ended.
+        let unfinished = json!({"checks": [], "forgetting": [series.check]});
+        history.set_document(DOCUMENT, unfinished.to_string().into_bytes());
+        let checks = open(&history, Vec::new());
+        checks.create(definition("127.0.0.1:1")).unwrap();
+        checks.0.is_forgotten(series.check).await;
+        let first = store.rounds(series, None, Some(1), 9).unwrap();
+        assert_eq!(first, []);
+        let _changing = checks.0.changing.lock();
+        assert_eq!(kept(&history)["forgetting"], json!([]));
+    }
+
+    #[tokio::test]
+    async fn the_kernel_notes_times_only_while_there_are_checks() {
+        let folder = tempfile::tempdir().unwrap();
+        let history = History::open(folder.path(), Settings::default()).unwrap();
+        let checks = open(&history, Vec::new());
+        let holds = || checks.0.stamping.lock().is_some();
+        assert!(!holds());
+        let made = checks.create(definition("127.0.0.1:1")).unwrap();
+        assert!(holds());
+        checks.remove(made.id).unwrap();
+        assert!(!holds());
+        checks.configure(vec![definition("127.0.0.1:1")], Retention::default());
+        assert!(holds());
+        checks.configure(Vec::new(), Retention::default());
+        assert!(!holds());
+    }
+
+    #[tokio::test]
+    async fn checks_of_the_file_and_of_the_api_are_bounded_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let history = History::open(folder.path(), Settings::default()).unwrap();
+        let made = json!({"checks": [{"server": "127.0.0.1:1"}], "paused": []});
+        history.set_document(DOCUMENT, made.to_string().into_bytes());
+        let many = (0..MOST_CHECKS).map(|number| Definition {
+            name: Some(format!("check {number}")),
+            interval: Duration::from_secs(86_400),
+            ..definition("127.0.0.2:1")
+        });
+        let checks = open(&history, many.collect());
+        assert_eq!(checks.count(), MOST_CHECKS);
+        checks.keep();
+        let server = &kept(&history)["checks"][0]["server"];
+        assert_eq!(server, "127.0.0.1:1");
+        checks.stop();
     }
 }

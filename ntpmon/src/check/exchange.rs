@@ -38,7 +38,7 @@ use super::{
     answer::{Failed, Local, Question, Sample, Stamps, belongs, read},
     round::Round,
 };
-use crate::ntp::clock::{self, UtcOffset};
+use crate::ntp::clock::{self, Step, UtcOffset};
 
 /// An answer with all that may come after its header; longer ones are cut, which does no harm.
 const PACKET: usize = 1024;
@@ -58,6 +58,7 @@ pub async fn round(
     turns: &Semaphore,
 ) -> Round {
     let mut outcomes = Vec::with_capacity(samples.into());
+    let mut steps = UtcOffset::now();
     for number in 1..=samples {
         // It is never closed; if it were, that would be no reason not to ask.
         let turn = turns.acquire().await;
@@ -66,15 +67,31 @@ pub async fn round(
         drop(turn);
         let failure = outcome.as_ref().err().map(|failed| failed.failure.status());
         outcomes.push(outcome);
+        if let Some(step) = steps.refresh() {
+            forget_before(&mut outcomes, step);
+        }
         if failure == Some(Status::KissOfDeath) || number == samples {
             break;
         }
         sleep_until(begun + definition.spacing).await;
     }
-    Round::of(&outcomes, clock::utc())
+    let at = clock::utc();
+    if let Some(step) = steps.refresh() {
+        forget_before(&mut outcomes, step);
+    }
+    Round::of(&outcomes, at)
 }
 
-/// Asks a server for the time.
+/// What was measured before this host's clock was set is of another clock than what comes after.
+fn forget_before(outcomes: &mut [Result<Sample, Failed>], step: Step) {
+    let seconds = step.nanoseconds as f64 / 1e9;
+    for outcome in outcomes.iter_mut().filter(|it| it.is_ok()) {
+        *outcome = Err(Failure::ClockStepped(seconds).into());
+    }
+}
+
+/// Asks a server for the time. Whether this host's clock was set meanwhile is for whoever asks to
+/// find out.
 ///
 /// # Errors
 /// Why there is none.
@@ -87,7 +104,6 @@ pub async fn ask(server: SocketAddr, version: u8, timeout: Duration) -> Result<S
         question,
         server,
         sent: Stamp::User(0),
-        steps: UtcOffset::now(),
         packets: 0,
         strange: None,
     };
@@ -98,7 +114,12 @@ pub async fn ask(server: SocketAddr, version: u8, timeout: Duration) -> Result<S
     sent.map_err(|error| Failure::of_network(&error))?;
     match timeout_at(deadline, waiting.answer()).await {
         Ok(answer) => answer,
-        Err(_) => Err(waiting.nothing(timeout).into()),
+        // A last look: what came just now may not have woken us.
+        Err(_) => match waiting.look() {
+            Ok(Some(sample)) => Ok(sample),
+            Ok(None) => Err(waiting.nothing(timeout).into()),
+            Err(failed) => Err(failed),
+        },
     }
 }
 
@@ -108,7 +129,6 @@ struct Waiting {
     question: Question,
     server: SocketAddr,
     sent: Stamp,
-    steps: UtcOffset,
     packets: usize,
     /// What came and was no answer: it is told when nothing better comes.
     strange: Option<Failure>,
@@ -118,32 +138,39 @@ impl Waiting {
     async fn answer(&mut self) -> Result<Sample, Failed> {
         loop {
             self.socket.is_ready().await?;
-            self.socket.look_back(&mut self.sent)?;
-            while let Some((packet, from, received)) = self.socket.take()? {
-                self.packets += 1;
-                let header = if same(from, self.server) {
-                    belongs(&self.question, &packet)
-                } else {
-                    Err(Failure::WrongAddress(from))
-                };
-                match header {
-                    Ok(header) => return self.read(header, received),
-                    Err(failure) => drop(self.strange.get_or_insert(failure)),
-                }
-                if self.packets == MOST_PACKETS {
-                    // What else comes is not looked at; the time is over as it would be.
-                    pending::<()>().await;
-                }
+            if let Some(sample) = self.look()? {
+                return Ok(sample);
+            }
+            if self.packets >= MOST_PACKETS {
+                // What else comes is not looked at; the time is over as it would be.
+                pending::<()>().await;
             }
         }
     }
 
+    /// Looks at what came so far.
+    fn look(&mut self) -> Result<Option<Sample>, Failed> {
+        self.socket.look_back(&mut self.sent)?;
+        while self.packets < MOST_PACKETS {
+            let Some((packet, from, received)) = self.socket.take()? else {
+                break;
+            };
+            self.packets += 1;
+            let header = if same(from, self.server) {
+                belongs(&self.question, &packet)
+            } else {
+                Err(Failure::WrongAddress(from))
+            };
+            match header {
+                Ok(header) => return self.read(header, received).map(Some),
+                Err(failure) => drop(self.strange.get_or_insert(failure)),
+            }
+        }
+        Ok(None)
+    }
+
     fn read(&mut self, header: NtpHeader, received: Stamp) -> Result<Sample, Failed> {
         self.socket.look_back(&mut self.sent)?;
-        if let Some(step) = self.steps.refresh() {
-            let seconds = step.nanoseconds as f64 / 1e9;
-            return Err(Failure::ClockStepped(seconds).into());
-        }
         read(header, times(self.sent, received))
     }
 
@@ -357,4 +384,40 @@ fn plain(address: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = address.as_sockaddr_in().map(|it| (*it).into());
     v4.map(SocketAddr::V4)
         .or_else(|| Some(SocketAddr::V6((*address.as_sockaddr_in6()?).into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::answer::tests::{NOW, answered};
+
+    #[test]
+    fn what_was_measured_before_a_step_of_the_clock_is_forgotten() {
+        let local = Local {
+            sent: NOW,
+            received: NOW + 1000,
+            stamps: Stamps::Kernel,
+        };
+        let sample = || read(answered(NOW, 0, 500, 0), local);
+        let refused = || Err(Failure::Refused.into());
+        let step = Step {
+            nanoseconds: -2_500_000_000,
+        };
+        let mut outcomes = vec![sample(), refused(), sample()];
+        assert_eq!(Round::of(&outcomes, NOW).answered, 2);
+        forget_before(&mut outcomes, step);
+        let round = Round::of(&outcomes, NOW);
+        assert_eq!(
+            (round.status, round.time, round.sent, round.answered),
+            (Status::ClockStepped, None, 3, 0)
+        );
+        assert_eq!(
+            round.message.as_deref(),
+            Some("this host's clock was set by -2.500000 s while the server was asked")
+        );
+        // What comes after it counts.
+        outcomes.push(sample());
+        let round = Round::of(&outcomes, NOW);
+        assert_eq!((round.status, round.answered), (Status::Ok, 1));
+    }
 }

@@ -164,7 +164,7 @@ pub enum Failure {
         elapsed: f64,
     },
     /// See [`Status::ClockStepped`].
-    #[error("this host's clock was set by {0:+.6} s while the answer was on its way")]
+    #[error("this host's clock was set by {0:+.6} s while the server was asked")]
     ClockStepped(f64),
     /// See [`Status::LocalError`].
     #[error("this host could not ask: {0}")]

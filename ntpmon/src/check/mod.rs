@@ -11,6 +11,7 @@ mod definition;
 mod engine;
 pub mod exchange;
 mod failure;
+mod kept;
 mod record;
 pub mod resolve;
 pub mod rollup;

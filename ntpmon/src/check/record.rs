@@ -149,6 +149,12 @@ const NO_TIME: u8 = 0xff;
 /// In place of a jitter.
 const UNKNOWN: u64 = u64::MAX;
 
+/// Kisses by number, from 1 on: 0 is none but what the head says. None is taken out or moved.
+const KISSES: [&str; 14] = [
+    "RATE", "DENY", "RSTR", "INIT", "STEP", "ACST", "AUTH", "AUTO", "BCST", "CRYP", "DROP", "MCST",
+    "NKEY", "RMOT",
+];
+
 /// A round on the shelf. What was said of a failure is told anew from its kind.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
@@ -163,7 +169,8 @@ pub(super) struct Record {
     /// The reach register after it.
     reach: u8,
     has_head: u8,
-    reserved: u8,
+    /// The kiss, where another answer than the one whose head is kept is it.
+    kiss: u8,
     offset: I64,
     delay: I64,
     dispersion: U64,
@@ -182,7 +189,7 @@ impl Record {
             stamps: time.map_or(NO_TIME, |it| it.stamps as u8),
             reach,
             has_head: u8::from(round.head.is_some()),
-            reserved: 0,
+            kiss: round.kiss.as_deref().map_or(0, kiss_number),
             offset: I64::new(time.map_or(0, |it| it.offset)),
             delay: I64::new(time.map_or(0, |it| it.delay)),
             dispersion: U64::new(time.map_or(0, |it| it.dispersion)),
@@ -217,9 +224,18 @@ impl Record {
             head: (record.has_head != 0).then_some(record.head),
             kiss: None,
         };
-        round.kiss = round.header().as_ref().and_then(kiss);
+        let told = usize::from(record.kiss)
+            .checked_sub(1)
+            .and_then(|at| KISSES.get(at));
+        let of_head = || round.header().as_ref().and_then(kiss);
+        round.kiss = told.map(|it| (*it).to_owned()).or_else(of_head);
         Some((round, record.reach))
     }
+}
+
+fn kiss_number(code: &str) -> u8 {
+    let at = KISSES.iter().position(|it| *it == code);
+    at.map_or(0, |at| at as u8 + 1)
 }
 
 #[cfg(test)]
@@ -297,7 +313,13 @@ mod tests {
             head: None,
             ..told.clone()
         };
-        for round in [told, jittered, failed] {
+        // An earlier question of the round was told the time.
+        let kissed = Round {
+            status: Status::KissOfDeath,
+            kiss: Some("RATE".to_owned()),
+            ..told.clone()
+        };
+        for round in [told, jittered, failed, kissed] {
             let bytes = Record::new(&round, 0o377);
             let bytes = bytes.as_bytes();
             assert_eq!(bytes.len(), 56);

@@ -14,7 +14,7 @@ use crate::ntp::{kiss_code, reference_id, root_seconds};
 /// Of an answer's header, what does not change from one answer to the next.
 pub const HEAD: usize = 16;
 /// A reach register has so many polls.
-const REGISTER: u8 = 8;
+pub(super) const REGISTER: u8 = 8;
 
 /// What a round came to.
 #[derive(Clone, Debug, PartialEq)]

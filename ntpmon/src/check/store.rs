@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use anyhow::{Result as AnyResult, ensure};
 use zerocopy::IntoBytes;
 
 use super::{
@@ -25,6 +26,7 @@ const GRACE: i64 = 10;
 const CHUNK: usize = 5000;
 /// What one call takes away at most: with the disk's leave, more goes the next time.
 const MOST_REMOVED: usize = 50_000;
+const NO_ROOM: &str = "too much waits for the disk; it is tried again";
 
 /// How long what is remembered of checks is kept; nothing is for ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,6 +105,22 @@ impl Store {
         Ok(found)
     }
 
+    /// When the last round of a series ended, in nanoseconds since 1970, or the last sums began.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn newest(&self, series: Series) -> Result<Option<i64>, QueryError> {
+        let (from, to) = (series.prefix(), after(&series.prefix()));
+        let newest = |shelf| {
+            let mut last = self.0.shelf(shelf, &from, &to, Order::Newest, 1)?;
+            Ok::<_, QueryError>(last.pop().and_then(|(key, _)| time_of(&key)))
+        };
+        if let Some(at) = newest(Shelf::CheckResults)? {
+            return Ok(Some(at));
+        }
+        Ok(newest(Shelf::CheckRollups)?.map(|start| start.saturating_mul(SECOND)))
+    }
+
     /// Rounds from a time up to another, both included, in nanoseconds since 1970; the newest
     /// first, at most `limit`.
     ///
@@ -124,7 +142,7 @@ impl Store {
     }
 
     /// Sums that begin from a time up to another, in seconds since 1970, the newest first. What is
-    /// not summed up yet is, for whoever asks.
+    /// not summed up yet up to now, in nanoseconds since 1970, is for whoever asks.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -135,8 +153,9 @@ impl Store {
         since: Option<i64>,
         until: Option<i64>,
         limit: usize,
+        now: i64,
     ) -> Result<Vec<(i64, Rollup)>, QueryError> {
-        let fresh = self.not_summed_up(series, resolution)?;
+        let fresh = self.not_summed_up(series, resolution, now)?;
         let number = resolution as u8;
         let from = series.rollup_key(number, since.unwrap_or(i64::MIN));
         let to = after(&series.rollup_key(number, until.unwrap_or(i64::MAX)));
@@ -159,21 +178,24 @@ impl Store {
         &self,
         series: Series,
         resolution: Resolution,
+        now: i64,
     ) -> Result<BTreeMap<i64, Rollup>, QueryError> {
-        let last = self.last(series, resolution)?;
+        let began = now.div_euclid(SECOND) - resolution.seconds();
+        let last = self.last(series, resolution, began)?;
         let after_last = last.map_or(i64::MIN, |last| last + resolution.seconds());
         let mut sums: BTreeMap<i64, Rollup> = BTreeMap::new();
         match resolution {
             Resolution::Hour => {
                 let since = after_last.saturating_mul(SECOND);
-                self.each_round(series, since, i64::MAX, |round| {
+                self.each_round(series, since, now.saturating_add(1), |round| {
                     let start = resolution.start(round.at.div_euclid(SECOND));
                     sums.entry(start).or_default().add(round);
                 })?;
             }
             Resolution::Day => {
                 let since = (after_last != i64::MIN).then_some(after_last);
-                let hours = self.rollups(series, Resolution::Hour, since, None, CHUNK)?;
+                let until = Some(now.div_euclid(SECOND));
+                let hours = self.rollups(series, Resolution::Hour, since, until, CHUNK, now)?;
                 for (hour, rollup) in hours {
                     sums.entry(resolution.start(hour))
                         .or_default()
@@ -184,11 +206,16 @@ impl Store {
         Ok(sums)
     }
 
-    /// When the last sums on the shelf begin.
-    fn last(&self, series: Series, resolution: Resolution) -> Result<Option<i64>, QueryError> {
+    /// When the last sums on the shelf begin, of those that began at a time or before.
+    fn last(
+        &self,
+        series: Series,
+        resolution: Resolution,
+        began: i64,
+    ) -> Result<Option<i64>, QueryError> {
         let number = resolution as u8;
         let from = series.rollup_key(number, i64::MIN);
-        let to = after(&series.rollup_key(number, i64::MAX));
+        let to = after(&series.rollup_key(number, began));
         let mut last = self
             .0
             .shelf(Shelf::CheckRollups, &from, &to, Order::Newest, 1)?;
@@ -222,25 +249,52 @@ impl Store {
     /// Sums up the hours, and then the days, that are over at a time, in nanoseconds since 1970.
     ///
     /// # Errors
-    /// When the file cannot be read.
-    pub fn sum_up(&self, now: i64) -> Result<(), QueryError> {
+    /// When the file cannot be read, or too much waits for it to be written.
+    pub fn sum_up(&self, now: i64) -> AnyResult<()> {
         let over = now.div_euclid(SECOND) - GRACE;
         for series in self.distinct(Shelf::CheckResults, Vec::new(), &[])? {
             for resolution in [Resolution::Hour, Resolution::Day] {
+                self.take_back(series, resolution, over)?;
                 if !self.is_one_over(series, resolution, over)? {
                     continue;
                 }
-                let sums = self.not_summed_up(series, resolution)?;
+                let sums = self.not_summed_up(series, resolution, now)?;
                 let ended = |start: &i64| start + resolution.seconds() <= over;
                 let changes = sums.iter().filter(|(start, _)| ended(start));
                 let changes = changes.map(|(start, rollup)| {
                     let key = series.rollup_key(resolution as u8, *start);
                     Change::put(Shelf::CheckRollups, key, rollup.write())
                 });
-                self.0.put(changes.collect());
+                ensure!(self.0.put(changes.collect()), NO_ROOM);
             }
         }
         Ok(())
+    }
+
+    /// Takes away sums of what is not over: this host's clock was ahead when they were made. Only
+    /// where all their rounds are there, from which they are made anew: the clock may as well be
+    /// behind now.
+    fn take_back(&self, series: Series, resolution: Resolution, over: i64) -> AnyResult<()> {
+        let Some(first) = self.first(series)? else {
+            return Ok(());
+        };
+        let number = resolution as u8;
+        let began = over - resolution.seconds();
+        let whole = resolution.start(first) + resolution.seconds();
+        let from = series.rollup_key(number, (began + 1).max(whole));
+        let to = after(&series.rollup_key(number, i64::MAX));
+        self.remove(Shelf::CheckRollups, &from, &to, 0)?;
+        Ok(())
+    }
+
+    /// When the first round that is there ended, in seconds since 1970.
+    fn first(&self, series: Series) -> Result<Option<i64>, QueryError> {
+        let (from, to) = (series.result_key(i64::MIN), after(&series.prefix()));
+        let mut first = self
+            .0
+            .shelf(Shelf::CheckResults, &from, &to, Order::Oldest, 1)?;
+        let at = first.pop().and_then(|(key, _)| time_of(&key));
+        Ok(at.map(|at| at.div_euclid(SECOND)))
     }
 
     /// Whether there may be an hour, or a day, that is over and not summed up: so that nothing is
@@ -252,17 +306,9 @@ impl Store {
         over: i64,
     ) -> Result<bool, QueryError> {
         let length = resolution.seconds();
-        let next = match self.last(series, resolution)? {
+        let next = match self.last(series, resolution, over - length)? {
             Some(last) => Some(last + length),
-            None => {
-                let from = series.result_key(i64::MIN);
-                let to = after(&series.prefix());
-                let first = self
-                    .0
-                    .shelf(Shelf::CheckResults, &from, &to, Order::Oldest, 1)?;
-                let first = first.first().and_then(|(key, _)| time_of(key));
-                first.map(|at| resolution.start(at.div_euclid(SECOND)))
-            }
+            None => self.first(series)?.map(|first| resolution.start(first)),
         };
         Ok(next.is_some_and(|next| next + length <= over))
     }
@@ -270,8 +316,8 @@ impl Store {
     /// Takes away what is older than it may become. What is not summed up yet stays.
     ///
     /// # Errors
-    /// When the file cannot be read.
-    pub fn trim(&self, keep: &Retention, now: i64) -> Result<usize, QueryError> {
+    /// When the file cannot be read, or too much waits for it to be written.
+    pub fn trim(&self, keep: &Retention, now: i64) -> AnyResult<usize> {
         let before = |keep: Option<Duration>| {
             let keep = i64::try_from(keep?.as_nanos()).ok()?;
             Some(now.saturating_sub(keep))
@@ -279,6 +325,14 @@ impl Store {
         let mut removed = 0;
         if let Some(before) = before(keep.results) {
             for series in self.distinct(Shelf::CheckResults, Vec::new(), &[])? {
+                if self
+                    .first(series)?
+                    .is_none_or(|first| first >= before.div_euclid(SECOND))
+                {
+                    continue;
+                }
+                let summed_up = self.summed_up(series, Resolution::Hour, now)?;
+                let before = before.min(summed_up.saturating_mul(SECOND));
                 let (from, to) = (series.prefix(), series.result_key(before));
                 removed += self.remove(Shelf::CheckResults, &from, &to, removed)?;
             }
@@ -290,19 +344,36 @@ impl Store {
             };
             for series in &all {
                 let number = resolution as u8;
+                let mut before = before.div_euclid(SECOND);
+                // Without rounds nothing is summed up any more.
+                if resolution == Resolution::Hour && self.first(*series)?.is_some() {
+                    before = before.min(self.summed_up(*series, Resolution::Day, now)?);
+                }
                 let from = series.rollup_key(number, i64::MIN);
-                let to = series.rollup_key(number, before.div_euclid(SECOND));
+                let to = series.rollup_key(number, before);
                 removed += self.remove(Shelf::CheckRollups, &from, &to, removed)?;
             }
         }
         Ok(removed)
     }
 
-    /// Forgets a check. Says whether all of it is gone.
+    /// Up to when all is summed up, in seconds since 1970.
+    fn summed_up(
+        &self,
+        series: Series,
+        resolution: Resolution,
+        now: i64,
+    ) -> Result<i64, QueryError> {
+        let length = resolution.seconds();
+        let last = self.last(series, resolution, now.div_euclid(SECOND) - length)?;
+        Ok(last.map_or(i64::MIN, |last| last + length))
+    }
+
+    /// Takes a part of what is remembered of a check away, for good. Says whether that was all.
     ///
     /// # Errors
-    /// When the file cannot be read.
-    pub fn forget(&self, check: CheckId) -> Result<bool, QueryError> {
+    /// When the file cannot be read or written.
+    pub fn forget(&self, check: CheckId) -> AnyResult<bool> {
         let series = Series {
             check,
             address: None,
@@ -312,26 +383,19 @@ impl Store {
         for shelf in [Shelf::CheckResults, Shelf::CheckRollups] {
             removed += self.remove(shelf, prefix, &after(prefix), removed)?;
         }
+        self.0.flush()?;
         Ok(removed < MOST_REMOVED)
     }
 
     /// Takes away what lies between two keys, as far as [`MOST_REMOVED`] allows.
-    fn remove(
-        &self,
-        shelf: Shelf,
-        from: &[u8],
-        to: &[u8],
-        already: usize,
-    ) -> Result<usize, QueryError> {
+    fn remove(&self, shelf: Shelf, from: &[u8], to: &[u8], already: usize) -> AnyResult<usize> {
         let mut count = 0;
         while already + count < MOST_REMOVED {
             let limit = CHUNK.min(MOST_REMOVED - already - count);
             let items = self.0.shelf(shelf, from, to, Order::Oldest, limit)?;
             let found = items.len();
             let changes = items.into_iter().map(|(key, _)| Change::remove(shelf, key));
-            if !self.0.put(changes.collect()) {
-                break;
-            }
+            ensure!(self.0.put(changes.collect()), NO_ROOM);
             count += found;
             if found < limit {
                 break;
@@ -356,6 +420,7 @@ mod tests {
     const HOUR: i64 = 3600 * SECOND;
     /// 2026-11-21T00:00:00Z
     const MIDNIGHT: i64 = 1_795_219_200 * SECOND;
+    const NOW: i64 = MIDNIGHT + 100 * HOUR;
 
     fn open(folder: &tempfile::TempDir) -> Store {
         let settings = Settings {
@@ -435,12 +500,12 @@ mod tests {
         }
         let hours = |limit| {
             store
-                .rollups(series, Resolution::Hour, None, None, limit)
+                .rollups(series, Resolution::Hour, None, None, limit, NOW)
                 .unwrap()
         };
         let days = || {
             store
-                .rollups(series, Resolution::Day, None, None, 9)
+                .rollups(series, Resolution::Day, None, None, 9, NOW)
                 .unwrap()
         };
         let count = |sums: &[(i64, Rollup)]| {
@@ -455,12 +520,12 @@ mod tests {
         assert_eq!(count(&before.1), [9, 144]);
         store.sum_up(MIDNIGHT + 25 * HOUR + HOUR / 2).unwrap();
         assert_eq!(
-            store.last(series, Resolution::Day).unwrap(),
+            store.last(series, Resolution::Day, i64::MAX).unwrap(),
             Some(MIDNIGHT / SECOND)
         );
         let last_hour = MIDNIGHT / SECOND + 24 * 3600;
         assert_eq!(
-            store.last(series, Resolution::Hour).unwrap(),
+            store.last(series, Resolution::Hour, i64::MAX).unwrap(),
             Some(last_hour)
         );
         assert_eq!((hours(100), days()), before);
@@ -473,7 +538,7 @@ mod tests {
         assert_eq!(count(&days()), [10, 144]);
         let since = Some(MIDNIGHT / SECOND + 86_400);
         let later = store
-            .rollups(series, Resolution::Day, since, None, 9)
+            .rollups(series, Resolution::Day, since, None, 9, NOW)
             .unwrap();
         assert_eq!(starts(&later), [86_400]);
 
@@ -489,5 +554,78 @@ mod tests {
         assert_eq!(hours(100).len(), 27);
         store.0.flush().unwrap();
         assert_eq!(store.rounds(series, None, None, 999).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_for_a_while_leaves_no_gap() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        let series = series("a", Some("192.0.2.1"));
+        let put = |at| store.put(series, &round(at, 0), 1);
+        let hours = |now| {
+            let hours = store.rollups(series, Resolution::Hour, None, None, 99, now);
+            let hours = hours.unwrap().into_iter().rev();
+            let hours = hours.map(|(start, it)| RollupView::new(start, &it));
+            let since = |it: &RollupView| it.timestamp.as_second() - MIDNIGHT / SECOND;
+            hours
+                .map(|it| (since(&it) / 3600, it.rounds))
+                .collect::<Vec<_>>()
+        };
+        put(MIDNIGHT);
+        put(MIDNIGHT + HOUR);
+        // For some minutes it is five hours ahead, and sums up what is not over.
+        put(MIDNIGHT + 6 * HOUR);
+        store.sum_up(MIDNIGHT + 7 * HOUR + HOUR / 2).unwrap();
+        assert_eq!(
+            store.last(series, Resolution::Hour, i64::MAX).unwrap(),
+            Some(MIDNIGHT / SECOND + 6 * 3600)
+        );
+        // It is right again, in the middle of hour 1.
+        put(MIDNIGHT + HOUR + HOUR / 2);
+        let now = MIDNIGHT + 2 * HOUR - 1;
+        store.sum_up(now).unwrap();
+        assert_eq!(hours(now), [(0, 1), (1, 2)]);
+        put(MIDNIGHT + 2 * HOUR);
+        let now = MIDNIGHT + 3 * HOUR + 11 * SECOND;
+        store.sum_up(now).unwrap();
+        assert_eq!(hours(now), [(0, 1), (1, 2), (2, 1)]);
+        // And when the hour comes that it made up.
+        put(MIDNIGHT + 6 * HOUR + 1);
+        let now = MIDNIGHT + 7 * HOUR + 11 * SECOND;
+        store.sum_up(now).unwrap();
+        assert_eq!(hours(now), [(0, 1), (1, 2), (2, 1), (6, 2)]);
+    }
+
+    #[test]
+    fn what_is_not_summed_up_stays_and_sums_stay_when_the_clock_is_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        let series = series("a", Some("192.0.2.1"));
+        for hour in 0..4 {
+            store.put(series, &round(MIDNIGHT + hour * HOUR, 0), 1);
+        }
+        let second = Some(Duration::from_secs(1));
+        let keep = Retention {
+            results: second,
+            hours: None,
+            days: None,
+        };
+        assert_eq!(store.trim(&keep, MIDNIGHT + 9 * HOUR).unwrap(), 0);
+        store.sum_up(MIDNIGHT + 3 * HOUR).unwrap();
+        assert_eq!(store.trim(&keep, MIDNIGHT + 9 * HOUR).unwrap(), 2);
+        let all = Retention {
+            results: second,
+            hours: second,
+            days: second,
+        };
+        // The host starts in 1970.
+        store.sum_up(0).unwrap();
+        assert_eq!(store.trim(&all, 0).unwrap(), 0);
+        let now = MIDNIGHT + 9 * HOUR;
+        store.sum_up(now).unwrap();
+        let hours = store.rollups(series, Resolution::Hour, None, None, 99, now);
+        let counts = hours.unwrap().into_iter();
+        let counts = counts.map(|(start, it)| RollupView::new(start, &it).rounds);
+        assert_eq!(counts.collect::<Vec<_>>(), [1, 1, 1, 1]);
     }
 }

@@ -53,8 +53,12 @@ impl FromStr for Target {
             None => PORT,
             Some(port) => port.parse().map_err(|_| NoTarget)?,
         };
-        // Names are the same in capitals; what is told of them is to be the same too.
-        let host = host.to_ascii_lowercase();
+        // Names are the same in capitals; what is told of them is to be the same too. Those of
+        // interfaces are not.
+        let host = match host.split_once('%') {
+            Some((address, interface)) => format!("{}%{interface}", address.to_ascii_lowercase()),
+            None => host.to_ascii_lowercase(),
+        };
         (right && port != 0)
             .then_some(Self { host, port })
             .ok_or(NoTarget)
@@ -136,6 +140,7 @@ mod tests {
                 "[2001:db8::1]:1123",
             ),
             ("fe80::1%eth0", "fe80::1%eth0", 123, "fe80::1%eth0"),
+            ("FE80::1%Lan0", "fe80::1%Lan0", 123, "fe80::1%Lan0"),
         ] {
             let target: Target = text.parse().unwrap();
             assert_eq!((target.host(), target.port()), (host, port), "{text}");

@@ -2,27 +2,47 @@
 //! down what came of it. What a server asks for is honoured: RATE slows it down, DENY and RSTR stop
 //! it, for that address.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until},
+    task::{JoinSet, spawn_blocking},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{
-    Failure, Series,
+    Definition, Failure, Series,
     engine::{Check, Latest, Shared, Wish},
     exchange,
     resolve::{MOST_ADDRESSES, Resolved, resolve},
-    round::{Pace, Reach, Round},
+    round::{Pace, REGISTER, Reach, Round},
 };
 use crate::ntp::clock;
 
 /// A name is looked up again after this time.
 const REFRESH: Duration = Duration::from_secs(1800);
-/// And after this time, when none of its addresses tells the time.
+/// And after this time, when none of its addresses tells the time, or it has none. Each time that
+/// it has none doubles it.
 const REFRESH_WHEN_LOST: Duration = Duration::from_secs(60);
+/// So often it is doubled at most: 16 minutes.
+const MOST_DOUBLED: u32 = 4;
+/// A round that has no address to ask waits so long for the resolver.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// One that has waits so long: a resolver that is well is heard before the old addresses are asked.
+const GLANCE: Duration = Duration::from_millis(100);
+/// What an address asked for is remembered so long after the name went on to others, which those
+/// of pools do all the time.
+const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
+/// Of so many addresses, the last.
+const MOST_REMEMBERED: usize = 256;
+/// Rounds that are older than so many intervals say nothing of how an address is now.
+const RECENT: u32 = 2 * REGISTER as u32;
 /// The interval varies by so much either way, as a share.
 const JITTER: f64 = 0.1;
 
@@ -33,16 +53,11 @@ pub(super) fn random() -> f64 {
     f64::from(bits) / (f64::from(u32::MAX) + 1.0)
 }
 
-/// Runs a check until it is aborted, or nobody holds it any more.
+/// Runs a check until it is aborted.
 pub(super) async fn run(check: Arc<Check>, shared: Arc<Shared>, first: Duration) {
     let mut wish = check.wish.subscribe();
-    let mut runner = Runner {
-        check,
-        shared,
-        places: Vec::new(),
-        looked_up: None,
-        nowhere: Reach::default(),
-    };
+    shared.is_forgotten(check.id).await;
+    let mut runner = Runner::new(check, shared);
     tokio::select! {
         () = sleep(first) => {}
         _ = wish.changed() => {}
@@ -81,9 +96,40 @@ struct Runner {
     check: Arc<Check>,
     shared: Arc<Shared>,
     places: Vec<Place>,
-    looked_up: Option<Instant>,
+    /// Those that the name has no longer and that asked for something, with when they went.
+    gone: VecDeque<(Place, Instant)>,
+    names: Names,
     /// Of the name, while it has no address.
     nowhere: Reach,
+}
+
+/// When a name is looked up, and what came of it last.
+#[derive(Debug, Default)]
+struct Names {
+    /// The look-up that is under way. It ends with the runner.
+    under_way: JoinSet<Result<Resolved, Failure>>,
+    /// When the last began.
+    begun: Option<Instant>,
+    /// Look-ups in a row that found nothing.
+    failed: u32,
+    /// Why the last did, while there is no address.
+    failure: Option<Failure>,
+}
+
+impl Names {
+    /// How long after a look-up the next begins.
+    fn pause(&self, lost: bool) -> Duration {
+        match self.failed {
+            0 if lost => REFRESH_WHEN_LOST,
+            0 => REFRESH,
+            failed => REFRESH_WHEN_LOST * (1 << (failed - 1).min(MOST_DOUBLED)),
+        }
+    }
+
+    fn is_due(&self, lost: bool) -> bool {
+        let waited = |begun: Instant| begun.elapsed() >= self.pause(lost);
+        self.under_way.is_empty() && self.begun.is_none_or(waited)
+    }
 }
 
 /// An address of a check.
@@ -110,6 +156,29 @@ impl Place {
             last_success: None,
             latest: None,
         }
+    }
+
+    /// Whether it wants not to be asked, or seldomer.
+    fn asked_for_something(&self) -> bool {
+        self.stopped || self.pace.factor() > 1
+    }
+
+    /// Lets others see it as it is now.
+    fn publish(&self, check: &Check) {
+        let Some(round) = &self.latest else {
+            return;
+        };
+        let found = check.found(Some(self.address), Arc::clone(round), self.reach);
+        let found = Latest {
+            last_success: self.last_success,
+            interval: check.definition.interval * self.pace.factor(),
+            stopped: self.stopped,
+            ..found
+        };
+        let mut latest = check.latest.write();
+        latest.retain(|it| it.address.is_some() && it.address != found.address);
+        let place = latest.partition_point(|it| it.address < found.address);
+        latest.insert(place, found);
     }
 
     fn is_lost(&self) -> bool {
@@ -159,80 +228,179 @@ impl Place {
 }
 
 impl Runner {
-    /// One round of each address whose turn it is.
+    fn new(check: Arc<Check>, shared: Arc<Shared>) -> Self {
+        Self {
+            check,
+            shared,
+            places: Vec::new(),
+            gone: VecDeque::new(),
+            names: Names::default(),
+            nowhere: Reach::default(),
+        }
+    }
+
+    /// One round of each address whose turn it is. What is found of one is told at once: none
+    /// waits for a slower one.
     async fn ask(&mut self) {
         if let Err(failure) = self.look_up().await {
             self.has_no_address(&failure);
             return;
         }
-        let definition = &self.check.definition;
+        let (check, shared) = (&self.check, &self.shared);
+        let definition = &check.definition;
+        let is_asked = |address| self.places.iter().any(|place| place.address == address);
+        let stays = |it: &Latest| it.address.is_none_or(is_asked);
+        check.latest.write().retain(stays);
         let rounds = self.places.iter_mut().map(async |place| {
             if !place.is_due() {
-                return None;
+                // Else it would look for ever as it did when it was asked last.
+                if place.stopped {
+                    place.reach.add(false);
+                    place.publish(check);
+                }
+                return;
             }
             // Whoever is asked too often is not asked several times in a row.
             let samples = match place.pace.factor() {
                 1 => definition.samples,
                 _ => 1,
             };
-            let turns = &self.shared.questions;
+            let turns = &shared.questions;
             let round = exchange::round(place.address, definition, samples, turns).await;
-            Some((place, round))
-        });
-        for (place, round) in join_all(rounds).await.into_iter().flatten() {
             let round = place.take(round, definition.interval);
             let series = Series {
-                check: self.check.id,
+                check: check.id,
                 address: Some(place.address.ip()),
             };
-            let reach = place.reach.register();
-            self.shared.store.put(series, &round, reach);
-        }
-        self.publish();
+            shared.store.put(series, &round, place.reach.register());
+            place.publish(check);
+        });
+        join_all(rounds).await;
     }
 
-    /// Looks the name up, where it is time. Fails only where there is no address from before.
+    /// Looks the name up, where it is time, and takes what came of it. Whoever has addresses goes
+    /// on with them meanwhile. Fails only where there is none.
     async fn look_up(&mut self) -> Result<(), Failure> {
-        let age = self.looked_up.map(|at| at.elapsed());
         let lost = self.places.iter().all(Place::is_lost);
-        let due = match age {
-            None => true,
-            Some(age) => age >= REFRESH || (lost && age >= REFRESH_WHEN_LOST),
-        };
-        if !due && !self.places.is_empty() {
+        if self.names.is_due(lost) {
+            let Definition { server, family, .. } = self.check.definition.clone();
+            let lookups = Arc::clone(&self.shared.lookups);
+            let found = async move { resolve(&server, family, &lookups).await };
+            self.names.under_way.spawn(found);
+            self.names.begun = Some(Instant::now());
+        }
+        let nowhere = self.places.is_empty();
+        let patience = if nowhere { PATIENCE } else { GLANCE };
+        match timeout(patience, self.names.under_way.join_next()).await {
+            Ok(None) => {}
+            Ok(Some(Ok(found))) => self.found(found).await,
+            Ok(Some(Err(error))) => {
+                let why = format!("the look-up ended: {error}");
+                self.found(Err(self.unresolved(why))).await;
+            }
+            Err(_) if nowhere => {
+                let seconds = PATIENCE.as_secs();
+                let why = format!("the resolver did not answer within {seconds} s");
+                self.names.failure = Some(self.unresolved(why));
+            }
+            Err(_) => {}
+        }
+        if !self.places.is_empty() {
             return Ok(());
         }
-        let definition = &self.check.definition;
-        let found = resolve(&definition.server, definition.family, &self.shared.lookups).await;
-        self.looked_up = Some(Instant::now());
+        let failure = self.names.failure.clone();
+        Err(failure.unwrap_or_else(|| self.unresolved("it was not looked up yet".to_owned())))
+    }
+
+    fn unresolved(&self, why: String) -> Failure {
+        Failure::Unresolved {
+            name: self.check.definition.server.host().to_owned(),
+            why,
+        }
+    }
+
+    /// Takes what came of looking the name up.
+    async fn found(&mut self, found: Result<Resolved, Failure>) {
+        let name = &self.check.name;
         match found {
             Ok(Resolved {
                 addresses,
                 left_out,
             }) => {
-                if left_out > 0 && age.is_none() {
+                if left_out > 0 && self.places.is_empty() {
                     tracing::warn!(
-                        "check '{}': {left_out} addresses beyond the first {MOST_ADDRESSES} are \
-                         not asked",
-                        self.check.name
+                        "check '{name}': {left_out} addresses beyond the first {MOST_ADDRESSES} \
+                         are not asked"
                     );
                 }
-                let place = |address: SocketAddr| {
-                    let known = self.places.iter().find(|place| place.address == address);
-                    known.cloned().unwrap_or_else(|| Place::new(address))
-                };
-                self.places = addresses.into_iter().map(place).collect();
-                Ok(())
+                self.names.failed = 0;
+                self.names.failure = None;
+                self.go_on_with(addresses).await;
             }
-            Err(failure) if self.places.is_empty() => Err(failure),
             Err(failure) => {
-                tracing::info!(
-                    "check '{}': {failure}; its addresses from before are asked",
-                    self.check.name
-                );
-                Ok(())
+                self.names.failed = self.names.failed.saturating_add(1);
+                if !self.places.is_empty() {
+                    tracing::info!(
+                        "check '{name}': {failure}; its addresses from before are asked"
+                    );
+                }
+                self.names.failure = Some(failure);
             }
         }
+    }
+
+    /// These are the addresses from now on. What those asked for that were among them before is
+    /// remembered, and counts when they come back.
+    async fn go_on_with(&mut self, addresses: Vec<SocketAddr>) {
+        let now = Instant::now();
+        let mut known = std::mem::take(&mut self.places);
+        let mut places = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            let is_it = |place: &Place| place.address == address;
+            let place = if let Some(at) = known.iter().position(is_it) {
+                known.swap_remove(at)
+            } else if let Some(at) = self.gone.iter().position(|(place, _)| is_it(place)) {
+                let back = self.gone.remove(at).map(|(place, _)| place);
+                back.unwrap_or_else(|| Place::new(address))
+            } else {
+                let reach = self.reach_before(address.ip()).await;
+                Place {
+                    reach,
+                    ..Place::new(address)
+                }
+            };
+            places.push(place);
+        }
+        self.places = places;
+        let asked = known.into_iter().filter(Place::asked_for_something);
+        self.gone.extend(asked.map(|place| (place, now)));
+        self.gone.retain(|(_, since)| since.elapsed() < REMEMBERED);
+        let beyond = self.gone.len().saturating_sub(MOST_REMEMBERED);
+        self.gone.drain(..beyond);
+    }
+
+    /// The reach of an address as it was before the daemon, or the check, began anew: else one
+    /// lost answer would look like a server that is gone.
+    async fn reach_before(&self, address: IpAddr) -> Reach {
+        let series = Series {
+            check: self.check.id,
+            address: Some(address),
+        };
+        let (store, now) = (self.shared.store.clone(), clock::utc());
+        let age = (self.check.definition.interval * RECENT).as_nanos();
+        let since = now.saturating_sub(i64::try_from(age).unwrap_or(i64::MAX));
+        let read = move || store.rounds(series, Some(since), Some(now), REGISTER.into());
+        let mut reach = Reach::default();
+        match spawn_blocking(read).await {
+            Ok(Ok(rounds)) => {
+                for (round, _) in rounds.iter().rev() {
+                    reach.add(round.time.is_some());
+                }
+            }
+            Ok(Err(error)) => tracing::debug!("reading how {address} was before: {error}"),
+            Err(error) => tracing::debug!("reading how {address} was before: {error}"),
+        }
+        reach
     }
 
     fn has_no_address(&mut self, failure: &Failure) {
@@ -244,37 +412,8 @@ impl Runner {
         };
         let reach = self.nowhere.register();
         self.shared.store.put(series, &round, reach);
-        let latest = self.latest(None, round, self.nowhere);
+        let latest = self.check.found(None, round, self.nowhere);
         *self.check.latest.write() = vec![latest];
-    }
-
-    fn publish(&self) {
-        let latest = self.places.iter().filter_map(|place| {
-            let round = Arc::clone(place.latest.as_ref()?);
-            let latest = self.latest(Some(place.address), round, place.reach);
-            Some(Latest {
-                last_success: place.last_success,
-                interval: self.check.definition.interval * place.pace.factor(),
-                stopped: place.stopped,
-                ..latest
-            })
-        });
-        *self.check.latest.write() = latest.collect();
-    }
-
-    fn latest(&self, address: Option<SocketAddr>, round: Arc<Round>, reach: Reach) -> Latest {
-        Latest {
-            check: self.check.id,
-            name: Arc::clone(&self.check.name),
-            server: Arc::clone(&self.check.server),
-            address,
-            round,
-            reach,
-            last_success: None,
-            interval: self.check.definition.interval,
-            stopped: false,
-            paused: false,
-        }
     }
 
     /// As if nothing had been said.
@@ -284,14 +423,182 @@ impl Runner {
             place.pace = Pace::default();
             place.left_out = 0;
         }
-        self.looked_up = None;
+        self.gone.clear();
+        self.names.begun = None;
+        self.names.failed = 0;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::runtime::Handle;
+
     use super::*;
-    use crate::check::Status;
+    use crate::{
+        check::{CheckId, Checks, Status, resolve, store::Retention},
+        history::{History, Settings},
+    };
+
+    fn runner(folder: &tempfile::TempDir, server: &str) -> Runner {
+        let history = History::open(folder.path(), Settings::default()).unwrap();
+        let checks = Checks::open(history, Handle::current(), Vec::new(), Retention::default());
+        let mut definition = Definition::of(server.parse().unwrap());
+        definition.samples = 1;
+        let (check, shared) = checks.held(definition);
+        Runner::new(check, shared)
+    }
+
+    fn statuses(runner: &Runner) -> Vec<(Option<IpAddr>, Status)> {
+        let latest = runner.check.latest.read();
+        let each = latest
+            .iter()
+            .map(|it| (it.address.map(|it| it.ip()), it.round.status));
+        each.collect()
+    }
+
+    #[tokio::test]
+    async fn a_resolver_that_hangs_does_not_stop_known_addresses() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut runner = runner(&folder, "localhost:1");
+        runner.check = Arc::new({
+            let mut check = Arc::into_inner(runner.check).unwrap();
+            check.definition.family = crate::check::Family::Ipv4;
+            check
+        });
+        runner.ask().await;
+        let local = Some(IpAddr::from([127, 0, 0, 1]));
+        assert_eq!(statuses(&runner), [(local, Status::Refused)]);
+        let before = runner.check.latest.read()[0].round.at;
+
+        let lookups = Arc::clone(&runner.shared.lookups);
+        let _hangs = lookups.acquire_many(resolve::AT_ONCE as u32).await.unwrap();
+        runner.names.begun = None;
+        let begun = Instant::now();
+        runner.ask().await;
+        assert!(begun.elapsed() < Duration::from_secs(2));
+        assert_eq!(statuses(&runner), [(local, Status::Refused)]);
+        assert!(runner.check.latest.read()[0].round.at > before);
+        assert!(!runner.names.under_way.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_without_address_waits_for_a_resolver_only_so_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut runner = runner(&folder, "ntp.example");
+        let lookups = Arc::clone(&runner.shared.lookups);
+        let _hangs = lookups.acquire_many(resolve::AT_ONCE as u32).await.unwrap();
+        let begun = Instant::now();
+        runner.ask().await;
+        assert_eq!(begun.elapsed(), PATIENCE);
+        assert_eq!(statuses(&runner), [(None, Status::Unresolved)]);
+        let message = runner.check.latest.read()[0].round.message.clone();
+        assert_eq!(
+            message.as_deref(),
+            Some("ntp.example has no address: the resolver did not answer within 5 s")
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_fails_is_looked_up_seldomer_and_seldomer() {
+        let mut names = Names::default();
+        assert!(names.is_due(true));
+        names.begun = Some(Instant::now());
+        let pauses = (0..8).map(|failed| {
+            names.failed = failed;
+            names.pause(true).as_secs()
+        });
+        assert_eq!(
+            pauses.collect::<Vec<_>>(),
+            [60, 60, 120, 240, 480, 960, 960, 960]
+        );
+        names.failed = 1;
+        tokio::time::advance(Duration::from_secs(59)).await;
+        assert!(!names.is_due(true));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(names.is_due(true));
+        names.under_way.spawn(std::future::pending());
+        assert!(!names.is_due(true));
+    }
+
+    #[tokio::test]
+    async fn an_address_that_comes_back_is_as_it_asked_to_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut runner = runner(&folder, "ntp.example");
+        let all: Vec<SocketAddr> = (1..=3).map(|it| ([192, 0, 2, it], 123).into()).collect();
+        runner.go_on_with(all.clone()).await;
+        let interval = Duration::from_secs(64);
+        runner.places[0].take(kiss(b"DENY"), interval);
+        runner.places[1].take(kiss(b"RATE"), interval);
+        runner.go_on_with(vec![([192, 0, 2, 9], 123).into()]).await;
+        assert_eq!((runner.places.len(), runner.gone.len()), (1, 2));
+        runner.go_on_with(all).await;
+        assert!(runner.gone.is_empty());
+        let asked = runner.places.iter();
+        let asked: Vec<_> = asked.map(|it| (it.stopped, it.pace.factor())).collect();
+        assert_eq!(asked, [(true, 1), (false, 2), (false, 1)]);
+        // And only so many are remembered.
+        for number in 0..600_u16 {
+            let [high, low] = number.to_be_bytes();
+            let address = ([198, 18, high, low], 123).into();
+            runner.go_on_with(vec![address]).await;
+            runner.places[0].take(kiss(b"DENY"), interval);
+        }
+        assert_eq!(runner.gone.len(), MOST_REMEMBERED);
+    }
+
+    #[tokio::test]
+    async fn reach_goes_on_where_it_was_before_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut runner = runner(&folder, "192.0.2.1");
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let series = Series {
+            check: CheckId::of("192.0.2.1"),
+            address: Some(address),
+        };
+        let now = clock::utc();
+        let told = |at| Round {
+            time: Some(crate::check::round::Time {
+                offset: 0,
+                delay: 1,
+                dispersion: 1,
+                jitter: None,
+                stamps: crate::check::answer::Stamps::User,
+            }),
+            ..Round::failed(&Failure::Refused, at)
+        };
+        let ago = |rounds: i64| now - rounds * 64_000_000_000;
+        // What was long ago says nothing.
+        runner.shared.store.put(series, &told(ago(99)), 1);
+        assert_eq!(runner.reach_before(address).await, Reach::default());
+        runner.shared.store.put(series, &told(ago(4)), 1);
+        let lost = Round::failed(&Failure::Refused, ago(3));
+        runner.shared.store.put(series, &lost, 2);
+        runner.shared.store.put(series, &told(ago(2)), 5);
+        runner.go_on_with(vec![(address, 123).into()]).await;
+        let place = &mut runner.places[0];
+        assert_eq!(place.reach.register(), 0b101);
+        place.take(
+            Round::failed(&Failure::Refused, now),
+            Duration::from_secs(64),
+        );
+        assert_eq!(place.reach.ratio(), Some(0.5));
+    }
+
+    #[tokio::test]
+    async fn what_is_told_of_a_stopped_address_fades() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut runner = runner(&folder, "127.0.0.1:1");
+        runner.ask().await;
+        let place = &mut runner.places[0];
+        place.take(kiss(b"DENY"), Duration::from_secs(64));
+        (0..8).for_each(|_| place.reach.add(true));
+        for left in [0o376, 0o374, 0o370] {
+            runner.ask().await;
+            let latest = runner.check.latest.read()[0].clone();
+            assert!(latest.stopped && latest.time().is_none());
+            assert_eq!(latest.reach.register(), left);
+        }
+    }
 
     fn kiss(code: &[u8; 4]) -> Round {
         Round {

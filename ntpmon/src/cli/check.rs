@@ -44,11 +44,11 @@ pub(super) struct Check {
     samples: u8,
     /// From one question to the next, 2 to 60
     #[arg(
-        long = "interval-seconds",
+        long = "sample-interval-seconds",
         value_name = "SECONDS",
         default_value_t = 2.0
     )]
-    interval: f64,
+    sample_interval: f64,
     /// How long a question waits for its answer, 0.05 to 30
     #[arg(
         long = "timeout-seconds",
@@ -143,9 +143,9 @@ impl Check {
         let definition = |server: &Target| Definition {
             samples: self.samples,
             spacing: seconds(
-                "--interval-seconds",
+                "--sample-interval-seconds",
                 "sample_interval_seconds",
-                self.interval,
+                self.sample_interval,
             ),
             timeout: seconds("--timeout-seconds", "timeout_seconds", self.timeout),
             version: self.version,
@@ -161,7 +161,7 @@ impl Check {
         let definitions: Vec<_> = self.servers.iter().map(definition).collect();
         let flags = [
             ("samples", "--samples"),
-            ("sample_interval_seconds", "--interval-seconds"),
+            ("sample_interval_seconds", "--sample-interval-seconds"),
             ("timeout_seconds", "--timeout-seconds"),
             ("version", "--version"),
         ];

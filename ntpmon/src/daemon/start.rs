@@ -334,11 +334,13 @@ fn components(history: &History, checks: &Checks, export: &Export, alerts: &Aler
     let (history, checks, export) = (history.clone(), checks.clone(), export.clone());
     let of_checks = move || {
         let (latest, count) = (checks.latest(), checks.count());
-        let told = latest.iter().filter(|it| it.round.time.is_some()).count();
+        let told = latest.iter().filter(|it| it.time().is_some()).count();
+        let stopped = latest.iter().filter(|it| it.stopped).count();
         let mut details = Map::new();
         details.insert("check_count".to_owned(), count.into());
         details.insert("address_count".to_owned(), latest.len().into());
         details.insert("telling_the_time".to_owned(), told.into());
+        details.insert("stopped_address_count".to_owned(), stopped.into());
         Component::healthy(details)
     };
     let of_history = move || {

@@ -117,11 +117,11 @@ pub(super) fn sources(
     Sources::default()
         .with(
             Quantity::CheckOffset,
-            of_checks(|it| Some(seconds(it.round.time?.offset))),
+            of_checks(|it| Some(seconds(it.time()?.offset))),
         )
         .with(
             Quantity::CheckDelay,
-            of_checks(|it| Some(seconds(it.round.time?.delay))),
+            of_checks(|it| Some(seconds(it.time()?.delay))),
         )
         .with(Quantity::CheckReach, of_checks(check_reach))
         .with(Quantity::CheckStratum, of_checks(check_stratum))
@@ -310,6 +310,9 @@ fn check_reach(latest: &Latest) -> Option<f64> {
 
 /// 16 where it is not synchronised, whatever it says.
 fn check_stratum(latest: &Latest) -> Option<f64> {
+    if latest.stopped {
+        return None;
+    }
     if latest.round.status == Status::Unsynchronised {
         return Some(16.0);
     }

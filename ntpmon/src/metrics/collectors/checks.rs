@@ -70,17 +70,19 @@ fn tell(latest: &Latest, samples: &mut Samples) {
         &[check, server, address, round.status.name()],
         true,
     );
-    samples.put(&SUCCESS, &place, round.time.is_some());
+    samples.put(&SUCCESS, &place, latest.time().is_some());
     samples.put_known(&REACH, &place, latest.reach.ratio());
     samples.put(&INTERVAL, &place, latest.interval.as_secs_f64());
     samples.put(&STOPPED, &place, latest.stopped);
     samples.put_known(&LAST_SUCCESS, &place, latest.last_success.map(seconds));
+    // What one said that is not asked any more does not count for ever.
     let has_header = round.time.is_some() || round.status == Status::Unsynchronised;
+    let has_header = has_header && !latest.stopped;
     if let Some(header) = round.header().filter(|_| has_header) {
         samples.put(&STRATUM, &place, header.stratum());
         samples.put(&LEAP, &place, header.leap_indicator());
     }
-    let Some(time) = &round.time else {
+    let Some(time) = latest.time() else {
         return;
     };
     samples.put(&OFFSET, &place, seconds(time.offset));

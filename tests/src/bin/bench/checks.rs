@@ -25,6 +25,10 @@ use serde_json::{Value, json};
 use crate::ntpmon;
 
 const CHECKS: usize = 1000;
+/// What a daemon with these checks may take of a processor in all.
+const MOST_SHARE: f64 = 0.02;
+/// And of memory more than one without.
+const MOST_BYTES: u64 = 64 << 20;
 /// The figure is published for this interval.
 const INTERVAL_SECONDS: u64 = 64;
 /// Until a daemon has done what comes with a start.
@@ -205,6 +209,23 @@ async fn serve(socket: UdpSocket) -> Result<()> {
 }
 
 impl Figures {
+    /// What is more than it may be.
+    pub(crate) fn beyond(&self) -> Vec<String> {
+        let more = self.busy.resident_bytes;
+        let more = more.saturating_sub(self.idle.resident_bytes);
+        let share = self.busy.cpu_share;
+        let wrong = [
+            (share > MOST_SHARE).then(|| {
+                let (share, most) = (share * 100.0, MOST_SHARE * 100.0);
+                format!("{CHECKS} checks take {share:.2} % of a processor, more than {most} %")
+            }),
+            (more > MOST_BYTES).then(|| {
+                format!("{CHECKS} checks take {more} bytes of memory, more than {MOST_BYTES}")
+            }),
+        ];
+        wrong.into_iter().flatten().collect()
+    }
+
     pub(crate) fn print(&self) {
         let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
         println!(

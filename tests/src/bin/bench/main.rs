@@ -65,6 +65,7 @@ fn main() -> Result<()> {
         return history::serve(directory);
     }
     let mut report = Map::new();
+    let mut beyond = Vec::new();
     let wanted = |part| arguments.part.is_none_or(|only| only == part);
     if wanted(Part::Kernel) {
         let figures = kernel::measure()?;
@@ -103,6 +104,7 @@ fn main() -> Result<()> {
             figures.print();
         }
         report.insert("checks".to_owned(), figures.json());
+        beyond = figures.beyond();
     }
     // Last, as it leaves this network namespace.
     if wanted(Part::Live) {
@@ -115,6 +117,11 @@ fn main() -> Result<()> {
     if arguments.json {
         println!("{}", Value::Object(report));
     }
+    ensure!(
+        beyond.is_empty(),
+        "beyond the bounds: {}",
+        beyond.join("; ")
+    );
     Ok(())
 }
 
