@@ -14,7 +14,7 @@ use super::{
 use crate::{
     ntp::clock,
     ptp::{
-        Domain, DomainKey, Watcher, parse_clock,
+        Domain, DomainKey, parse_clock,
         view::{DomainView, MasterView, Moment},
     },
 };
@@ -80,14 +80,12 @@ fn each<T>(
     };
     let moment = Moment::Now(clock::monotonic());
     let mut made = Vec::new();
-    seen.look(|watchers| {
-        for (interface, watcher) in watchers {
-            let domains = Watcher::domains(watcher).iter();
-            for (key, domain) in domains.filter(|(key, _)| wanted.takes(interface, key)) {
-                make(interface, key, domain, moment, &mut made);
-            }
+    for (interface, watcher) in seen.watchers() {
+        let domains = watcher.domains().iter();
+        for (key, domain) in domains.filter(|(key, _)| wanted.takes(&interface, key)) {
+            make(&interface, key, domain, moment, &mut made);
         }
-    });
+    }
     made
 }
 

@@ -663,6 +663,7 @@ impl Sink for Feed {
             server: None,
             client: None,
             is_known: true,
+            subject: None,
             evidence: Evidence::LocalStep {
                 change_seconds: step.nanoseconds as f64 / 1e9,
             },

@@ -287,7 +287,9 @@ pub struct DelaysView {
 }
 
 impl DelaysView {
-    fn new(delays: &Delays) -> Self {
+    /// As they are.
+    #[must_use]
+    pub fn new(delays: &Delays) -> Self {
         Self {
             requests: delays.requests,
             answered: delays.answered,

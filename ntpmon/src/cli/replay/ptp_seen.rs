@@ -52,13 +52,7 @@ impl Ptp {
             .entry(interface)
             .or_insert_with(|| Watcher::new(settings));
         let (changes, more) = (&mut self.changes, &mut self.more_changes);
-        watcher.observe(message, &mut |told| {
-            if changes.len() < CHANGES {
-                changes.push((interface, told.clone()));
-            } else {
-                *more += 1;
-            }
-        });
+        watcher.observe(message, &mut |told| note(changes, more, interface, told));
     }
 
     /// All of it, when there is nothing more to come: what waits will wait no longer.
@@ -67,7 +61,8 @@ impl Ptp {
         let mut unlisted = self.unlisted;
         for (interface, watcher) in &mut self.watchers {
             let moment = Moment::End(watcher.now());
-            watcher.conclude();
+            let (changes, more) = (&mut self.changes, &mut self.more_changes);
+            watcher.conclude(&mut |told| note(changes, more, *interface, told));
             unlisted += watcher.unlisted();
             let name = interfaces.name(*interface);
             for (key, domain) in watcher.domains() {
@@ -89,5 +84,13 @@ impl Ptp {
             "changes": changes,
             "unlisted_changes": self.more_changes,
         }))
+    }
+}
+
+fn note(changes: &mut Vec<(u32, Told)>, more: &mut u64, interface: u32, told: &Told) {
+    if changes.len() < CHANGES {
+        changes.push((interface, told.clone()));
+    } else {
+        *more += 1;
     }
 }
