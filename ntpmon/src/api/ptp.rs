@@ -15,6 +15,7 @@ use crate::{
     ntp::clock,
     ptp::{
         Domain, DomainKey, parse_clock,
+        seen::Seen,
         view::{DomainView, MasterView, Moment},
     },
 };
@@ -52,6 +53,8 @@ struct DomainList {
     enabled: bool,
     /// How many there are.
     count: usize,
+    /// Messages of domains for which there was no room, on all interfaces.
+    unlisted_messages: u64,
     /// By interface and number.
     data: Vec<DomainView>,
 }
@@ -127,6 +130,7 @@ async fn domains(state: State, Query(wanted): Query<Wanted>) -> axum::Json<Domai
         success: true,
         enabled: state.ptp.is_some(),
         count: data.len(),
+        unlisted_messages: state.ptp.as_ref().map_or(0, Seen::unlisted_domains),
         data,
     })
 }
@@ -207,10 +211,7 @@ mod tests {
         },
         ntp::pair::Totals,
         pipeline::Sink,
-        ptp::{
-            made::{announce, answering, message, port},
-            seen::Seen,
-        },
+        ptp::made::{announce, answering, message, port},
     };
 
     async fn get(state: &State, path: &str) -> (StatusCode, Value) {

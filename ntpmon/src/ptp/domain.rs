@@ -86,8 +86,7 @@ pub(crate) fn key_fields(key: &DomainKey, object: &mut Map<String, Value>) {
     }
 }
 
-/// A Sync and its Follow_Up have in common who sends it to whom, and its number; a Pdelay_Resp and its
-/// Follow_Up, whose request they answer.
+/// A Sync and its Follow_Up have in common who sends it to whom, and its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct TwoStep {
     sender: PortIdentity,

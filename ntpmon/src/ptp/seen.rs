@@ -122,6 +122,16 @@ impl Seen {
             .collect()
     }
 
+    /// Messages of domains for which there was no room, on all interfaces.
+    #[must_use]
+    pub fn unlisted_domains(&self) -> u64 {
+        let all = self.0.watchers.lock().clone();
+        let unlisted = all.values();
+        unlisted
+            .map(|it| it.lock().watcher.unlisted_domains())
+            .sum()
+    }
+
     /// What has to be kept over a restart.
     ///
     /// # Panics
@@ -425,6 +435,37 @@ mod tests {
             after: Some(made_port(2)),
         };
         assert_eq!(changes, [expected]);
+    }
+
+    #[test]
+    fn an_interface_that_is_not_watched_for_a_while_makes_no_news() {
+        let (seen, told) = told();
+        announced_until(&mut seen.feed("eth0"), 1, 0, 10);
+        let mut feed = seen.feed("eth0");
+        feed.take(Some((3600 * SECOND, BEGAN)));
+        announced_until(&mut feed, 1, 3601, 3610);
+        assert_eq!(*told.lock(), []);
+    }
+
+    #[test]
+    fn one_ring_says_nothing_of_what_another_one_carries() {
+        let (seen, told) = told();
+        let (mut one, mut other) = (seen.feed("eth0"), seen.feed("eth0"));
+        announced_until(&mut one, 1, 0, 10);
+        other.take(Some((1000 * SECOND, BEGAN)));
+        assert_eq!(*told.lock(), []);
+        one.take(Some((1000 * SECOND, BEGAN)));
+        assert_eq!(told.lock().len(), 1);
+    }
+
+    #[test]
+    fn interfaces_that_nobody_watches_any_more_are_forgotten() {
+        let (seen, _) = told();
+        for number in 0..300 {
+            drop(seen.feed(&format!("eth{number}")));
+        }
+        assert!(seen.0.watchers.lock().len() <= UNWATCHED);
+        assert!(seen.0.watchers.lock().contains_key("eth299"));
     }
 
     #[test]
