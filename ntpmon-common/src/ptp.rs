@@ -192,6 +192,8 @@ pub struct Announced {
 
 /// Bits of [`PtpMessage::flags`]: its two bytes as one number, the first one above.
 pub mod ptp_flags {
+    /// Sent by one that is not the master.
+    pub const ALTERNATE_MASTER: u16 = 1 << 8;
     /// A Follow_Up comes.
     pub const TWO_STEP: u16 = 1 << 9;
     /// To one receiver.

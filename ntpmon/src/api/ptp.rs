@@ -14,7 +14,8 @@ use super::{
 use crate::{
     ntp::clock,
     ptp::{
-        Domain, DomainKey, Watcher, parse_clock,
+        Domain, DomainKey, parse_clock,
+        seen::Seen,
         view::{DomainView, MasterView, Moment},
     },
 };
@@ -52,6 +53,8 @@ struct DomainList {
     enabled: bool,
     /// How many there are.
     count: usize,
+    /// Messages of domains for which there was no room, on all interfaces.
+    unlisted_messages: u64,
     /// By interface and number.
     data: Vec<DomainView>,
 }
@@ -80,14 +83,12 @@ fn each<T>(
     };
     let moment = Moment::Now(clock::monotonic());
     let mut made = Vec::new();
-    seen.look(|watchers| {
-        for (interface, watcher) in watchers {
-            let domains = Watcher::domains(watcher).iter();
-            for (key, domain) in domains.filter(|(key, _)| wanted.takes(interface, key)) {
-                make(interface, key, domain, moment, &mut made);
-            }
+    for (interface, watcher) in seen.watchers() {
+        let domains = watcher.domains().iter();
+        for (key, domain) in domains.filter(|(key, _)| wanted.takes(&interface, key)) {
+            make(&interface, key, domain, moment, &mut made);
         }
-    });
+    }
     made
 }
 
@@ -129,6 +130,7 @@ async fn domains(state: State, Query(wanted): Query<Wanted>) -> axum::Json<Domai
         success: true,
         enabled: state.ptp.is_some(),
         count: data.len(),
+        unlisted_messages: state.ptp.as_ref().map_or(0, Seen::unlisted_domains),
         data,
     })
 }
@@ -209,10 +211,7 @@ mod tests {
         },
         ntp::pair::Totals,
         pipeline::Sink,
-        ptp::{
-            made::{announce, answering, message, port},
-            seen::Seen,
-        },
+        ptp::made::{announce, answering, message, port},
     };
 
     async fn get(state: &State, path: &str) -> (StatusCode, Value) {

@@ -5,7 +5,12 @@ use std::{future::ready, net::TcpListener, path::Path, sync::Arc, time::Duration
 
 use anyhow::{Context, Result, anyhow};
 use serde_json::Map;
-use tokio::{runtime::Handle, sync::watch, task::spawn_blocking, time::MissedTickBehavior};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, watch},
+    task::spawn_blocking,
+    time::MissedTickBehavior,
+};
 
 use super::{
     alerts,
@@ -32,6 +37,8 @@ const WATCHED: &str = "watched";
 const PTP_MASTERS: &str = "ptp_masters";
 /// How often those are put down: as much of when they were seen last is lost in a crash.
 const REMEMBER_PTP: Duration = Duration::from_secs(60);
+/// And so long after a change, with those that come in between: a crash must not make it news again.
+const REMEMBER_CHANGE: Duration = Duration::from_secs(1);
 
 /// The API keeps so many connections at once, or as many as requests are worked on at once.
 const CONNECTIONS: usize = 1024;
@@ -65,7 +72,8 @@ pub(super) async fn start(
             .context("opening the history")?
             .context("opening the history")?
     };
-    let ptp = config.capture.ptp.then(|| seen_of_ptp(&history));
+    let ptp_changed = Arc::new(Notify::new());
+    let ptp = (config.capture.ptp).then(|| seen_of_ptp(&history, &ptp_changed));
     let control = {
         let (feeding, remembering) = (history.clone(), history.clone());
         let watching = ptp.clone();
@@ -159,7 +167,7 @@ pub(super) async fn start(
         limit: API_STOP,
     });
     if let Some(seen) = ptp {
-        parts.add(remembered_ptp(seen, history.clone()));
+        parts.add(remembered_ptp(seen, history.clone(), ptp_changed));
     }
     parts.add(exported(export, metrics));
     parts.add(asking(checks));
@@ -288,11 +296,12 @@ fn remembered(history: History) -> Part {
 }
 
 /// What is seen of PTP, with what is known from before.
-fn seen_of_ptp(history: &History) -> Seen {
-    let telling = history.clone();
+fn seen_of_ptp(history: &History, changed: &Arc<Notify>) -> Seen {
+    let (telling, changed) = (history.clone(), Arc::clone(changed));
     let seen = Seen::new(move |interface, told| {
         tracing::warn!("{interface}: {}", told.text());
         telling.found(&told.found(), interface);
+        changed.notify_one();
     });
     if let Some(document) = history.document(PTP_MASTERS) {
         seen.restore(&document);
@@ -300,8 +309,8 @@ fn seen_of_ptp(history: &History) -> Seen {
     seen
 }
 
-/// Puts the masters of PTP down, now and then and at the end.
-fn remembered_ptp(seen: Seen, history: History) -> Part {
+/// Puts the masters of PTP down, now and then, when something changed, and at the end.
+fn remembered_ptp(seen: Seen, history: History, changed: Arc<Notify>) -> Part {
     let keep = move || history.set_document(PTP_MASTERS, seen.remember());
     let remembering = tokio::spawn({
         let keep = keep.clone();
@@ -311,8 +320,14 @@ fn remembered_ptp(seen: Seen, history: History) -> Part {
             // The first is at once: what is there came from there.
             interval.tick().await;
             loop {
-                interval.tick().await;
-                keep();
+                tokio::select! {
+                    _ = interval.tick() => {}
+                    () = changed.notified() => tokio::time::sleep(REMEMBER_CHANGE).await,
+                }
+                // As much as there is room for is a megabyte to write out.
+                if let Err(error) = spawn_blocking(keep.clone()).await {
+                    tracing::error!("remembering PTP masters: {error}");
+                }
             }
         }
     });

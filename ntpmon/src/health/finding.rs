@@ -135,6 +135,8 @@ pub struct Found {
     pub client: Option<[u8; 16]>,
     /// Whether that server was asked before.
     pub is_known: bool,
+    /// What else it is about, where it is not a server: a hash that tells one from another.
+    pub subject: Option<u64>,
     /// What shows it.
     pub evidence: Evidence,
 }

@@ -99,6 +99,7 @@ impl Servers {
                 server: Some(event.source),
                 client: Some(event.destination),
                 is_known: self.known.contains_key(&event.source),
+                subject: None,
                 evidence: Evidence::answer(response),
             });
         }

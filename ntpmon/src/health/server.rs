@@ -125,6 +125,7 @@ impl ServerHealth {
                 server: Some(event.destination),
                 client: Some(event.source),
                 is_known: true,
+                subject: None,
                 evidence,
             });
         };

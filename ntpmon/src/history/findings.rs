@@ -157,6 +157,7 @@ struct Source {
     interface: Option<InterfaceId>,
     /// Nothing: servers that nobody asked, all together.
     server: Option<[u8; 16]>,
+    subject: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -228,6 +229,7 @@ impl Findings {
             kind: found.kind,
             interface: interface.map(|(number, _)| number),
             server: found.server.filter(|_| found.is_known),
+            subject: found.subject,
         };
         let mut state = self.state.lock();
         let state = &mut *state;
@@ -522,6 +524,7 @@ mod tests {
             server: Some([server; 16]),
             client: None,
             is_known: true,
+            subject: None,
             evidence: Evidence::Number {
                 before: 2,
                 after: 3,

@@ -691,6 +691,7 @@ impl Sink for Feed {
             server: None,
             client: None,
             is_known: true,
+            subject: None,
             evidence: Evidence::LocalStep {
                 change_seconds: stepped as f64 / 1e9,
             },

@@ -85,12 +85,17 @@ fn body(message: &Message) -> String {
     }
     let time = it
         .timestamp()
-        .filter(|time| *time != PtpTimestamp::default())
+        .filter(|time| *time != PtpTimestamp::default() && is_one(time))
         .map_or_else(String::new, |time| format!(" time {}", seconds(time)));
     match it.requester() {
         Some(requester) => format!("{time} for {}", port_text(requester)),
         None => time,
     }
+}
+
+/// Its nanoseconds are less than a second: else it says nothing.
+const fn is_one(time: &PtpTimestamp) -> bool {
+    time.nanoseconds < 1_000_000_000
 }
 
 fn seconds(time: PtpTimestamp) -> String {
@@ -143,7 +148,8 @@ fn object(message: &Message, interface: Option<&str>, frames: bool) -> Map<Strin
     put("sequence_id", it.sequence().into());
     put("log_message_interval", it.log_interval().into());
     // As text: a number of JSON would not hold its nanoseconds.
-    put("message_timestamp", it.timestamp().map(seconds).into());
+    let timestamp = it.timestamp().filter(is_one);
+    put("message_timestamp", timestamp.map(seconds).into());
     put(
         "requesting_port_identity",
         it.requester().map(port_text).into(),

@@ -51,8 +51,10 @@ pub enum Change {
     },
     /// Several announce to all for longer than one needs to give way to another.
     SeveralMasters {
-        /// Who.
+        /// The first few, the best clock first.
         masters: Vec<PortIdentity>,
+        /// How many there are.
+        count: usize,
     },
 }
 
@@ -66,6 +68,20 @@ impl Change {
             Self::QualityChanged { .. } => Kind::PtpClockQualityChanged,
             Self::TimePropertiesChanged { .. } => Kind::PtpTimePropertiesChanged,
             Self::SeveralMasters { .. } => Kind::PtpSeveralMasters,
+        }
+    }
+
+    /// How many sorts there are.
+    pub(super) const PLACES: usize = 5;
+
+    /// Which of them it is.
+    pub(super) const fn place(&self) -> usize {
+        match self {
+            Self::MasterChanged { .. } => 0,
+            Self::GrandmasterChanged { .. } => 1,
+            Self::QualityChanged { .. } => 2,
+            Self::TimePropertiesChanged { .. } => 3,
+            Self::SeveralMasters { .. } => 4,
         }
     }
 
@@ -113,7 +129,8 @@ impl Change {
                     "after": properties(after),
                 })
             }
-            Self::SeveralMasters { masters } => json!({
+            Self::SeveralMasters { masters, count } => json!({
+                "master_count": count,
                 "masters": masters.iter().copied().map(port_text).collect::<Vec<_>>(),
             }),
         };
@@ -193,15 +210,15 @@ impl Change {
                     properties(before)
                 )
             }
-            Self::SeveralMasters { masters } => format!(
-                "{} masters announce at the same time: {}",
-                masters.len(),
+            Self::SeveralMasters { masters, count } => format!(
+                "{count} masters announce at the same time: {}{}",
                 masters
                     .iter()
                     .copied()
                     .map(port_text)
                     .collect::<Vec<_>>()
-                    .join(", ")
+                    .join(", "),
+                if masters.len() < *count { ", …" } else { "" }
             ),
         }
     }
@@ -242,13 +259,27 @@ pub struct Told {
     pub unix: i64,
     /// What.
     pub change: Change,
+    /// How many more of its kind there were in the minute before, which are not told.
+    pub more: u64,
 }
 
 impl Told {
     /// In a sentence, the domain with it.
     #[must_use]
     pub fn text(&self) -> String {
-        format!("PTP domain {}: {}", self.domain.number, self.change.text())
+        let text = format!("PTP domain {}: {}", self.domain.number, self.change.text());
+        match self.more {
+            0 => text,
+            more => format!("{text}, and {more} more such changes in the minute before"),
+        }
+    }
+
+    fn evidence(&self) -> Map<String, Value> {
+        let mut evidence = self.change.evidence();
+        if self.more > 0 {
+            evidence.insert("more_changes".to_owned(), self.more.into());
+        }
+        evidence
     }
 
     /// As what was found, to be kept with all else.
@@ -257,7 +288,7 @@ impl Told {
         let kind = self.change.kind();
         let mut fields = Map::new();
         key_fields(&self.domain, &mut fields);
-        fields.append(&mut self.change.evidence());
+        fields.append(&mut self.evidence());
         Found {
             kind,
             severity: kind.severity(),
@@ -265,6 +296,7 @@ impl Told {
             server: None,
             client: None,
             is_known: true,
+            subject: Some(subject(&self.domain)),
             evidence: Evidence::Told {
                 text: self.text(),
                 fields,
@@ -285,7 +317,15 @@ impl Told {
         object.insert("interface_name".to_owned(), interface.into());
         key_fields(&self.domain, &mut object);
         object.insert("message".to_owned(), self.change.text().into());
-        object.append(&mut self.change.evidence());
+        object.append(&mut self.evidence());
         object
     }
+}
+
+/// Tells domains apart: a flood in one must not hide what happens in another.
+fn subject(domain: &DomainKey) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    domain.hash(&mut hasher);
+    hasher.finish()
 }

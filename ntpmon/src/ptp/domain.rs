@@ -11,7 +11,9 @@ use utoipa::ToSchema;
 
 use super::{
     Change, Master, Message, Rate, Told,
-    waiting::{Delays, Pairing, Waiting},
+    announcers::{Announcers, standing},
+    limit::Limit,
+    waiting::{self, Delays, Pairing, Waiting},
 };
 
 /// Changes that are kept with a domain.
@@ -19,6 +21,11 @@ const CHANGES: usize = 16;
 /// So many intervals several may announce before it is told: one that gives way is taken for an
 /// announcer three and a half intervals after its last word, and has to hear the other first.
 const OVERLAP: u64 = 6;
+/// So many intervals another has to be the better clock before it is taken for the master although
+/// the old one goes on announcing.
+const STAYS: u64 = 3;
+/// Of several masters, those that are named.
+const NAMED: usize = 8;
 
 /// How messages travel.
 #[derive(
@@ -79,8 +86,7 @@ pub(crate) fn key_fields(key: &DomainKey, object: &mut Map<String, Value>) {
     }
 }
 
-/// A Sync and its Follow_Up have in common who sends it to whom, and its number; a Pdelay_Resp and its
-/// Follow_Up, whose request they answer.
+/// A Sync and its Follow_Up have in common who sends it to whom, and its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct TwoStep {
     sender: PortIdentity,
@@ -117,7 +123,9 @@ pub struct Domain {
     pub unknown_corrections: u64,
     /// Those that announce, or send what masters do, by identity.
     pub masters: BTreeMap<PortIdentity, Master>,
-    /// Who is master: of several that announce, the one that did first.
+    /// Syncs whose Follow_Up never came, of masters that are forgotten too.
+    pub missing_follow_ups: u64,
+    /// Who is master: of several that announce, the one with the best clock.
     pub master: Option<PortIdentity>,
     /// Since when, in nanoseconds since 1970.
     pub master_since: i64,
@@ -125,6 +133,12 @@ pub struct Domain {
     pub master_changes: u64,
     /// What changed, the last few.
     pub changes: VecDeque<Told>,
+    /// When a message was heard last, as packets' times are.
+    pub(super) heard: u64,
+    /// The ring that carries its Announces.
+    pub(super) ring: Option<u64>,
+    /// So much waits on this interface that nothing more of it may.
+    pub(super) is_crowded: bool,
     delays: Pairing<Asked, PortIdentity>,
     peer_delays: Pairing<Asked, PortIdentity>,
     halves: Waiting<TwoStep, Half>,
@@ -132,6 +146,13 @@ pub struct Domain {
     had_master: bool,
     /// Since when several announce, and whether that was told.
     overlap: Option<(u64, bool)>,
+    announcers: Announcers,
+    /// When somebody became master first of all.
+    chosen: Option<u64>,
+    /// Who has a better clock than the master, and since when.
+    better: Option<(PortIdentity, u64)>,
+    /// By [`Change::place`].
+    limits: [Limit; Change::PLACES],
 }
 
 impl Domain {
@@ -148,11 +169,19 @@ impl Domain {
             master_since: Message::NO_TIME,
             master_changes: 0,
             changes: VecDeque::new(),
+            heard: 0,
+            ring: None,
+            is_crowded: false,
             delays: Pairing::default(),
             peer_delays: Pairing::default(),
             halves: Waiting::default(),
+            missing_follow_ups: 0,
             had_master: false,
             overlap: None,
+            announcers: Announcers::default(),
+            chosen: None,
+            better: None,
+            limits: Default::default(),
         }
     }
 
@@ -164,8 +193,10 @@ impl Domain {
         master_since: i64,
         master_changes: u64,
     ) -> Self {
-        let masters = masters.into_iter().map(|it| (it.identity, it)).collect();
+        let masters: BTreeMap<_, _> = masters.into_iter().map(|it| (it.identity, it)).collect();
+        let heard = masters.values().map(|it| it.heard).max();
         Self {
+            heard: heard.unwrap_or_default(),
             last_seen: seen[1],
             masters,
             master,
@@ -208,27 +239,31 @@ impl Domain {
         let (it, now) = (message.message(), message.event.time);
         let source = it.source();
         let asked = (it.requester().unwrap_or(source), it.sequence());
-        self.last_seen = self.last_seen.max(message.unix);
+        if now >= self.heard {
+            // The host's clock may have been stepped back.
+            (self.heard, self.last_seen) = (now, message.unix);
+        }
         self.messages[kind.index()].count(now);
         if it.correction().is_none() {
             self.unknown_corrections += 1;
         }
+        let bound = waiting::bound(self.is_crowded);
         match kind {
             PtpType::DelayRequest if it.carries_ntp() => {
                 self.ntp_messages += 1;
                 return false;
             }
             PtpType::DelayRequest => {
-                let answered = self.delays.request(now, asked);
+                let answered = self.delays.request(now, asked, bound);
                 self.answered(answered);
                 return false;
             }
             PtpType::PeerDelayRequest => {
-                self.peer_delays.request(now, asked);
+                self.peer_delays.request(now, asked, bound);
                 return false;
             }
             PtpType::PeerDelayResponse => {
-                self.peer_delays.response(now, asked, source);
+                self.peer_delays.response(now, asked, source, bound);
                 return false;
             }
             PtpType::PeerDelayResponseFollowUp | PtpType::Signaling | PtpType::Management => {
@@ -258,7 +293,7 @@ impl Domain {
                 if let Some(correction) = it.correction() {
                     master.delay_correction.add(correction);
                 }
-                let answered = self.delays.response(now, asked, source);
+                let answered = self.delays.response(now, asked, source, bound);
                 self.answered(answered);
             }
             _ => {
@@ -291,7 +326,7 @@ impl Domain {
             sender: key.sender,
             correction: it.correction(),
         };
-        let masters = &mut self.masters;
+        let (masters, count) = (&mut self.masters, &mut self.missing_follow_ups);
         match self.halves.take(&key) {
             Some(other) if other.is_sync != half.is_sync => {
                 if let Some(master) = masters.get_mut(&key.sender) {
@@ -301,12 +336,14 @@ impl Domain {
                     }
                 }
             }
-            other => {
-                if let Some(other) = other {
-                    missing(masters, other);
-                }
+            // The same half again is one that passes twice, changed on one of its ways: numbers do
+            // not come round while it waits.
+            _ => {
+                let bound = waiting::bound(self.is_crowded);
                 self.halves
-                    .put(message.event.time, key, half, |half| missing(masters, half));
+                    .put(message.event.time, key, half, bound, |half| {
+                        missing(masters, count, half);
+                    });
             }
         }
     }
@@ -324,10 +361,12 @@ impl Domain {
         };
         let before = master.announce(message, announced);
         let after = master.announce;
+        self.announcers
+            .change(source, before.as_ref(), after.as_ref());
         if let (Some(before), Some(after)) = (before, after)
             && let Some(change) = changed(source, &before, &after)
         {
-            self.tell(key, message.unix, change, deliver);
+            self.tell(key, message.event.time, message.unix, change, deliver);
         }
         self.judge(key, message.event.time, message.unix, deliver);
     }
@@ -342,60 +381,172 @@ impl Domain {
         deliver: &mut impl FnMut(&Told),
     ) {
         self.expire(now, timeout);
-        for master in self.masters.values_mut() {
-            // What was master before a restart may be silent for as long as any other.
-            if let Some(announce) = &mut master.announce {
-                announce.time.get_or_insert(now);
-            }
+        let current = self.master.and_then(|it| self.masters.get_mut(&it));
+        if let Some(master) = current
+            && let Some(announce) = &mut master.announce
+            && announce.time.is_none()
+        {
+            // Who was master before a restart may be silent for as long as any other. Those that
+            // were not are gone until they say something.
+            announce.time = Some(now);
+            self.announcers
+                .change(master.identity, None, Some(announce));
         }
         self.judge(key, now, unix, deliver);
+        self.release(now, deliver);
+    }
+
+    /// Tells what was held back, once its time is over.
+    fn release(&mut self, now: u64, deliver: &mut impl FnMut(&Told)) {
+        for place in 0..Change::PLACES {
+            if let Some(told) = self.limits[place].release(now) {
+                self.keep(told, deliver);
+            }
+        }
     }
 
     /// Lets go of what has waited for long enough.
     fn expire(&mut self, now: u64, timeout: u64) {
-        let masters = &mut self.masters;
+        let (masters, count) = (&mut self.masters, &mut self.missing_follow_ups);
         self.halves
-            .expire(now, timeout, |half| missing(masters, half));
+            .expire(now, timeout, |half| missing(masters, count, half));
         self.delays.expire(now, timeout);
         self.peer_delays.expire(now, timeout);
     }
 
     /// Lets go of all that waits.
-    pub(super) fn conclude(&mut self) {
+    pub(super) fn conclude(&mut self, deliver: &mut impl FnMut(&Told)) {
         self.expire(u64::MAX, 0);
+        self.release(u64::MAX, deliver);
+    }
+
+    /// What waits.
+    pub(super) fn pending(&self) -> usize {
+        self.halves.len() + self.delays.len() + self.peer_delays.len()
+    }
+
+    /// Somebody is master, and has announced for longer than a moment.
+    pub(super) fn is_settled(&self, now: u64) -> bool {
+        let master = self.master.and_then(|it| self.masters.get(&it));
+        master.is_some_and(|it| it.worth(now) > 1)
+    }
+
+    /// The same without what waits.
+    pub(super) fn shown(&self) -> Self {
+        Self {
+            masters: self.masters.clone(),
+            changes: self.changes.clone(),
+            delays: self.delays.shown(),
+            peer_delays: self.peer_delays.shown(),
+            halves: Waiting::default(),
+            announcers: Announcers::default(),
+            limits: Default::default(),
+            ..*self
+        }
+    }
+
+    /// Forgets one that is not the master.
+    pub(super) fn forget(&mut self, identity: PortIdentity) {
+        if let Some(gone) = self.masters.remove(&identity) {
+            self.announcers
+                .change(identity, gone.announce.as_ref(), None);
+        }
+    }
+
+    /// Nobody listens any more: who announces is not known until somebody does again.
+    pub(super) fn unheard(&mut self) {
+        self.announcers = Announcers::default();
+        for master in self.masters.values_mut() {
+            if let Some(announce) = &mut master.announce {
+                (announce.time, announce.in_a_row) = (None, 0);
+            }
+        }
+        (self.overlap, self.better) = (None, None);
     }
 
     /// Who is master now, and whether only one is.
     fn judge(&mut self, key: DomainKey, now: u64, unix: i64, deliver: &mut impl FnMut(&Told)) {
+        self.announcers.expire(now, &self.masters);
         let current = self.master.and_then(|master| self.masters.get(&master));
-        let is_alive = current.is_some_and(|it| it.is_announcing(now));
-        if !is_alive {
-            let best = self
-                .announcing(now)
-                .filter_map(|master| Some((rank(&master.announce?.announced), master.identity)))
-                .min()
-                .map(|(_, identity)| identity);
+        let announce = current.and_then(|it| it.announce);
+        let best = self.announcers.best();
+        if current.is_some_and(|it| it.is_announcing(now)) {
+            self.look_for_better(key, now, unix, deliver);
+        } else {
+            // A word that strays here makes nobody master, unless it is all that there ever was.
+            let stray = (self.announcers.any()).filter(|_| !self.had_master);
+            let best = best.map(|(_, _, identity)| identity).or(stray);
             // Another is heard at once; that nobody is, may be a few lost packets.
-            let is_gone = current.and_then(|it| it.announce).is_none_or(|announce| {
-                announce
-                    .time
-                    .is_none_or(|time| now.saturating_sub(time) > 3 * announce.patience())
+            let is_gone = announce.is_none_or(|announce| {
+                announce.alternate
+                    || (announce.time)
+                        .is_none_or(|time| now.saturating_sub(time) > 3 * announce.patience())
             });
             if best.is_some() || (is_gone && self.master.is_some()) {
-                let before = std::mem::replace(&mut self.master, best);
-                self.master_since = unix;
-                if self.had_master {
-                    self.master_changes += 1;
-                    let change = Change::MasterChanged {
-                        before,
-                        after: best,
-                    };
-                    self.tell(key, unix, change, deliver);
+                if !self.had_master {
+                    self.chosen = Some(now);
                 }
-                self.had_master = true;
+                let is_told = self.had_master;
+                self.follow(key, best, is_told, now, unix, deliver);
             }
         }
         self.look_for_several(key, now, unix, deliver);
+    }
+
+    /// Another is master from now on.
+    fn follow(
+        &mut self,
+        key: DomainKey,
+        after: Option<PortIdentity>,
+        is_told: bool,
+        now: u64,
+        unix: i64,
+        deliver: &mut impl FnMut(&Told),
+    ) {
+        let before = std::mem::replace(&mut self.master, after);
+        self.master_since = unix;
+        self.better = None;
+        self.had_master = true;
+        if is_told {
+            self.master_changes += 1;
+            let change = Change::MasterChanged { before, after };
+            self.tell(key, now, unix, change, deliver);
+        }
+    }
+
+    /// Whether the master announces and another has announced a better clock for a while: receivers
+    /// follow that one then, whether the old one hears it or not.
+    fn look_for_better(
+        &mut self,
+        key: DomainKey,
+        now: u64,
+        unix: i64,
+        deliver: &mut impl FnMut(&Told),
+    ) {
+        let announce = |identity: PortIdentity| self.masters.get(&identity)?.announce;
+        let current = self
+            .master
+            .and_then(|it| Some(standing(it, &announce(it)?)));
+        // Of those that announce to single receivers, each receiver chooses for itself.
+        let better = (self.announcers.best())
+            .filter(|best| !best.0 && current.is_some_and(|current| *best < current));
+        let Some((_, _, identity)) = better else {
+            self.better = None;
+            return;
+        };
+        let interval = announce(identity).map_or(0, |it| it.interval);
+        let since = match self.better {
+            Some((who, since)) if who == identity => since,
+            _ => now,
+        };
+        self.better = Some((identity, since));
+        if now.saturating_sub(since) > STAYS * interval {
+            // Of those that were there from the beginning, only the first is not the best yet.
+            let is_told = self
+                .chosen
+                .is_none_or(|chosen| since.saturating_sub(chosen) > STAYS * interval);
+            self.follow(key, Some(identity), is_told, now, unix, deliver);
+        }
     }
 
     fn look_for_several(
@@ -405,37 +556,51 @@ impl Domain {
         unix: i64,
         deliver: &mut impl FnMut(&Told),
     ) {
-        // Those that announce to one receiver each may be several.
-        let to_all = self.masters.values().filter_map(|master| {
-            let announce = master.announce?;
-            let counts = announce.is_alive(now) && !announce.unicast && announce.in_a_row > 1;
-            counts.then_some((master.identity, announce.interval))
-        });
-        let (masters, intervals): (Vec<_>, Vec<_>) = to_all.unzip();
-        if masters.len() < 2 {
+        if self.announcers.to_all().nth(1).is_none() {
             self.overlap = None;
             return;
         }
         let (since, told) = *self.overlap.get_or_insert((now, false));
-        let longest = intervals.into_iter().max().unwrap_or_default();
-        if !told && now.saturating_sub(since) > OVERLAP * longest {
+        if told {
+            return;
+        }
+        let masters: Vec<_> = self.announcers.to_all().take(NAMED).collect();
+        let intervals = masters
+            .iter()
+            .filter_map(|it| self.masters.get(it)?.announce);
+        let longest = intervals.map(|it| it.interval).max().unwrap_or_default();
+        if now.saturating_sub(since) > OVERLAP * longest {
             self.overlap = Some((since, true));
-            self.tell(key, unix, Change::SeveralMasters { masters }, deliver);
+            let count = self.announcers.to_all().count();
+            let change = Change::SeveralMasters { masters, count };
+            self.tell(key, now, unix, change, deliver);
         }
     }
 
     fn tell(
         &mut self,
         domain: DomainKey,
+        now: u64,
         unix: i64,
         change: Change,
         deliver: &mut impl FnMut(&Told),
     ) {
+        let place = change.place();
         let told = Told {
             domain,
             unix,
             change,
+            more: 0,
         };
+        if let Some(held) = self.limits[place].release(now) {
+            self.keep(held, deliver);
+        }
+        if let Some(told) = self.limits[place].pass(now, told) {
+            self.keep(told, deliver);
+        }
+    }
+
+    fn keep(&mut self, told: Told, deliver: &mut impl FnMut(&Told)) {
         deliver(&told);
         if self.changes.len() == CHANGES {
             self.changes.pop_front();
@@ -444,11 +609,12 @@ impl Domain {
     }
 }
 
-fn missing(masters: &mut BTreeMap<PortIdentity, Master>, half: Half) {
-    if half.is_sync
-        && let Some(master) = masters.get_mut(&half.sender)
-    {
-        master.missing_follow_ups += 1;
+fn missing(masters: &mut BTreeMap<PortIdentity, Master>, count: &mut u64, half: Half) {
+    if half.is_sync {
+        *count += 1;
+        if let Some(master) = masters.get_mut(&half.sender) {
+            master.missing_follow_ups += 1;
+        }
     }
 }
 
@@ -494,17 +660,4 @@ fn changed(
         before: (was, before.time_flags()),
         after: (is, after.time_flags()),
     })
-}
-
-/// The lower, the better the clock: as the standard's algorithm compares two grandmasters.
-const fn rank(it: &Announced) -> (u8, u8, u8, u16, u8, [u8; 8], u16) {
-    (
-        it.priority1,
-        it.clock_class,
-        it.clock_accuracy,
-        it.variance,
-        it.priority2,
-        it.grandmaster.0,
-        it.steps_removed,
-    )
 }

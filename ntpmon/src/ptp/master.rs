@@ -11,6 +11,9 @@ const INTERVALS: [u64; 2] = [125_000_000, 16_000_000_000];
 /// What is taken where it is not said and not seen yet: the standard's default.
 const USUAL_INTERVAL: u64 = 2_000_000_000;
 
+/// Where it is not said, the longest of so many gaps is taken for it.
+const GAPS: usize = 4;
+
 /// What a master announced last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Announce {
@@ -20,12 +23,16 @@ pub struct Announce {
     pub flags: u16,
     /// To one receiver rather than to all.
     pub unicast: bool,
+    /// By one that is not the master, and announces so that others know of it.
+    pub alternate: bool,
     /// The message itself.
     pub(super) message: PtpMessage,
     /// When it came, as its packets' times are; nothing since a restart.
     pub(super) time: Option<u64>,
     /// How far apart they are, in nanoseconds.
     pub(super) interval: u64,
+    /// To whom gaps are measured, when one was sent there last, and the last few.
+    measured: ([u8; 16], u64, [u64; GAPS]),
     /// How many came without a gap.
     pub(super) in_a_row: u64,
 }
@@ -38,9 +45,11 @@ impl Announce {
             announced: message.announced()?,
             flags: message.flags(),
             unicast: message.has(ptp_flags::UNICAST),
+            alternate: message.has(ptp_flags::ALTERNATE_MASTER),
             message,
             time: None,
             interval: interval.clamp(shortest, longest),
+            measured: ([0; 16], 0, [0; GAPS]),
             in_a_row: 0,
         })
     }
@@ -62,10 +71,14 @@ impl Announce {
         self.interval * 7 / 2
     }
 
+    /// Until when it may be silent; nothing where it has not been heard since a restart.
+    pub(super) fn deadline(&self) -> Option<u64> {
+        Some(self.time?.saturating_add(self.patience()))
+    }
+
     /// Whether it is still to be taken for one that announces.
     pub(super) fn is_alive(&self, now: u64) -> bool {
-        self.time
-            .is_some_and(|time| now.saturating_sub(time) <= self.patience())
+        self.deadline().is_some_and(|deadline| now <= deadline)
     }
 }
 
@@ -79,6 +92,8 @@ pub struct Master {
     pub first_seen: i64,
     /// See `first_seen`.
     pub last_seen: i64,
+    /// When a message of it was heard last, as packets' times are.
+    pub(super) heard: u64,
     /// Where its messages come from, as in an event.
     pub source: [u8; 16],
     /// How they travel.
@@ -128,6 +143,7 @@ impl Master {
             identity,
             first_seen: Message::NO_TIME,
             last_seen: Message::NO_TIME,
+            heard: 0,
             source: [0; 16],
             transport: Transport::UdpIpv4,
             direction: Direction::Unknown,
@@ -147,7 +163,10 @@ impl Master {
     /// Every message of its own.
     pub(super) fn count(&mut self, message: &Message, kind: PtpType) {
         let it = message.message();
-        self.last_seen = self.last_seen.max(message.unix);
+        if message.event.time >= self.heard {
+            // The host's clock may have been stepped back.
+            (self.heard, self.last_seen) = (message.event.time, message.unix);
+        }
         self.source = message.event.source;
         self.direction = message.direction();
         self.version = [it.version(), it.minor_version()];
@@ -162,32 +181,73 @@ impl Master {
         let it = message.message();
         let now = message.event.time;
         let before = self.announce;
-        let seen = before.and_then(|before| Some(now.saturating_sub(before.time?)));
+        let measured = measure(before.as_ref(), message.event.destination, now);
+        let seen = measured.2.into_iter().max().filter(|gap| *gap > 0);
         let said = it
             .log_interval()
             .filter(|log| (-7..=7).contains(log))
             .map(|log| (1e9 * f64::from(log).exp2()) as u64);
         let [shortest, longest] = INTERVALS;
+        let unicast = it.has(ptp_flags::UNICAST);
+        // To single receivers it is theirs to ask for: what one gets says little of the others.
+        let least = if unicast && said.is_none() {
+            USUAL_INTERVAL
+        } else {
+            shortest
+        };
         let interval = said
             .or(seen)
             .unwrap_or(USUAL_INTERVAL)
-            .clamp(shortest, longest);
+            .clamp(least, longest);
         let alive = before.filter(|before| before.is_alive(now));
         self.announce = Some(Announce {
             announced,
             flags: it.flags(),
-            unicast: it.has(ptp_flags::UNICAST),
+            unicast,
+            alternate: it.has(ptp_flags::ALTERNATE_MASTER),
             message: *it,
             time: Some(now),
             interval,
+            measured,
             in_a_row: alive.map_or(0, |before| before.in_a_row) + 1,
         });
         before
     }
 
-    /// Whether it announces at this time.
+    /// How much would be lost with it: 0 for one that never announced, 2 for one that goes on.
+    pub(super) fn worth(&self, now: u64) -> u8 {
+        self.announce.map_or(0, |announce| {
+            1 + u8::from(announce.in_a_row > 1 && announce.is_alive(now))
+        })
+    }
+
+    /// Whether it announces at this time, and not as an alternate master.
     #[must_use]
     pub fn is_announcing(&self, now: u64) -> bool {
-        self.announce.is_some_and(|announce| announce.is_alive(now))
+        self.announce
+            .is_some_and(|announce| !announce.alternate && announce.is_alive(now))
     }
+}
+
+/// Goes on measuring how far apart announces to one receiver are: to another, when that one gets none
+/// any more.
+fn measure(
+    before: Option<&Announce>,
+    destination: [u8; 16],
+    now: u64,
+) -> ([u8; 16], u64, [u64; GAPS]) {
+    let anew = (destination, now, [0; GAPS]);
+    let Some((receiver, last, mut gaps)) = before.map(|it| it.measured) else {
+        return anew;
+    };
+    let gap = now.saturating_sub(last);
+    if last == 0 || gap > 2 * INTERVALS[1] {
+        return anew;
+    }
+    if receiver != destination {
+        return (receiver, last, gaps);
+    }
+    gaps.rotate_right(1);
+    gaps[0] = gap;
+    (receiver, now, gaps)
 }

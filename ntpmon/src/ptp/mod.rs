@@ -2,9 +2,12 @@
 //! answers delay requests and how fast. [`watcher`] is pure: messages and times go in, changes come
 //! out. [`seen`] shares one watcher an interface between the rings' threads and those who ask.
 
+mod announcers;
 pub mod change;
 mod domain;
+mod duplicates;
 mod figures;
+mod limit;
 #[cfg(test)]
 pub(crate) mod made;
 mod master;

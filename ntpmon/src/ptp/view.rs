@@ -287,7 +287,9 @@ pub struct DelaysView {
 }
 
 impl DelaysView {
-    fn new(delays: &Delays) -> Self {
+    /// As they are.
+    #[must_use]
+    pub fn new(delays: &Delays) -> Self {
         Self {
             requests: delays.requests,
             answered: delays.answered,
@@ -312,7 +314,7 @@ pub struct DomainView {
     /// When a message of it was seen last.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub last_seen_timestamp: Option<Timestamp>,
-    /// Who is master, of several that announce the one that did first; null while nobody is.
+    /// Who is master, of several that announce the one with the best clock; null while nobody is.
     pub master_port_identity: Option<String>,
     /// Since when.
     #[schema(value_type = Option<String>, format = DateTime)]

@@ -10,6 +10,13 @@ use super::Statistics;
 
 /// Things that wait in each table at most.
 const BOUND: usize = 4096;
+/// And where so much waits in all of them that there is no room for more.
+const CROWDED: usize = 64;
+
+/// So many may wait in each table.
+pub(super) const fn bound(is_crowded: bool) -> usize {
+    if is_crowded { CROWDED } else { BOUND }
+}
 
 /// A table of what waits, by key.
 #[derive(Clone, Debug)]
@@ -40,7 +47,14 @@ impl<K, V> Default for Waiting<K, V> {
 impl<K: Copy + Eq + Hash, V: Copy> Waiting<K, V> {
     /// Puts something in; what had the key before is returned. `early` gets what has to go for it
     /// before its time.
-    pub(super) fn put(&mut self, now: u64, key: K, value: V, early: impl FnOnce(V)) -> Option<V> {
+    pub(super) fn put(
+        &mut self,
+        now: u64,
+        key: K,
+        value: V,
+        bound: usize,
+        mut early: impl FnMut(V),
+    ) -> Option<V> {
         self.arrivals += 1;
         let arrival = self.arrivals;
         let entry = Entry {
@@ -50,12 +64,20 @@ impl<K: Copy + Eq + Hash, V: Copy> Waiting<K, V> {
         };
         let before = self.entries.insert(key, entry);
         self.order.push_back((key, arrival));
-        if self.order.len() > BOUND
-            && let Some(value) = self.pop()
-        {
-            early(value);
+        // Two at most: a table that was larger before all were crowded becomes smaller by that.
+        for _ in 0..2 {
+            if self.order.len() > bound
+                && let Some(value) = self.pop()
+            {
+                early(value);
+            }
         }
         before.map(|entry| entry.value)
+    }
+
+    /// How many places are taken.
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
     }
 
     pub(super) fn take(&mut self, key: &K) -> Option<V> {
@@ -79,6 +101,10 @@ impl<K: Copy + Eq + Hash, V: Copy> Waiting<K, V> {
             if let Some(value) = self.pop() {
                 over(value);
             }
+        }
+        if self.order.is_empty() && self.order.capacity() > CROWDED {
+            // A flood is over: nothing of it is held on to.
+            (self.entries, self.order) = (HashMap::new(), VecDeque::new());
         }
     }
 
@@ -147,7 +173,20 @@ struct Response<R> {
 pub(super) type Answered<R> = Option<(R, i64)>;
 
 impl<K: Copy + Eq + Hash, R: Copy> Pairing<K, R> {
-    pub(super) fn request(&mut self, now: u64, key: K) -> Answered<R> {
+    /// What waits, requests and responses.
+    pub(super) fn len(&self) -> usize {
+        self.requests.len() + self.responses.len()
+    }
+
+    /// The same without what waits.
+    pub(super) fn shown(&self) -> Self {
+        Self {
+            delays: self.delays,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn request(&mut self, now: u64, key: K, bound: usize) -> Answered<R> {
         let delays = &mut self.delays;
         delays.requests += 1;
         let early = self.responses.take(&key);
@@ -161,7 +200,7 @@ impl<K: Copy + Eq + Hash, R: Copy> Pairing<K, R> {
                 delays.evicted += 1;
             }
         };
-        let before = self.requests.put(now, key, request, &mut gone);
+        let before = self.requests.put(now, key, request, bound, &mut gone);
         if before.is_some_and(|before| !before.answered) {
             // Numbers come round; nobody will answer the old one.
             self.delays.unanswered += 1;
@@ -169,7 +208,7 @@ impl<K: Copy + Eq + Hash, R: Copy> Pairing<K, R> {
         early.map(|early| self.answer(now, early.time, early.responder))
     }
 
-    pub(super) fn response(&mut self, now: u64, key: K, responder: R) -> Answered<R> {
+    pub(super) fn response(&mut self, now: u64, key: K, responder: R, bound: usize) -> Answered<R> {
         match self.requests.get_mut(&key) {
             Some(request) if request.answered => {
                 self.delays.multiple_responses += 1;
@@ -186,7 +225,7 @@ impl<K: Copy + Eq + Hash, R: Copy> Pairing<K, R> {
                     time: now,
                     responder,
                 };
-                let before = self.responses.put(now, key, response, |_| {
+                let before = self.responses.put(now, key, response, bound, |_| {
                     delays.unsolicited += 1;
                     delays.evicted += 1;
                 });
@@ -225,13 +264,13 @@ mod tests {
     #[test]
     fn requests_pair_in_either_order_and_the_rest_is_counted() {
         let mut pairing: Pairing<u16, char> = Pairing::default();
-        assert_eq!(pairing.request(1000, 1), None);
-        assert_eq!(pairing.response(1400, 1, 'a'), Some(('a', 400)));
-        assert_eq!(pairing.response(1500, 1, 'b'), None);
-        assert_eq!(pairing.response(2000, 2, 'a'), None);
-        assert_eq!(pairing.request(1990, 2), Some(('a', 10)));
-        assert_eq!(pairing.request(3000, 3), None);
-        assert_eq!(pairing.response(3000, 4, 'a'), None);
+        assert_eq!(pairing.request(1000, 1, BOUND), None);
+        assert_eq!(pairing.response(1400, 1, 'a', BOUND), Some(('a', 400)));
+        assert_eq!(pairing.response(1500, 1, 'b', BOUND), None);
+        assert_eq!(pairing.response(2000, 2, 'a', BOUND), None);
+        assert_eq!(pairing.request(1990, 2, BOUND), Some(('a', 10)));
+        assert_eq!(pairing.request(3000, 3, BOUND), None);
+        assert_eq!(pairing.response(3000, 4, 'a', BOUND), None);
         pairing.expire(3999, 1000);
         assert_eq!(pairing.delays.unanswered, 0);
         pairing.expire(4000, 1000);
@@ -246,7 +285,7 @@ mod tests {
     fn beyond_the_bound_the_oldest_goes_and_is_counted() {
         let mut pairing: Pairing<usize, char> = Pairing::default();
         for number in 0..BOUND + 10 {
-            pairing.request(number as u64, number);
+            pairing.request(number as u64, number, BOUND);
         }
         assert_eq!(
             (pairing.delays.unanswered, pairing.delays.evicted),
@@ -255,7 +294,10 @@ mod tests {
         assert_eq!(pairing.requests.entries.len(), BOUND);
         // Nobody waits for these, however many they were.
         for number in 10..BOUND + 10 {
-            assert!(pairing.response(9999, number, 'a').is_some(), "{number}");
+            assert!(
+                pairing.response(9999, number, 'a', BOUND).is_some(),
+                "{number}"
+            );
         }
         pairing.expire(u64::MAX, 1);
         assert!(pairing.requests.order.is_empty() && pairing.requests.entries.is_empty());
@@ -265,9 +307,9 @@ mod tests {
     #[test]
     fn a_number_that_comes_round_gives_up_the_old_request() {
         let mut pairing: Pairing<u16, char> = Pairing::default();
-        pairing.request(0, 7);
-        pairing.request(500, 7);
-        assert_eq!(pairing.response(600, 7, 'a'), Some(('a', 100)));
+        pairing.request(0, 7, BOUND);
+        pairing.request(500, 7, BOUND);
+        assert_eq!(pairing.response(600, 7, 'a', BOUND), Some(('a', 100)));
         pairing.expire(10_000, 1000);
         assert_eq!((pairing.delays.answered, pairing.delays.unanswered), (1, 1));
     }

@@ -18,6 +18,11 @@ const INTERFACES: usize = 256;
 /// Changes that are listed at most.
 const CHANGES: usize = 10_000;
 
+/// Time passes in such steps, in nanoseconds: silence is noticed when it is, not when it ends.
+const STEP: u64 = 250_000_000;
+/// So many at most between two messages; longer ones then.
+const STEPS: u64 = 64;
+
 /// What is known of PTP.
 pub(super) struct Ptp {
     settings: Settings,
@@ -27,6 +32,8 @@ pub(super) struct Ptp {
     more_changes: u64,
     /// Messages of interfaces that there are too many of.
     unlisted: u64,
+    /// The latest time of a message.
+    now: Option<u64>,
 }
 
 impl Ptp {
@@ -37,10 +44,12 @@ impl Ptp {
             changes: Vec::new(),
             more_changes: 0,
             unlisted: 0,
+            now: None,
         }
     }
 
     pub(super) fn observe(&mut self, message: &Message) {
+        self.pass(message);
         let interface = message.event.interface;
         if self.watchers.len() >= INTERFACES && !self.watchers.contains_key(&interface) {
             self.unlisted += 1;
@@ -52,13 +61,27 @@ impl Ptp {
             .entry(interface)
             .or_insert_with(|| Watcher::new(settings));
         let (changes, more) = (&mut self.changes, &mut self.more_changes);
-        watcher.observe(message, &mut |told| {
-            if changes.len() < CHANGES {
-                changes.push((interface, told.clone()));
-            } else {
-                *more += 1;
+        watcher.observe(message, &mut |told| note(changes, more, interface, told));
+    }
+
+    /// Lets the time pass until this message.
+    fn pass(&mut self, message: &Message) {
+        let time = message.event.time;
+        let before = self.now.unwrap_or(time);
+        self.now = Some(before.max(time));
+        let gap = time.saturating_sub(before);
+        let step = STEP.max(gap / STEPS);
+        let (changes, more) = (&mut self.changes, &mut self.more_changes);
+        for passed in (1..=gap / step).map(|number| number * step) {
+            let unix = message.captured().map_or(Message::NO_TIME, |unix| {
+                unix.saturating_sub_unsigned(gap - passed)
+            });
+            for (interface, watcher) in &mut self.watchers {
+                watcher.advance(before + passed, unix, &mut |told| {
+                    note(changes, more, *interface, told);
+                });
             }
-        });
+        }
     }
 
     /// All of it, when there is nothing more to come: what waits will wait no longer.
@@ -67,7 +90,8 @@ impl Ptp {
         let mut unlisted = self.unlisted;
         for (interface, watcher) in &mut self.watchers {
             let moment = Moment::End(watcher.now());
-            watcher.conclude();
+            let (changes, more) = (&mut self.changes, &mut self.more_changes);
+            watcher.conclude(&mut |told| note(changes, more, *interface, told));
             unlisted += watcher.unlisted();
             let name = interfaces.name(*interface);
             for (key, domain) in watcher.domains() {
@@ -89,5 +113,42 @@ impl Ptp {
             "changes": changes,
             "unlisted_changes": self.more_changes,
         }))
+    }
+}
+
+fn note(changes: &mut Vec<(u32, Told)>, more: &mut u64, interface: u32, told: &Told) {
+    if changes.len() < CHANGES {
+        changes.push((interface, told.clone()));
+    } else {
+        *more += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ntpmon_common::PtpType;
+
+    use super::*;
+    use crate::ptp::{
+        Change,
+        made::{BEGAN, announce, message, port},
+    };
+
+    #[test]
+    fn silence_in_a_file_is_noticed_while_it_lasts() {
+        let mut ptp = Ptp::new(2_000_000_000);
+        for second in 0..5 {
+            ptp.observe(&announce(port(1), 6, second * 1000));
+        }
+        ptp.observe(&message(PtpType::DelayRequest, port(7), 1, 60_000));
+        let (_, told) = &ptp.changes[0];
+        let expected = Change::MasterChanged {
+            before: Some(port(1)),
+            after: None,
+        };
+        assert_eq!(told.change, expected);
+        // Ten and a half seconds after its last word, at 4 s.
+        let late = told.unix - (BEGAN + 14_500_000_000);
+        assert!((0..1_000_000_000).contains(&late), "{late}");
     }
 }

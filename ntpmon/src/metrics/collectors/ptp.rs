@@ -10,7 +10,7 @@ use crate::{
     ntp::clock,
     ptp::{
         Domain, DomainKey, clock_text, port_text,
-        view::{DelaysView, DomainView, MasterView, Moment},
+        view::{DelaysView, MasterView, Moment},
     },
 };
 
@@ -45,6 +45,10 @@ families! {
         "Syncs of the masters of a PTP domain whose Follow_Up never came";
     UNLISTED: Counter "ntpmon_ptp_unlisted_messages_total" ["interface", "domain", "sdo_id", "transport", "vlan"]
         "Messages of masters of a PTP domain for which there is no room: those are known by their number only";
+    UNLISTED_DOMAINS: Counter "ntpmon_ptp_unlisted_domain_messages_total" ["interface"]
+        "Messages of PTP domains for which there is no room on an interface";
+    DUPLICATES: Counter "ntpmon_ptp_duplicate_messages_total" ["interface"]
+        "PTP messages that passed a second time within a millisecond, and are counted once";
 }
 
 pub(super) fn collect(sources: &Sources, samples: &mut Samples) -> Result<()> {
@@ -52,13 +56,20 @@ pub(super) fn collect(sources: &Sources, samples: &mut Samples) -> Result<()> {
         return Ok(());
     };
     let now = clock::monotonic();
-    seen.look(|watchers| {
-        for (interface, watcher) in watchers.iter().take(MOST) {
-            for (key, domain) in watcher.domains() {
-                tell(sources, samples, interface, key, domain, now);
-            }
+    for (interface, watcher) in seen.watchers().iter().take(MOST) {
+        let since = Some(sources.started);
+        let labels = [interface.as_ref()];
+        samples.put_since(
+            &UNLISTED_DOMAINS,
+            &labels,
+            watcher.unlisted_domains(),
+            since,
+        );
+        samples.put_since(&DUPLICATES, &labels, watcher.duplicates(), since);
+        for (key, domain) in watcher.domains() {
+            tell(sources, samples, interface, key, domain, now);
         }
-    });
+    }
     Ok(())
 }
 
@@ -92,10 +103,9 @@ fn tell(
         }
     }
     samples.put_since(&NTP, &place, domain.ntp_messages, since);
-    let view = DomainView::new(Some(interface), key, domain, Moment::Now(now));
     for (mechanism, delays) in [
-        ("end_to_end", &view.delay_requests),
-        ("peer_to_peer", &view.peer_delay_requests),
+        ("end_to_end", DelaysView::new(domain.delays())),
+        ("peer_to_peer", DelaysView::new(domain.peer_delays())),
     ] {
         let DelaysView {
             answered,
@@ -103,7 +113,7 @@ fn tell(
             turnaround,
             ..
         } = delays;
-        for (result, count) in [("answered", *answered), ("unanswered", *unanswered)] {
+        for (result, count) in [("answered", answered), ("unanswered", unanswered)] {
             samples.put_since(&DELAYS, &with(&[mechanism, result]), count, since);
         }
         samples.put_known(&TURNAROUND, &with(&[mechanism]), turnaround.mean_seconds);
@@ -111,12 +121,7 @@ fn tell(
     samples.put(&KNOWN, &place, domain.masters.len());
     samples.put(&ANNOUNCING, &place, domain.announcing(now).count());
     samples.put(&CHANGES, &place, domain.master_changes);
-    let missing: u64 = domain
-        .masters
-        .values()
-        .map(|it| it.missing_follow_ups)
-        .sum();
-    samples.put_since(&MISSING, &place, missing, since);
+    samples.put_since(&MISSING, &place, domain.missing_follow_ups, since);
     samples.put_since(&UNLISTED, &place, domain.unlisted, since);
 
     let Some(master) = domain.master.and_then(|it| domain.masters.get(&it)) else {

@@ -87,7 +87,8 @@ fn who_takes_over_from_a_silent_master_is_told_once_with_both_names() {
         watched.wait(second * 1000 + 500);
     }
     assert_eq!(watched.changes(), [&master_changed(Some(1), Some(2))]);
-    assert_eq!(watched.told[0].unix, BEGAN + 13 * SECOND as i64);
+    // One word alone may have strayed here.
+    assert_eq!(watched.told[0].unix, BEGAN + 14 * SECOND as i64);
     assert_eq!(watched.domain().master, Some(port(2)));
     assert_eq!(watched.domain().master_changes, 1);
 }
@@ -157,6 +158,7 @@ fn two_that_go_on_announcing_are_told_once_and_again_when_it_happens_again() {
     }
     let several = Change::SeveralMasters {
         masters: vec![port(1), port(2)],
+        count: 2,
     };
     assert_eq!(watched.changes(), [&several, &several]);
     assert_eq!(watched.domain().master, Some(port(1)));
@@ -353,9 +355,10 @@ fn made_up_identities_and_domains_fill_no_more_than_their_bounds() {
     let watcher = &watched.watcher;
     assert_eq!(watcher.domains().len(), DOMAINS);
     let masters: usize = watcher.domains().values().map(|it| it.masters.len()).sum();
-    assert_eq!((masters, watcher.masters), (MASTERS, MASTERS));
+    assert_eq!(masters, watcher.masters);
+    assert!(masters <= MASTERS);
     assert_eq!(watcher.messages(), 3000);
-    assert_eq!(watcher.unlisted(), 3000 - MASTERS as u64);
+    assert_eq!(watcher.unlisted(), 0);
     // An hour later there is room again; who is master of each stays.
     watched.wait(2 * 3_600_000);
     assert!(watched.watcher.domains().len() <= DOMAINS);
@@ -394,4 +397,175 @@ fn a_restored_master_is_given_the_time_to_speak_and_then_missed() {
         watched.see(announce(port(2), 6, second * 1000));
     }
     assert_eq!(watched.changes(), [&master_changed(Some(1), Some(2))]);
+}
+
+#[test]
+fn of_what_a_restart_remembers_only_the_master_is_waited_for() {
+    let mut before = Watched::default();
+    before.see(announce(port(1), 6, 0));
+    let (key, domain) = before.watcher.domains().iter().next().unwrap();
+    let masters = domain.masters.values().cloned().map(|mut master| {
+        master.announce.as_mut().unwrap().time = None;
+        master
+    });
+    let mut watched = Watched::default();
+    let restored = Domain::restored(masters, None, [BEGAN; 2], BEGAN, 1);
+    watched.watcher.restore(*key, restored);
+    for second in 500..520 {
+        watched.wait(second * 1000);
+        assert_eq!(
+            watched.domain().announcing(watched.watcher.now()).count(),
+            0
+        );
+    }
+    assert_eq!(watched.told, []);
+    assert_eq!(watched.domain().master, None);
+}
+
+/// A made-up sender.
+fn forged(mut message: Message, number: u16) -> Message {
+    message.event.message.0[20..22].copy_from_slice(&number.to_be_bytes());
+    message
+}
+
+#[test]
+fn made_up_senders_do_not_keep_a_new_master_out() {
+    for announces in [false, true] {
+        let mut watched = Watched::default();
+        watched.see(announce(port(1), 6, 0));
+        watched.see(announce(port(1), 6, 1000));
+        for number in 0..5000_u16 {
+            let at = 1000 + u64::from(number) / 10;
+            watched.see(forged(
+                match announces {
+                    true => announce(port(9), 248, at),
+                    false => message(PtpType::Sync, port(9), 1, at),
+                },
+                number + 1,
+            ));
+        }
+        for second in 2..20 {
+            watched.see(announce(port(2), 6, second * 1000));
+        }
+        let domain = watched.domain();
+        assert!(domain.masters.contains_key(&port(1)), "{announces}");
+        assert_eq!(domain.master, Some(port(2)), "{announces}");
+        assert!(watched.watcher.masters <= MASTERS);
+    }
+}
+
+#[test]
+fn a_flood_of_changes_is_told_a_few_times_and_then_counted() {
+    let mut watched = Watched::default();
+    for number in 0..100 {
+        watched.see(announce(port(1), 6 + (number % 2) as u8, number * 100));
+    }
+    assert_eq!(watched.told.len(), 5);
+    for second in 10..70 {
+        watched.see(announce(port(1), 7, second * 1000));
+    }
+    assert_eq!(watched.told.len(), 6);
+    assert_eq!(watched.told[5].more, 99 - 6);
+    let text = watched.told[5].text();
+    assert!(
+        text.ends_with("and 93 more such changes in the minute before"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_better_clock_is_followed_although_the_old_one_goes_on() {
+    let mut watched = Watched::default();
+    for second in 0..40 {
+        watched.see(announce(port(1), 248, second * 1000));
+        if second >= 20 {
+            watched.see(announce(port(2), 6, second * 1000 + 300));
+        }
+        watched.wait(second * 1000 + 500);
+    }
+    let several = Change::SeveralMasters {
+        masters: vec![port(2), port(1)],
+        count: 2,
+    };
+    assert_eq!(
+        watched.changes(),
+        [&master_changed(Some(1), Some(2)), &several]
+    );
+}
+
+#[test]
+fn alternate_masters_and_a_word_that_strays_change_nothing() {
+    let mut watched = Watched::default();
+    for second in 0..60 {
+        watched.see(announce(port(1), 248, second * 1000));
+        let alternate = announce(port(2), 6, second * 1000 + 300);
+        watched.see(flagged(alternate, ptp_flags::ALTERNATE_MASTER));
+        if second % 20 == 10 {
+            watched.see(announce(port(3), 6, second * 1000 + 400));
+        }
+    }
+    // The master is silent for a moment as something strays here.
+    watched.see(announce(port(3), 6, 63_000));
+    watched.see(announce(port(1), 248, 63_500));
+    assert_eq!(watched.told, []);
+    assert_eq!(watched.domain().master, Some(port(1)));
+}
+
+#[test]
+fn what_passes_twice_is_counted_once() {
+    let mut watched = Watched::default();
+    for sequence in 0..10 {
+        let at = u64::from(sequence) * 1000;
+        let sync = message(PtpType::Sync, port(1), sequence, at);
+        let sync = flagged(sync, ptp_flags::TWO_STEP);
+        let request = message(PtpType::DelayRequest, port(7), sequence, at + 10);
+        let follow_up = message(PtpType::FollowUp, port(1), sequence, at + 20);
+        for it in [sync, sync, request, request, follow_up, follow_up] {
+            watched.see(it);
+        }
+        // What a clock on one of the ways corrected is another message, and the same half.
+        let other = message(PtpType::Sync, port(1), 100 + sequence, at + 30);
+        let other = flagged(other, ptp_flags::TWO_STEP);
+        watched.see(other);
+        watched.see(corrected(other, 5));
+        watched.see(message(PtpType::FollowUp, port(1), 100 + sequence, at + 40));
+    }
+    watched.wait(60_000);
+    let master = watched.master(1);
+    assert_eq!((master.two_step_syncs, master.missing_follow_ups), (20, 0));
+    assert_eq!(watched.domain().delays().requests, 10);
+    assert_eq!(watched.watcher.duplicates(), 30);
+}
+
+#[test]
+fn to_single_receivers_an_interval_that_is_not_said_is_the_usual_one_at_least() {
+    let mut watched = Watched::default();
+    for number in 0..40_u64 {
+        let mut message = flagged(announce(port(1), 6, number * 50), ptp_flags::UNICAST);
+        message.event.message.0[33] = 0x7f;
+        message.event.destination[15] = number as u8 % 20;
+        watched.see(message);
+    }
+    assert_eq!(watched.master(1).announce.unwrap().interval, 2 * SECOND);
+}
+
+#[test]
+fn requests_without_end_in_many_domains_wait_within_one_bound() {
+    let mut watched = Watched::default();
+    for number in 0..60_000_u16 {
+        let request = message(PtpType::DelayRequest, port(1), number, 1);
+        let mut request = forged(request, number);
+        request.event.message.0[4] = (number % 60) as u8;
+        watched.see(request);
+    }
+    let pending: usize = watched
+        .watcher
+        .domains()
+        .values()
+        .map(Domain::pending)
+        .sum();
+    assert_eq!(pending, watched.watcher.pending);
+    assert!(pending <= PENDING + 60 * 64, "{pending}");
+    watched.wait(10_000);
+    assert_eq!(watched.watcher.pending, 0);
 }
