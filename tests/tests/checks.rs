@@ -171,6 +171,9 @@ fn ntpsec_tells_the_time_and_openntpd_says_when_it_has_none() {
     assert_eq!(it["leap_indicator"], 3);
 }
 
+/// What a server does wrong, by which name that is told, and how it is brought to do so.
+type Case = (&'static str, &'static str, fn(&mut Manner));
+
 #[test]
 fn whatever_is_wrong_is_told_as_what_it_is() {
     let pair = Pair::new().unwrap();
@@ -181,7 +184,7 @@ fn whatever_is_wrong_is_told_as_what_it_is() {
     assert!(message.contains("the port is closed"), "{message}");
 
     let liar = Liar::start(&pair.server, server()).unwrap();
-    let cases: [(&str, &str, fn(&mut Manner)); 11] = [
+    let cases: [Case; 11] = [
         ("timeout", "no answer within 0.5 s", |it| it.silent = true),
         ("wrong_address", "the answer came from 10.0.0.1:", |it| {
             it.elsewhere = true

@@ -44,7 +44,7 @@ const VM_PACKAGES: [(&str, &str, &str); 1] = [(
 )];
 
 /// Packages that the tests download and unpack, never install: apt has to know them.
-const DOWNLOADED: [&str; 11] = [
+const DOWNLOADED: [&str; 12] = [
     "chrony",
     "ntpsec",
     "ntpsec-ntpdate",

@@ -242,7 +242,7 @@ impl Checks {
     #[must_use]
     pub fn list(&self) -> Vec<Shown> {
         let mut all: Vec<_> = self.0.table.read().values().map(|it| it.shown()).collect();
-        all.sort_by(|one, other| one.definition.name().cmp(&other.definition.name()));
+        all.sort_by_key(|one| one.definition.name());
         all
     }
 

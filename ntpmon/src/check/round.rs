@@ -58,12 +58,12 @@ impl Round {
     #[must_use]
     pub fn of(outcomes: &[Result<Sample, Failed>], at: i64) -> Self {
         let samples: Vec<Sample> = outcomes.iter().flatten().copied().collect();
-        let failed = outcomes.iter().filter_map(|it| it.as_ref().err());
+        let mut failed = outcomes.iter().filter_map(|it| it.as_ref().err());
         // A kiss is what the server wants to be heard; else the last is the newest.
         let worst = failed
             .clone()
             .find(|it| it.failure.status() == Status::KissOfDeath)
-            .or_else(|| failed.last());
+            .or_else(|| failed.next_back());
         let sent = outcomes.len() as u8;
         let round = Self {
             at,

@@ -138,7 +138,7 @@ impl Store {
         let items = self
             .0
             .shelf(Shelf::CheckResults, &from, &to, Order::Newest, limit)?;
-        Ok(items.iter().filter_map(|item| read(item)).collect())
+        Ok(items.iter().filter_map(read).collect())
     }
 
     /// Sums that begin from a time up to another, in seconds since 1970, the newest first. What is
@@ -236,7 +236,7 @@ impl Store {
             let items = self
                 .0
                 .shelf(Shelf::CheckResults, &from, &to, Order::Oldest, CHUNK)?;
-            for (round, _) in items.iter().filter_map(|item| read(item)) {
+            for (round, _) in items.iter().filter_map(read) {
                 add(&round);
             }
             match items.last() {
