@@ -155,16 +155,21 @@ impl Drain {
         let mut found = false;
         while let Some(record) = self.ring.next() {
             let bytes: &[u8] = &record;
-            // What it is, its length says. Rings know it in units of 8 bytes, which both are.
+            // What it is, its length says: that of no other is the same.
             if bytes.len() == size_of::<PtpEvent>() {
                 // SAFETY: long enough, and an event may hold any bytes.
                 let event = unsafe { bytes.as_ptr().cast::<PtpEvent>().read_unaligned() };
                 consume(Drained::Ptp(&event));
                 ptp += 1;
-            } else if let Some(bytes) = bytes.get(..size_of::<Event>()) {
+            } else if bytes.len() == size_of::<Event>() {
                 // SAFETY: as above.
                 let event = unsafe { bytes.as_ptr().cast::<Event>().read_unaligned() };
                 consume(Drained::Event(&event));
+            } else {
+                tracing::error!(
+                    "a ring has a record of {} bytes, which is none of ours",
+                    bytes.len()
+                );
             }
             found = true;
             count += 1;
