@@ -15,7 +15,7 @@ use super::{
     error::ApiError,
     extract::{self, Path},
     history::{
-        parameters::Parameters,
+        parameters::{CHECK_RESOLUTIONS, Parameters},
         schema::{Address, CheckResolutionName, Time},
     },
     reply::{One, Paged, ask},
@@ -219,13 +219,6 @@ struct Wanted {
     limit: usize,
 }
 
-/// The names of what a history can be asked for.
-pub(super) const RESOLUTIONS: &[(&str, Option<Resolution>)] = &[
-    ("round", None),
-    (Resolution::Hour.name(), Some(Resolution::Hour)),
-    (Resolution::Day.name(), Some(Resolution::Day)),
-];
-
 impl Wanted {
     /// Of as many addresses as there is room for, those with the newest first; and how many more
     /// there are.
@@ -362,7 +355,7 @@ async fn check(
     parameters.only(&[&["resolution", "address", "since", "until", "limit"]])?;
     let (since, until) = parameters.between()?;
     let wanted = Wanted {
-        resolution: parameters.word("resolution", RESOLUTIONS)?.flatten(),
+        resolution: parameters.word("resolution", CHECK_RESOLUTIONS)?.flatten(),
         since,
         until,
         limit: parameters.number("limit", 0..=10_000)?.unwrap_or(20) as usize,

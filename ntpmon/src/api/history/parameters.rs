@@ -18,6 +18,7 @@ use crate::{
         error::{ApiError, shown},
         extract::Query,
     },
+    check::rollup::Resolution as CheckResolution,
     history::{
         History,
         catalogue::{Filter, Sort},
@@ -164,6 +165,13 @@ pub(in crate::api) const SERVER_SORTS: &[(&str, ServerSort)] = &[
     ("reach", ServerSort::Reach),
     ("last_seen", ServerSort::LastSeen),
     ("sessions", ServerSort::Sessions),
+];
+
+/// What the history of a check can be asked for; nothing: single rounds.
+pub(in crate::api) const CHECK_RESOLUTIONS: &[(&str, Option<CheckResolution>)] = &[
+    ("round", None),
+    (CheckResolution::Hour.name(), Some(CheckResolution::Hour)),
+    (CheckResolution::Day.name(), Some(CheckResolution::Day)),
 ];
 
 pub(super) const RESOLUTIONS: &[(&str, Resolution)] = &[

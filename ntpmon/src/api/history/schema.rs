@@ -16,8 +16,9 @@ use utoipa::{
     },
 };
 
-use super::parameters::{CLOCKS, MAX_LIST, ORDERS, RESOLUTIONS, ROLES, SERVER_SORTS, SORTS};
-use crate::api::checks::RESOLUTIONS as CHECK_RESOLUTIONS;
+use super::parameters::{
+    CHECK_RESOLUTIONS, CLOCKS, MAX_LIST, ORDERS, RESOLUTIONS, ROLES, SERVER_SORTS, SORTS,
+};
 use crate::health::{Kind, Severity};
 
 /// One of the words of a table.
