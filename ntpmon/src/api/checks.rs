@@ -25,9 +25,9 @@ use crate::{
         CheckError, CheckId, Checks, Definition, Latest, Series, Shown,
         rollup::{Resolution, RollupView},
         store::Store,
-        view::{Observation, timestamp},
+        view::Observation,
     },
-    history::query::QueryError,
+    history::{query::QueryError, view::time},
     ntp::clock,
 };
 
@@ -147,7 +147,7 @@ impl AddressState {
             last: Observation::from(&*latest.round),
             reach: latest.reach.register(),
             reach_ratio: latest.reach.ratio(),
-            last_success_timestamp: latest.last_success.map(timestamp),
+            last_success_timestamp: latest.last_success.map(time),
             interval_seconds: latest.interval.as_secs_f64(),
             stopped: latest.stopped,
         }

@@ -1,8 +1,6 @@
 //! What was found of servers and of this host's clock, over HTTP: `/api/ntp/events`.
 
 use axum::Json;
-use serde::Serialize;
-use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -13,7 +11,7 @@ use super::{
         parameters::Parameters,
         schema::{Address, EventKinds, Names, SeverityName, Time},
     },
-    reply::{One, ask},
+    reply::{Numbered, One, ask},
 };
 use crate::{
     health::{Kind, Severity},
@@ -24,19 +22,6 @@ pub(super) fn reading() -> OpenApiRouter<State> {
     OpenApiRouter::default()
         .routes(routes!(events))
         .routes(routes!(event))
-}
-
-/// Events, the last first.
-#[derive(Debug, Serialize, ToSchema)]
-struct EventList {
-    /// Always true.
-    success: bool,
-    /// How many there are in this answer.
-    count: usize,
-    /// They.
-    data: Vec<Finding>,
-    /// Give this as `before` to get what follows; null at the end.
-    next_before: Option<u64>,
 }
 
 /// What happened to servers and to this host's clock, the last first
@@ -61,11 +46,11 @@ struct EventList {
         ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "So many at most; 100 unless told otherwise"),
     ),
     responses(
-        (status = 200, description = "Events; none where there are no such", body = EventList),
+        (status = 200, description = "Events; none where there are no such", body = Numbered<Finding>),
         (status = 400, description = "A parameter cannot be, or is not known"),
     )
 )]
-async fn events(state: State, parameters: Parameters) -> Result<Json<EventList>, ApiError> {
+async fn events(state: State, parameters: Parameters) -> Result<Json<Numbered<Finding>>, ApiError> {
     const KNOWN: &[&str] = &[
         "kind",
         "severity",
@@ -90,16 +75,8 @@ async fn events(state: State, parameters: Parameters) -> Result<Json<EventList>,
         // One more shows whether there are more.
         limit: limit + 1,
     };
-    let mut data = ask(&state, move |history| history.findings(&query)).await?;
-    let has_more = data.len() > limit;
-    data.truncate(limit);
-    let last = data.last().map(|event| event.event_number);
-    Ok(Json(EventList {
-        success: true,
-        count: data.len(),
-        next_before: last.filter(|_| has_more),
-        data,
-    }))
+    let data = ask(&state, move |history| history.findings(&query)).await?;
+    Ok(Numbered::new(data, limit, |event| event.event_number))
 }
 
 /// One of them

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::{
     State,
     error::{ApiError, shown},
-    history::parameters::Page,
+    history::parameters::{ADDRESS, Page},
 };
 use crate::history::{History, query::QueryError};
 
@@ -145,13 +145,47 @@ impl<T> Paged<T> {
     }
 }
 
+/// A part of a list whose items are numbered, the last first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Numbered<T> {
+    /// Always true.
+    success: bool,
+    /// How many there are in this answer.
+    count: usize,
+    /// They.
+    data: Vec<T>,
+    /// Give this as `before` to get what follows; null at the end.
+    next_before: Option<u64>,
+}
+
+impl<T> Numbered<T> {
+    /// The first `limit` of what was found; one more than that shows that more follow.
+    pub(super) fn new(mut data: Vec<T>, limit: usize, number: impl Fn(&T) -> u64) -> Json<Self> {
+        let has_more = data.len() > limit;
+        data.truncate(limit);
+        let last = data.last().map(number);
+        Json(Self {
+            success: true,
+            count: data.len(),
+            next_before: last.filter(|_| has_more),
+            data,
+        })
+    }
+}
+
+/// What is known of a server, by interface.
+pub(super) fn of_server<T>(found: Vec<T>, ip: IpAddr) -> Result<Json<List<T>>, ApiError> {
+    if found.is_empty() {
+        return Err(ApiError::not_found(
+            "server_not_found",
+            format!("no server {ip} was asked on any interface"),
+        ));
+    }
+    Ok(List::new(found))
+}
+
 /// An address in a path.
 pub(super) fn address(text: &str) -> Result<IpAddr, ApiError> {
-    text.parse().map_err(|_| {
-        ApiError::invalid_parameter(
-            "the address",
-            text,
-            "an IPv4 or IPv6 address, as 192.0.2.1 or 2001:db8::1",
-        )
-    })
+    text.parse()
+        .map_err(|_| ApiError::invalid_parameter("the address", text, ADDRESS))
 }

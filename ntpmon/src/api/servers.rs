@@ -11,7 +11,7 @@ use super::{
         parameters::{ORDER, ORDERS, Parameters, ROLES, SERVER_SORTS},
         schema::{Address, Names, OrderName, RoleName, Search, ServerSortName},
     },
-    reply::{List, Paged, address, ask},
+    reply::{List, Paged, address, ask, of_server},
 };
 use crate::{
     history::servers::{ServerHealth, ServerQuery},
@@ -97,11 +97,5 @@ async fn server(
         Ok::<_, ApiError>(history.server_health(&query))
     })
     .await?;
-    if found.is_empty() {
-        return Err(ApiError::not_found(
-            "server_not_found",
-            format!("no server {ip} was asked on any interface"),
-        ));
-    }
-    Ok(List::new(found))
+    of_server(found, ip)
 }

@@ -8,12 +8,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{
-    Status,
-    round::Round,
-    view::{seconds, timestamp},
+use super::{Status, round::Round};
+use crate::history::{
+    histogram::Histogram,
+    view::{seconds, time},
 };
-use crate::history::histogram::Histogram;
 
 const LAYOUT: u8 = 1;
 const STATUSES: usize = Status::EACH.len();
@@ -173,7 +172,7 @@ impl RollupView {
         let counts = Status::EACH.iter().zip(rollup.statuses);
         let there = counts.filter(|(_, count)| *count > 0);
         Self {
-            timestamp: timestamp(start.saturating_mul(1_000_000_000)),
+            timestamp: time(start.saturating_mul(1_000_000_000)),
             rounds: rollup.rounds,
             reached: rollup.reached,
             reach_ratio: (rollup.rounds > 0).then(|| rollup.reached as f64 / rollup.rounds as f64),

@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::round::Round;
-use crate::ntp;
+use crate::{
+    history::view::{seconds, time as at},
+    ntp,
+};
 
 /// What a round of questions to one address came to. The figures are those of the answer with the
 /// median offset.
@@ -65,7 +68,7 @@ impl From<&Round> for Observation {
         let root = header.as_ref().map(ntp::root_seconds);
         let time = round.time;
         Self {
-            timestamp: timestamp(round.at),
+            timestamp: at(round.at),
             status: round.status.name().to_owned(),
             message: round.message.clone(),
             offset_seconds: time.map(|it| seconds(it.offset)),
@@ -86,14 +89,4 @@ impl From<&Round> for Observation {
             timestamps: time.map(|it| it.stamps.name().to_owned()),
         }
     }
-}
-
-pub(crate) fn seconds(nanoseconds: i64) -> f64 {
-    nanoseconds as f64 / 1e9
-}
-
-/// A time that was kept in nanoseconds since 1970.
-pub(crate) fn timestamp(nanoseconds: i64) -> Timestamp {
-    // i64 has years that jiff has not, and no clock shows them.
-    Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or_default()
 }

@@ -23,7 +23,7 @@ use crate::{
         rollup::Resolution,
         servers::{ServerQuery, ServerSort},
         shelf::{Order, Shelf},
-        view::RollupView,
+        view::{RollupView, seconds},
     },
     monitor::control::{self, Control, State},
     netlink,
@@ -321,10 +321,6 @@ fn check_stratum(latest: &Latest) -> Option<f64> {
         .header()
         .filter(|_| latest.round.time.is_some())?;
     Some(f64::from(header.stratum()))
-}
-
-fn seconds(nanoseconds: i64) -> f64 {
-    nanoseconds as f64 / 1e9
 }
 
 /// How wrong the worst clients' clocks are, of those that asked of late.

@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::track::Step;
-use crate::ntp::{self, Stamped};
+use crate::ntp::Stamped;
 
 /// Names of things, in the database, the API and rules.
 macro_rules! names {
@@ -354,11 +354,6 @@ impl Evidence {
                 format!("this host's clock was stepped by {change_seconds:+.6} s")
             }
         }
-    }
-
-    /// The reference id of a packet, as text.
-    pub(super) fn reference(header: &ntpmon_common::NtpHeader) -> Option<String> {
-        ntp::reference_id(header)
     }
 }
 

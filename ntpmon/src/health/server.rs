@@ -13,7 +13,7 @@ use super::{
     window::{Sample, Window},
 };
 use crate::ntp::{
-    Stamped,
+    self, Stamped,
     clock::Slew,
     exchange::{Exchange, Role, offset_and_delay},
 };
@@ -222,8 +222,8 @@ impl ServerHealth {
         let has_reference = before.version() < 5 && after.version() < 5;
         if has_reference && is_new_reference {
             let evidence = Evidence::Reference {
-                before: Evidence::reference(&before),
-                after: Evidence::reference(&after),
+                before: ntp::reference_id(&before),
+                after: ntp::reference_id(&after),
                 stratum: after.stratum(),
             };
             let kind = Kind::ReferenceIdChanged;

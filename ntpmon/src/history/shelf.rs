@@ -4,7 +4,7 @@
 //! and is read back at once. While the file cannot be written it waits in memory, up to a bound.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::BTreeMap,
     ops::Bound,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -34,8 +34,6 @@ pub enum Shelf {
     Deliveries = 7,
     /// What clients sent that is not a question for the time.
     Abuse = 8,
-    /// Masters of the Precision Time Protocol.
-    PtpMasters = 9,
 }
 
 /// A value that is put down, or taken away.
@@ -144,10 +142,7 @@ impl Shelves {
         let generation = waiting.generation;
         for Change { shelf, key, value } in changes {
             let pending = Pending { value, generation };
-            match waiting.changes.entry((shelf, key)) {
-                Entry::Vacant(free) => drop(free.insert(pending)),
-                Entry::Occupied(mut known) => drop(known.insert(pending)),
-            }
+            waiting.changes.insert((shelf, key), pending);
         }
         true
     }

@@ -238,12 +238,12 @@ impl Spread {
 }
 
 /// From nanoseconds.
-pub(super) fn seconds(nanoseconds: i64) -> f64 {
+pub(crate) fn seconds(nanoseconds: i64) -> f64 {
     nanoseconds as f64 / 1e9
 }
 
 /// From nanoseconds since 1970: any 64 bits of them are a time.
-pub(super) fn time(nanoseconds: i64) -> Timestamp {
+pub(crate) fn time(nanoseconds: i64) -> Timestamp {
     Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or_default()
 }
 

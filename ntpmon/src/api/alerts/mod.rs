@@ -8,7 +8,7 @@ mod tests;
 
 use axum::{Json, http::StatusCode};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -18,7 +18,7 @@ use super::{
     error::{ApiError, shown},
     extract::{self, Path},
     history::{parameters::Parameters, schema::Time},
-    reply::{List, One},
+    reply::{List, Numbered, One},
 };
 use crate::{
     alert::{
@@ -187,19 +187,6 @@ async fn alert(
     Ok(One::new(found))
 }
 
-/// What became of alerts, the last first.
-#[derive(Debug, Serialize, ToSchema)]
-struct Records {
-    /// Always true.
-    success: bool,
-    /// How many there are in this answer.
-    count: usize,
-    /// They.
-    data: Vec<Record>,
-    /// Give this as `before` to get what follows; null at the end.
-    next_before: Option<u64>,
-}
-
 /// What became of alerts, the last first
 #[utoipa::path(
     get,
@@ -215,11 +202,11 @@ struct Records {
         ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "So many at most; 100 unless told otherwise"),
     ),
     responses(
-        (status = 200, description = "What became of them", body = Records),
+        (status = 200, description = "What became of them", body = Numbered<Record>),
         (status = 400, description = "A parameter cannot be, or is not known"),
     )
 )]
-async fn history(state: State, parameters: Parameters) -> Result<Json<Records>, ApiError> {
+async fn history(state: State, parameters: Parameters) -> Result<Json<Numbered<Record>>, ApiError> {
     parameters.only(&[&["rule", "alert_id", "since", "until", "before", "limit"]])?;
     let rule = parameters
         .text("rule", "the name of a rule")?
@@ -228,7 +215,7 @@ async fn history(state: State, parameters: Parameters) -> Result<Json<Records>, 
     let (since, until) = parameters.between()?;
     let before = parameters.number("before", 1..=u64::MAX)?;
     let limit = parameters.number("limit", 1..=1000)?.unwrap_or(LIMIT) as usize;
-    let mut data = ask(&state, move |alerts| {
+    let data = ask(&state, move |alerts| {
         let wanted = |record: &Record| {
             let time = record.time.as_nanosecond();
             rule.as_ref().is_none_or(|rule| record.rule == *rule)
@@ -240,15 +227,7 @@ async fn history(state: State, parameters: Parameters) -> Result<Json<Records>, 
         Ok(alerts.records(before, limit + 1, wanted)?)
     })
     .await?;
-    let has_more = data.len() > limit;
-    data.truncate(limit);
-    let last = data.last().map(|record| record.number);
-    Ok(Json(Records {
-        success: true,
-        count: data.len(),
-        next_before: last.filter(|_| has_more),
-        data,
-    }))
+    Ok(Numbered::new(data, limit, |record| record.number))
 }
 
 /// Who has an alert.
@@ -314,19 +293,6 @@ async fn acknowledge(
     Ok(One::new(view))
 }
 
-/// Deliveries, the last first.
-#[derive(Debug, Serialize, ToSchema)]
-struct Deliveries {
-    /// Always true.
-    success: bool,
-    /// How many there are in this answer.
-    count: usize,
-    /// They.
-    data: Vec<Delivery>,
-    /// Give this as `before` to get what follows; null at the end.
-    next_before: Option<u64>,
-}
-
 /// What became of messages, the last first
 ///
 /// Of the last 10,000: which wait, how often they were tried and why they did not arrive.
@@ -342,11 +308,14 @@ struct Deliveries {
         ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "So many at most; 100 unless told otherwise"),
     ),
     responses(
-        (status = 200, description = "What became of them", body = Deliveries),
+        (status = 200, description = "What became of them", body = Numbered<Delivery>),
         (status = 400, description = "A parameter cannot be, or is not known"),
     )
 )]
-async fn deliveries(state: State, parameters: Parameters) -> Result<Json<Deliveries>, ApiError> {
+async fn deliveries(
+    state: State,
+    parameters: Parameters,
+) -> Result<Json<Numbered<Delivery>>, ApiError> {
     parameters.only(&[&["sink", "state", "before", "limit"]])?;
     let sink = parameters
         .text("sink", "the name of a sink")?
@@ -354,21 +323,13 @@ async fn deliveries(state: State, parameters: Parameters) -> Result<Json<Deliver
     let progress = parameters.word("state", PROGRESS)?;
     let before = parameters.number("before", 1..=u64::MAX)?;
     let limit = parameters.number("limit", 1..=1000)?.unwrap_or(LIMIT) as usize;
-    let mut data = ask(&state, move |alerts| {
+    let data = ask(&state, move |alerts| {
         let outbox = alerts.outbox();
         // One more shows whether there are more.
         Ok(outbox.deliveries(sink.as_deref(), progress, before, limit + 1)?)
     })
     .await?;
-    let has_more = data.len() > limit;
-    data.truncate(limit);
-    let last = data.last().map(|delivery| delivery.number);
-    Ok(Json(Deliveries {
-        success: true,
-        count: data.len(),
-        next_before: last.filter(|_| has_more),
-        data,
-    }))
+    Ok(Numbered::new(data, limit, |delivery| delivery.number))
 }
 
 /// Where alerts are told

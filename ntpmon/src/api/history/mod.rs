@@ -22,7 +22,7 @@ use super::{
     State,
     error::ApiError,
     extract::{self, Path},
-    reply::{List, One, Paged, Pagination, address, ask},
+    reply::{List, One, Paged, Pagination, address, ask, of_server},
 };
 use crate::{
     history::{
@@ -244,13 +244,7 @@ async fn server(
         Ok::<_, ApiError>(history.servers(Some(&ranges), None, 0, usize::MAX))
     })
     .await?;
-    if found.is_empty() {
-        return Err(ApiError::not_found(
-            "server_not_found",
-            format!("no server {ip} was asked on any interface"),
-        ));
-    }
-    Ok(List::new(found))
+    of_server(found, ip)
 }
 
 /// Every interface since the database began

@@ -189,6 +189,9 @@ pub(in crate::api) struct Page {
     pub part: Part,
 }
 
+/// What an address has to be.
+pub(in crate::api) const ADDRESS: &str = "an IPv4 or IPv6 address, as 192.0.2.1 or 2001:db8::1";
+
 impl Page {
     /// How many come before it.
     pub(in crate::api) fn start(&self) -> usize {
@@ -307,8 +310,7 @@ impl Parameters {
 
     /// An address.
     pub(in crate::api) fn address(&self, name: &str) -> Result<Option<IpAddr>, ApiError> {
-        let expected = "an IPv4 or IPv6 address, as 192.0.2.1 or 2001:db8::1";
-        self.made(name, expected, |value| value.as_str()?.trim().parse().ok())
+        self.made(name, ADDRESS, |value| value.as_str()?.trim().parse().ok())
     }
 
     /// Names of interfaces, whether or not they are known.
@@ -428,8 +430,7 @@ impl Parameters {
     ) -> Result<Option<Vec<InterfaceId>>, ApiError> {
         let mut found: Option<Vec<InterfaceId>> = None;
         for name in ["interface_name", "interface_names"] {
-            let expected = "names of interfaces, as eth0 or eth0,eth1";
-            if let Some(names) = self.list(name, expected)? {
+            if let Some(names) = self.names(name)? {
                 let mut numbers = history.interface_numbers(names.iter().map(String::as_str));
                 if let Some(others) = found {
                     numbers.retain(|number| others.contains(number));

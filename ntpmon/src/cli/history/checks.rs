@@ -4,7 +4,7 @@ use anyhow::Result;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::{Output, ago, maybe, right, shown, width};
+use super::{Output, Pagination, ago, maybe, right, shown, width};
 use crate::cli::{
     client::{Connection, path_part},
     interfaces::{Format, plain},
@@ -53,12 +53,6 @@ enum Action {
 struct List {
     data: Vec<Check>,
     pagination: Pagination,
-}
-
-#[derive(Debug, Deserialize)]
-struct Pagination {
-    total: u64,
-    total_pages: u64,
 }
 
 /// What the API says of a check, as far as it is shown.
@@ -165,14 +159,7 @@ fn text(list: &List, page: u64, width: Option<u16>, now: Timestamp) -> String {
         }
     }
     right(&mut table, &[5, 7, 8, 9]);
-    let mut text = table.trim_fmt() + "\n";
-    if list.pagination.total_pages > 1 {
-        text += &format!(
-            "\npage {page} of {}, {} checks in all\n",
-            list.pagination.total_pages, list.pagination.total
-        );
-    }
-    text
+    table.trim_fmt() + "\n" + &list.pagination.line(page, "checks")
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::{Filters, Output, PATH, ago, maybe, right, shown, width, word};
+use super::{Filters, Output, PATH, Pagination, ago, maybe, right, shown, width, word};
 use crate::{
     cli::{
         client::{Client as Daemon, Connection},
@@ -79,12 +79,6 @@ struct Page {
     pagination: Pagination,
 }
 
-#[derive(Debug, Deserialize)]
-struct Pagination {
-    total: u64,
-    total_pages: u64,
-}
-
 impl Clients {
     pub(in crate::cli) fn run(self) -> Result<()> {
         let daemon = self.connection.clone().open()?;
@@ -141,14 +135,7 @@ impl Clients {
                 ),
             };
         }
-        let mut text = table(&page.data, width, now) + "\n";
-        if page.pagination.total_pages > 1 {
-            text += &format!(
-                "\npage {} of {}, {} clients in all\n",
-                self.page, page.pagination.total_pages, page.pagination.total
-            );
-        }
-        text
+        table(&page.data, width, now) + "\n" + &page.pagination.line(self.page, "clients")
     }
 }
 

@@ -15,7 +15,7 @@ use std::io::{self, IsTerminal, Write};
 use anyhow::{Result, anyhow};
 use comfy_table::{CellAlignment, Table};
 use jiff::{Span, SpanRelativeTo, Timestamp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     client::{Answer, written},
@@ -97,6 +97,24 @@ impl Filters {
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)))
         .collect()
+    }
+}
+
+/// Which part of a list an answer is.
+#[derive(Debug, Deserialize)]
+struct Pagination {
+    total: u64,
+    total_pages: u64,
+}
+
+impl Pagination {
+    /// A line under a page, where there are others; `what` is what there are so many of.
+    fn line(&self, page: u64, what: &str) -> String {
+        if self.total_pages <= 1 {
+            return String::new();
+        }
+        let Self { total, total_pages } = self;
+        format!("\npage {page} of {total_pages}, {total} {what} in all\n")
     }
 }
 

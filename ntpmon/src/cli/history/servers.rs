@@ -6,7 +6,7 @@ use anyhow::Result;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::{Output, ago, maybe, right, shown, width, word};
+use super::{Output, Pagination, ago, maybe, right, shown, width, word};
 use crate::{
     cli::{
         client::{Connection, path_part},
@@ -75,12 +75,6 @@ struct List {
     pagination: Option<Pagination>,
 }
 
-#[derive(Debug, Deserialize)]
-struct Pagination {
-    total: u64,
-    total_pages: u64,
-}
-
 impl Servers {
     pub(in crate::cli) fn run(self) -> Result<()> {
         let parameters = self.parameters();
@@ -125,14 +119,8 @@ fn text(list: &List, page: u64, width: Option<u16>, now: Timestamp) -> String {
     } else {
         table(&list.data, width, now) + "\n"
     };
-    match &list.pagination {
-        Some(pages) if pages.total_pages > 1 => {
-            text += &format!(
-                "\npage {page} of {}, {} servers in all\n",
-                pages.total_pages, pages.total
-            );
-        }
-        _ => {}
+    if let Some(pages) = &list.pagination {
+        text += &pages.line(page, "servers");
     }
     text
 }

@@ -5,6 +5,7 @@ use anyhow::Result;
 
 use crate::{
     check::{Latest, Status},
+    history::view::seconds,
     metrics::{Samples, Sources, model::families},
 };
 
@@ -62,7 +63,6 @@ fn tell(latest: &Latest, samples: &mut Samples) {
     let address = address.unwrap_or_default();
     let place = [&*latest.name, &*latest.server, address.as_str()];
     let round = &latest.round;
-    let seconds = |nanoseconds: i64| nanoseconds as f64 / 1e9;
     let unsigned = |nanoseconds: u64| nanoseconds as f64 / 1e9;
     let [check, server, address] = place;
     samples.put(
