@@ -23,7 +23,7 @@ use super::{
 use crate::{
     check::{
         CheckError, CheckId, Checks, Definition, Latest, Series, Shown,
-        rollup::{Resolution, RollupView},
+        rollup::{CheckRollupView, Resolution},
         store::Store,
         view::Observation,
     },
@@ -198,7 +198,7 @@ struct AddressHistory {
     /// Single rounds; null where hours or days were asked for.
     rounds: Option<Vec<PastRound>>,
     /// Hours or days; null where single rounds were asked for.
-    rollups: Option<Vec<RollupView>>,
+    rollups: Option<Vec<CheckRollupView>>,
 }
 
 /// A round of before.
@@ -260,7 +260,7 @@ impl Wanted {
         let rollups = store.rollups(series, resolution, since, until, limit, clock::utc())?;
         let rollups = rollups
             .iter()
-            .map(|(start, it)| RollupView::new(*start, it));
+            .map(|(start, it)| CheckRollupView::new(*start, it));
         Ok(AddressHistory {
             address,
             rounds: None,

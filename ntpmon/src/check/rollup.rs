@@ -130,7 +130,7 @@ impl Rollup {
 
 /// What all rounds to an address in an hour or a day came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct RollupView {
+pub struct CheckRollupView {
     /// When it begins.
     #[schema(value_type = String, format = DateTime)]
     pub timestamp: Timestamp,
@@ -164,7 +164,7 @@ pub struct RollupView {
     pub delay_max_seconds: Option<f64>,
 }
 
-impl RollupView {
+impl CheckRollupView {
     /// Of one that began at a time, in seconds since 1970.
     #[must_use]
     pub fn new(start: i64, rollup: &Rollup) -> Self {
@@ -227,7 +227,7 @@ mod tests {
         for cut in 0..bytes.len() {
             assert_eq!(Rollup::read(&bytes[..cut]), None);
         }
-        let view = RollupView::new(3600, &rollup);
+        let view = CheckRollupView::new(3600, &rollup);
         assert_eq!(
             (view.rounds, view.reached, view.reach_ratio),
             (4, 3, Some(0.75))
@@ -242,8 +242,8 @@ mod tests {
         assert_eq!(view.timestamp.to_string(), "1970-01-01T01:00:00Z");
         let mut doubled = rollup.clone();
         doubled.merge(&rollup);
-        assert_eq!(RollupView::new(0, &doubled).rounds, 8);
-        let nothing = RollupView::new(0, &Rollup::default());
+        assert_eq!(CheckRollupView::new(0, &doubled).rounds, 8);
+        let nothing = CheckRollupView::new(0, &Rollup::default());
         assert_eq!(
             (nothing.reach_ratio, nothing.offset_mean_seconds),
             (None, None)

@@ -413,7 +413,7 @@ fn read((key, value): &(Vec<u8>, Vec<u8>)) -> Option<(Round, u8)> {
 mod tests {
     use super::*;
     use crate::{
-        check::{Failure, Status, answer::Stamps, rollup::RollupView, round::Time},
+        check::{Failure, Status, answer::Stamps, rollup::CheckRollupView, round::Time},
         history::Settings,
     };
 
@@ -511,7 +511,7 @@ mod tests {
         let count = |sums: &[(i64, Rollup)]| {
             let counts = sums
                 .iter()
-                .map(|(start, it)| RollupView::new(*start, it).rounds);
+                .map(|(start, it)| CheckRollupView::new(*start, it).rounds);
             counts.collect::<Vec<_>>()
         };
         let before = (hours(100), days());
@@ -565,8 +565,8 @@ mod tests {
         let hours = |now| {
             let hours = store.rollups(series, Resolution::Hour, None, None, 99, now);
             let hours = hours.unwrap().into_iter().rev();
-            let hours = hours.map(|(start, it)| RollupView::new(start, &it));
-            let since = |it: &RollupView| it.timestamp.as_second() - MIDNIGHT / SECOND;
+            let hours = hours.map(|(start, it)| CheckRollupView::new(start, &it));
+            let since = |it: &CheckRollupView| it.timestamp.as_second() - MIDNIGHT / SECOND;
             hours
                 .map(|it| (since(&it) / 3600, it.rounds))
                 .collect::<Vec<_>>()
@@ -625,7 +625,7 @@ mod tests {
         store.sum_up(now).unwrap();
         let hours = store.rollups(series, Resolution::Hour, None, None, 99, now);
         let counts = hours.unwrap().into_iter();
-        let counts = counts.map(|(start, it)| RollupView::new(start, &it).rounds);
+        let counts = counts.map(|(start, it)| CheckRollupView::new(start, &it).rounds);
         assert_eq!(counts.collect::<Vec<_>>(), [1, 1, 1, 1]);
     }
 }
