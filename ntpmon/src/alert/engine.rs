@@ -1,24 +1,26 @@
 //! Looks at the rules: values in, alerts and messages out. What a look changes is put down in one
 //! piece, alerts and the messages about them, and is on disk before a message leaves.
 
+mod requests;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     time::Duration,
 };
 
-use anyhow::Result;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use super::{
-    Finding, Health, Origin, Refusal, RuleView, Settings, SilenceView, SinkView, Tested, Verdict,
-    instance::{Acknowledgement, Alert, Event, Record, View},
+    Finding, Origin, Settings,
+    instance::{Alert, Event},
     matcher::Labels,
     notice::{Notice, ended},
-    quantity::{Answer, Direction, Quantity, Reading, Sources},
+    quantity::{Answer, Quantity, Sources},
     remember::Memory,
     rule::Rule,
+    sight::{self, Sight},
     silence::Silence,
     sink,
     state::{Moment, Seen, State, Telling, Transition},
@@ -173,7 +175,7 @@ impl Engine {
         self.change(|inner, outcome| {
             let nothing = Answer::from(Vec::new());
             for rule in &on_findings {
-                let seen = seen(rule, &nothing, findings);
+                let seen = Sight::of_findings(rule, findings);
                 self.follow(inner, rule, &nothing, seen, moment(rule), outcome);
             }
             if let Some(last) = findings.iter().map(|it| it.number).max() {
@@ -189,7 +191,7 @@ impl Engine {
         self.change(|inner, outcome| {
             for rule in &on_values {
                 if let Some(answer) = answers.get(&rule.quantity) {
-                    let seen = seen(rule, answer, &[]);
+                    let seen = Sight::of_values(rule, answer, inner.has_alerts(rule));
                     self.follow(inner, rule, answer, seen, moment(rule), outcome);
                 }
             }
@@ -236,22 +238,21 @@ impl Engine {
         inner: &mut Inner,
         rule: &Rule,
         answer: &Answer,
-        mut seen: BTreeMap<Labels, (Seen, Option<String>)>,
+        Sight { mut seen, reported }: Sight,
         moment: Moment,
         outcome: &mut Outcome,
     ) {
-        let reported = seen.len();
-        inner.readings.insert(rule.name.clone(), reported);
+        match inner.readings.get_mut(&rule.name) {
+            Some(known) => *known = reported,
+            None => {
+                inner.readings.insert(rule.name.clone(), reported);
+            }
+        }
         if rule.no_data && reported == 0 {
             // Nobody reports anything at all.
             seen.insert(Labels::new(), (Seen::Missing(true), None));
         }
-        let own = inner.alerts.range((rule.name.clone(), Labels::new())..);
-        let own = own.map(|(place, _)| place);
-        let own: Vec<Place> = own
-            .take_while(|(name, _)| *name == rule.name)
-            .cloned()
-            .collect();
+        let own: Vec<Place> = inner.places(rule).cloned().collect();
         for place in own {
             let Some(alert) = inner.alerts.get_mut(&place) else {
                 continue;
@@ -269,7 +270,7 @@ impl Engine {
             let listed = seen.remove(&place.1);
             let is_listed = listed.is_some();
             let (looked_at, message) =
-                listed.unwrap_or_else(|| (unlisted(rule, &place.1, answer), None));
+                listed.unwrap_or_else(|| (sight::unlisted(rule, &place.1, answer), None));
             let is_unknown = looked_at == Seen::Value(None);
             if !is_unknown {
                 alert.life.absent = Duration::ZERO;
@@ -279,7 +280,7 @@ impl Engine {
             let patience = if rule.no_data { GONE } else { FORGOTTEN };
             let end = if !is_bad {
                 None
-            } else if !is_listed && is_said_closer(&place.1, &seen) {
+            } else if !is_listed && sight::is_said_closer(&place.1, &seen) {
                 Some(ended::CLOSER)
             } else if alert.life.absent < patience {
                 None
@@ -528,285 +529,20 @@ impl Engine {
             tracing::error!("where alerts are cannot be written");
         }
     }
-
-    pub(super) fn all(&self, now: Timestamp) -> Vec<View> {
-        let inner = self.inner.lock();
-        let alerts = inner
-            .alerts
-            .values()
-            .filter(|it| it.life.state != State::Ok);
-        let mut all: Vec<View> = alerts
-            .map(|alert| {
-                let labels = alert.silenced_labels(&self.host);
-                let silences = inner.settings.silences.iter().chain(&inner.own_silences);
-                let active = silences.filter(|it| it.is_active(now) && it.fits(&labels));
-                alert.view(active.map(|it| it.name.clone()).collect())
-            })
-            .collect();
-        all.sort_unstable_by_key(|view| std::cmp::Reverse(view.id));
-        all
-    }
-
-    pub(super) fn records(
-        &self,
-        before: Option<u64>,
-        limit: usize,
-        wanted: impl Fn(&Record) -> bool,
-    ) -> Result<Vec<Record>> {
-        self.memory.records(before, limit, wanted)
-    }
-
-    pub(super) fn acknowledge(&self, id: u64, by: Acknowledgement) -> Result<View, Refusal> {
-        let mut inner = self.inner.lock();
-        let alert = inner
-            .alerts
-            .values_mut()
-            .find(|alert| alert.id == id && id != 0);
-        let alert = alert.ok_or_else(|| Refusal::Unknown("alert", id.to_string()))?;
-        if !matches!(alert.life.state, State::Firing | State::Pending) {
-            return Err(Refusal::NotFiring(id, alert.life.state.name()));
-        }
-        let now = by.at;
-        alert.acknowledgement = Some(by);
-        let mut changes = self.memory.record(alert, Event::Acknowledged, now);
-        changes.push(self.memory.with(alert));
-        self.memory.put(changes);
-        Ok(alert.view(Vec::new()))
-    }
-
-    pub(super) fn rules(&self) -> Vec<RuleView> {
-        let inner = self.inner.lock();
-        let all = inner.all_rules().into_iter();
-        all.map(|(rule, origin)| {
-            let alerts = inner.alerts.iter();
-            let own = alerts.filter(|((name, _), _)| *name == rule.name);
-            let states: Vec<State> = own.map(|(_, alert)| alert.life.state).collect();
-            let firing = states.iter().filter(|it| **it == State::Firing).count();
-            let worst = [State::Firing, State::Pending, State::Resolved];
-            let worst = worst.into_iter().find(|it| states.contains(it));
-            RuleView {
-                readings: inner.readings.get(&rule.name).copied().unwrap_or(0),
-                name: rule.name.clone(),
-                definition: rule,
-                origin,
-                state: worst.unwrap_or(State::Ok),
-                firing,
-            }
-        })
-        .collect()
-    }
-
-    pub(super) fn set_rule(&self, rule: Rule, replace: bool) -> Result<(), Refusal> {
-        let mut inner = self.inner.lock();
-        let name = rule.name.clone();
-        if inner.settings.rules.iter().any(|it| it.name == name) {
-            return Err(Refusal::Configured("rule", name));
-        }
-        let is_default =
-            inner.settings.default_rules && Rule::defaults().iter().any(|it| it.name == name);
-        let known = inner.own_rules.iter().position(|it| it.name == name);
-        match known {
-            Some(place) if replace => inner.own_rules[place] = rule,
-            Some(_) => return Err(Refusal::Exists("rule", name)),
-            // One that is there without being asked for can be another one.
-            None if is_default && !replace => return Err(Refusal::Exists("rule", name)),
-            None if !is_default && replace => return Err(Refusal::Unknown("rule", name)),
-            None if inner.own_rules.len() >= MOST => return Err(Refusal::TooMany("rules", MOST)),
-            None => inner.own_rules.push(rule),
-        }
-        self.memory.set_rules(&inner.own_rules);
-        Ok(())
-    }
-
-    pub(super) fn remove_rule(&self, name: &str) -> Result<(), Refusal> {
-        let mut inner = self.inner.lock();
-        let before = inner.own_rules.len();
-        inner.own_rules.retain(|it| it.name != name);
-        if inner.own_rules.len() < before {
-            self.memory.set_rules(&inner.own_rules);
-            return Ok(());
-        }
-        let is_known = inner.all_rules().iter().any(|(rule, _)| rule.name == name);
-        Err(if is_known {
-            Refusal::Configured("rule", name.to_owned())
-        } else {
-            Refusal::Unknown("rule", name.to_owned())
-        })
-    }
-
-    pub(super) fn judge(&self, rule: &Rule) -> Vec<Verdict> {
-        let answer = self.sources.read(rule.quantity);
-        let own = answer
-            .readings
-            .iter()
-            .filter_map(|reading| Some((rule.labels_of(reading)?, reading.value)));
-        own.map(|(labels, value)| {
-            let known = value.filter(|it| it.is_finite());
-            let severity = if rule.no_data {
-                known.is_none().then(|| rule.severity())
-            } else {
-                rule.looked_at(known).and_then(|it| rule.judge(it))
-            };
-            Verdict {
-                labels,
-                value: known,
-                severity,
-            }
-        })
-        .collect()
-    }
-
-    pub(super) fn silences(&self, now: Timestamp) -> Vec<SilenceView> {
-        let inner = self.inner.lock();
-        let view = |silence: &Silence, origin| SilenceView {
-            active: silence.is_active(now),
-            name: silence.name.clone(),
-            definition: silence.clone(),
-            origin,
-        };
-        let configured = inner.settings.silences.iter();
-        let own = inner.own_silences.iter();
-        configured
-            .map(|it| view(it, Origin::Configuration))
-            .chain(own.map(|it| view(it, Origin::Api)))
-            .collect()
-    }
-
-    pub(super) fn set_silence(&self, silence: Silence, replace: bool) -> Result<(), Refusal> {
-        let mut inner = self.inner.lock();
-        let name = silence.name.clone();
-        if inner.settings.silences.iter().any(|it| it.name == name) {
-            return Err(Refusal::Configured("silence", name));
-        }
-        let known = inner.own_silences.iter().position(|it| it.name == name);
-        match known {
-            Some(place) if replace => inner.own_silences[place] = silence,
-            Some(_) => return Err(Refusal::Exists("silence", name)),
-            None if replace => return Err(Refusal::Unknown("silence", name)),
-            None if inner.own_silences.len() >= MOST => {
-                return Err(Refusal::TooMany("silences", MOST));
-            }
-            None => inner.own_silences.push(silence),
-        }
-        self.memory.set_silences(&inner.own_silences);
-        Ok(())
-    }
-
-    pub(super) fn remove_silence(&self, name: &str) -> Result<(), Refusal> {
-        let mut inner = self.inner.lock();
-        let before = inner.own_silences.len();
-        inner.own_silences.retain(|it| it.name != name);
-        if inner.own_silences.len() < before {
-            self.memory.set_silences(&inner.own_silences);
-            return Ok(());
-        }
-        let is_known = inner.settings.silences.iter().any(|it| it.name == name);
-        Err(if is_known {
-            Refusal::Configured("silence", name.to_owned())
-        } else {
-            Refusal::Unknown("silence", name.to_owned())
-        })
-    }
-
-    pub(super) fn sinks(&self) -> Vec<SinkView> {
-        let sinks = self.inner.lock().settings.sinks.clone();
-        let sinks = sinks.into_iter().map(|sink| SinkView {
-            standing: self.outbox.standing(&sink.name),
-            target: sink.shown(),
-            kind: sink.kind,
-            language: sink.language,
-            name: sink.name,
-        });
-        sinks.collect()
-    }
-
-    pub(super) fn test(
-        &self,
-        rule: Option<&Rule>,
-        sink: Option<&str>,
-    ) -> Result<Vec<Tested>, Refusal> {
-        let now = Timestamp::now();
-        let mut sinks = self.inner.lock().settings.sinks.clone();
-        if let Some(name) = sink {
-            sinks.retain(|it| it.name == name);
-            if sinks.is_empty() {
-                return Err(Refusal::Unknown("sink", name.to_owned()));
-            }
-        } else if let Some(names) = rule.and_then(|rule| rule.sinks.as_ref()) {
-            sinks.retain(|it| names.contains(&it.name));
-        }
-        let host = || Labels::from([("host".to_owned(), self.host.clone())]);
-        let notice = rule.map_or_else(
-            || Notice::test("test", Quantity::CheckOffset, host(), now),
-            |rule| {
-                let mut labels = host();
-                labels.extend(rule.labels.clone());
-                Notice::test(&rule.name, rule.quantity, labels, now)
-            },
-        );
-        let id = format!("test-{}", now.as_microsecond());
-        // All at once: one that hangs keeps nobody waiting for the others.
-        let tested = std::thread::scope(|scope| {
-            let threads: Vec<_> = sinks
-                .iter()
-                .map(|sink| {
-                    let (notice, id) = (&notice, &id);
-                    let test = move || {
-                        let begun = std::time::Instant::now();
-                        let sent = sink.send(std::slice::from_ref(notice), id, now);
-                        Tested {
-                            sink: sink.name.clone(),
-                            delivered: sent.is_ok(),
-                            error: sent.err().map(|failure| failure.why),
-                            seconds: begun.elapsed().as_secs_f64(),
-                        }
-                    };
-                    (sink, scope.spawn(test))
-                })
-                .collect();
-            let ends = threads.into_iter().map(|(sink, thread)| {
-                thread.join().unwrap_or_else(|_| Tested {
-                    sink: sink.name.clone(),
-                    delivered: false,
-                    error: Some("sending met a bug; the log says more".to_owned()),
-                    seconds: 0.0,
-                })
-            });
-            ends.collect()
-        });
-        Ok(tested)
-    }
-
-    pub(super) fn health(&self) -> Health {
-        let (sinks, mut health) = {
-            let inner = self.inner.lock();
-            let states = inner.alerts.values().map(|alert| alert.life.state);
-            let count = |state| states.clone().filter(|it| *it == state).count();
-            let names = inner.settings.sinks.iter().map(|it| it.name.clone());
-            let health = Health {
-                firing: count(State::Firing),
-                pending: count(State::Pending),
-                alerts_refused: inner.refused,
-                rules_told_nowhere: inner
-                    .all_rules()
-                    .into_iter()
-                    .filter(|(rule, _)| rule.enabled && is_told_nowhere(rule, &inner.settings))
-                    .map(|(rule, _)| rule.name)
-                    .collect(),
-                ..Health::default()
-            };
-            (names.collect::<Vec<_>>(), health)
-        };
-        for sink in sinks {
-            if let Some(why) = self.outbox.standing(&sink).error {
-                health.failing_sinks.push(format!("{sink}: {why}"));
-            }
-        }
-        health
-    }
 }
 
 impl Inner {
+    /// Where a rule has alerts.
+    fn places(&self, rule: &Rule) -> impl Iterator<Item = &Place> {
+        let own = self.alerts.range((rule.name.clone(), Labels::new())..);
+        own.map(|(place, _)| place)
+            .take_while(|(name, _)| *name == rule.name)
+    }
+
+    fn has_alerts(&self, rule: &Rule) -> bool {
+        self.places(rule).next().is_some()
+    }
+
     /// All rules by their origins: those of the configuration count before those of the API, and
     /// these before those that are there without being asked for.
     fn all_rules(&self) -> Vec<(Rule, Origin)> {
@@ -827,45 +563,6 @@ impl Inner {
     }
 }
 
-/// What a rule sees: of each set of labels, what there is.
-fn seen(
-    rule: &Rule,
-    answer: &Answer,
-    findings: &[Finding],
-) -> BTreeMap<Labels, (Seen, Option<String>)> {
-    let mut seen = BTreeMap::new();
-    if rule.quantity == Quantity::Finding {
-        for finding in findings {
-            let reading = Reading {
-                labels: finding.labels.clone(),
-                value: None,
-            };
-            let Some(labels) = rule.labels_of(&reading) else {
-                continue;
-            };
-            let entry = seen.entry(labels).or_insert((Seen::Found(0), None));
-            let Seen::Found(count) = entry.0 else {
-                continue;
-            };
-            *entry = (Seen::Found(count + 1), Some(finding.message.clone()));
-        }
-        return seen;
-    }
-    for reading in &answer.readings {
-        let Some(labels) = rule.labels_of(reading) else {
-            continue;
-        };
-        let value = reading.value.filter(|it| it.is_finite());
-        let what = if rule.no_data {
-            Seen::Missing(value.is_none())
-        } else {
-            Seen::Value(value)
-        };
-        seen.insert(labels, (what, None));
-    }
-    seen
-}
-
 /// Whether it is remembered though all is well: it may be missing later.
 fn is_expected(alert: &Alert) -> bool {
     alert.rule.no_data && alert.life.state == State::Ok && alert.life.absent < GONE
@@ -873,38 +570,11 @@ fn is_expected(alert: &Alert) -> bool {
 
 /// Whether an alert is one of a rule as it is now.
 fn is_still_of(alert: &Alert, rule: &Rule) -> bool {
-    let label = |name: &str| alert.labels.get(name).cloned();
+    let label = |name: &str| alert.labels.get(name).map(String::as_str);
     alert.rule.quantity == rule.quantity
         && alert.rule.no_data == rule.no_data
         // One of nothing at all has no labels that could fit.
         && ((rule.no_data && alert.labels.is_empty()) || rule.matchers.fit(label))
-}
-
-/// What a rule sees of that which nobody reports.
-fn unlisted(rule: &Rule, labels: &Labels, answer: &Answer) -> Seen {
-    if rule.quantity == Quantity::Finding {
-        return Seen::Found(0);
-    }
-    if rule.no_data && labels.is_empty() {
-        // That of nothing at all is over with the first value.
-        return Seen::Missing(false);
-    }
-    // It is no more than the least of those that are listed. Whether that is good is all that this
-    // says: it may be much less.
-    let is_good = |least: &f64| rule.recovers(rule.lowest(), *least);
-    let is_above = rule.has_levels() && rule.direction() == Direction::Above;
-    Seen::Value(answer.least.filter(is_good).filter(|_| is_above))
-}
-
-/// Whether what nobody reports is reported with more labels: a check by its address, once it has one.
-fn is_said_closer(labels: &Labels, seen: &BTreeMap<Labels, (Seen, Option<String>)>) -> bool {
-    let has = |it: &Labels| {
-        labels
-            .iter()
-            .all(|(name, value)| it.get(name) == Some(value))
-    };
-    let mut longer = seen.keys().filter(|it| it.len() > labels.len());
-    !labels.is_empty() && longer.any(has)
 }
 
 /// The sinks of a rule that there are.

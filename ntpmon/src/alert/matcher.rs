@@ -8,6 +8,14 @@ use serde::{Deserialize, Serialize};
 /// Labels by name.
 pub type Labels = BTreeMap<String, String>;
 
+/// The labels of what something is of.
+#[must_use]
+pub fn labels(of: &[(&str, String)]) -> Labels {
+    let each = of.iter();
+    each.map(|(name, value)| ((*name).to_owned(), value.clone()))
+        .collect()
+}
+
 /// Patterns by label, all of which have to fit: `*` stands for any text, `|` separates texts of
 /// which one has to fit, and `!` before it all turns it round. A label that is not there is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,12 +25,12 @@ pub struct Matchers(pub BTreeMap<String, String>);
 impl Matchers {
     /// Whether labels fit.
     #[must_use]
-    pub fn fit(&self, label: impl Fn(&str) -> Option<String>) -> bool {
+    pub fn fit<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
         self.0.iter().all(|(name, pattern)| {
             let value = label(name).unwrap_or_default();
             match pattern.strip_prefix('!') {
-                Some(pattern) => !fits_any(pattern, &value),
-                None => fits_any(pattern, &value),
+                Some(pattern) => !fits_any(pattern, value),
+                None => fits_any(pattern, value),
             }
         })
     }
@@ -109,7 +117,7 @@ mod tests {
             ("!lo|veth*", "eth0", true),
             ("ö*", "öl", true),
         ] {
-            let fits = matchers(&[("interface", pattern)]).fit(|_| Some(text.to_owned()));
+            let fits = matchers(&[("interface", pattern)]).fit(|_| Some(text));
             assert_eq!(fits, right, "{pattern} {text}");
         }
     }
@@ -117,7 +125,7 @@ mod tests {
     #[test]
     fn every_label_has_to_fit_and_one_that_is_missing_is_empty() {
         let both = matchers(&[("server", "a"), ("interface", "b")]);
-        let label = |name: &str| (name == "server").then(|| "a".to_owned());
+        let label = |name: &str| (name == "server").then_some("a");
         assert!(!both.fit(label));
         assert!(matchers(&[("server", "a"), ("interface", "!b")]).fit(label));
         assert!(matchers(&[("server", "a"), ("interface", "")]).fit(label));

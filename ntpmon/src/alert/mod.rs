@@ -12,6 +12,7 @@ pub mod notice;
 pub mod quantity;
 mod remember;
 pub mod rule;
+mod sight;
 pub mod silence;
 pub mod sink;
 pub mod state;

@@ -7,6 +7,7 @@ use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     str::FromStr,
+    sync::Arc,
 };
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -231,11 +232,14 @@ impl<'de> Deserialize<'de> for Quantity {
     }
 }
 
+/// What a value is of: the server, the check, the interface. Values of several quantities share it.
+pub type Of = Arc<[(&'static str, String)]>;
+
 /// One value of a quantity now.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reading {
-    /// Of what: the server, the check, the interface.
-    pub labels: Vec<(&'static str, String)>,
+    /// Of what.
+    pub of: Of,
     /// Nothing where it is not known.
     pub value: Option<f64>,
 }
@@ -360,7 +364,7 @@ mod tests {
     #[test]
     fn one_source_that_meets_a_bug_keeps_no_other_from_answering() {
         let reading = Reading {
-            labels: vec![("server", "192.0.2.1".to_owned())],
+            of: [("server", "192.0.2.1".to_owned())].into(),
             value: Some(1.0),
         };
         let answer = reading.clone();

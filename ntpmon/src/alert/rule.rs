@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::{
     matcher::{Labels, MAX_LABELS, MAX_TEXT, Matchers, is_label},
-    quantity::{Direction, Quantity, Reading},
+    quantity::{Direction, Quantity},
 };
 
 /// How bad it is.
@@ -360,17 +360,12 @@ impl Rule {
         }
     }
 
-    /// The labels of the alert of a reading, where the rule is for it.
+    /// Whether it is on what has these labels.
     #[must_use]
-    pub fn labels_of(&self, reading: &Reading) -> Option<Labels> {
-        let label = |name: &str| {
-            let mut labels = reading.labels.iter();
-            labels.find_map(|(it, value)| (*it == name).then(|| value.clone()))
-        };
-        self.matchers.fit(label).then(|| {
-            let own = reading.labels.iter();
-            own.map(|(name, value)| ((*name).to_owned(), value.clone()))
-                .collect()
+    pub fn is_for(&self, of: &[(&str, String)]) -> bool {
+        self.matchers.fit(|name| {
+            let mut labels = of.iter();
+            labels.find_map(|(it, value)| (*it == name).then_some(value.as_str()))
         })
     }
 }

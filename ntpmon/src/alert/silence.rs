@@ -153,7 +153,8 @@ impl Silence {
     /// Whether it is for an alert of these labels.
     #[must_use]
     pub fn fits(&self, labels: &Labels) -> bool {
-        self.matchers.fit(|name| labels.get(name).cloned())
+        self.matchers
+            .fit(|name| labels.get(name).map(String::as_str))
     }
 }
 

@@ -120,7 +120,7 @@ impl Stage {
         *self.offsets.lock() = values
             .iter()
             .map(|(server, value)| Reading {
-                labels: vec![("server", (*server).to_owned())],
+                of: [("server", (*server).to_owned())].into(),
                 value: *value,
             })
             .collect();
@@ -461,10 +461,14 @@ async fn a_check_without_an_address_is_over_once_it_has_one() {
     let folder = tempfile::tempdir().unwrap();
     let mut stage = Stage::open(folder.path(), settings(OFFSET));
     stage.at(0.02);
-    stage.offsets.lock()[0]
-        .labels
-        .push(("address", "192.0.2.1".to_owned()));
-    stage.offsets.lock()[0].value = Some(0.0);
+    *stage.offsets.lock() = vec![Reading {
+        of: [
+            ("server", "a".to_owned()),
+            ("address", "192.0.2.1".to_owned()),
+        ]
+        .into(),
+        value: Some(0.0),
+    }];
     stage.look(1);
     assert_eq!(stage.told().await, [Fired, Resolved]);
 }

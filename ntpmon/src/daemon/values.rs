@@ -13,7 +13,7 @@ use tokio::{runtime::Handle, task::spawn_blocking, time::timeout};
 use crate::{
     alert::{
         Alerts, Finding,
-        quantity::{Answer, Quantity, Reading, Sources},
+        quantity::{Answer, Of, Quantity, Reading, Sources},
         window::Window,
     },
     check::{Checks, Latest, Status},
@@ -109,9 +109,20 @@ pub(super) fn sources(
         let found = Kept::new(SELDOM, move || find(&history));
         move || Answer::clone(&found.get())
     };
-    let of_checks = |value: fn(&Latest) -> Option<f64>| {
+    let asked = {
         let checks = checks.clone();
-        move || check_readings(&checks.latest(), value)
+        Arc::new(Kept::new(ONE_LOOK, move || asked(&checks)))
+    };
+    let of_checks = |value: fn(&Latest) -> Option<f64>| {
+        let asked = Arc::clone(&asked);
+        move || {
+            let asked = asked.get();
+            let readings = asked.iter().map(|(of, latest)| Reading {
+                of: Of::clone(of),
+                value: value(latest),
+            });
+            readings.collect::<Vec<_>>()
+        }
     };
     let asked_for = history.clone();
     Sources::default()
@@ -129,7 +140,7 @@ pub(super) fn sources(
         .with(Quantity::ClientRequestRate, of_clients(client_rates))
         .with(Quantity::Amplification, move || {
             vec![Reading {
-                labels: Vec::new(),
+                of: Of::default(),
                 // Nothing came in, so nothing came out for it.
                 value: Some(asked_for.amplification().unwrap_or(0.0)),
             }]
@@ -160,7 +171,7 @@ pub(super) fn sources(
         .with(Quantity::ServerOffset, move || {
             let servers = servers.get();
             let offsets = servers.iter().map(|server| Reading {
-                labels: of_server(&server.server_ip, &server.interface_name),
+                of: of_host("server", &server.server_ip, &server.interface_name),
                 value: server
                     .offset_median_seconds
                     .filter(|_| is_asked(server.last_seen_timestamp)),
@@ -170,7 +181,7 @@ pub(super) fn sources(
         .with(Quantity::ServerReach, move || {
             let servers = reach.get();
             let shares = servers.iter().map(|server| Reading {
-                labels: of_server(&server.server_ip, &server.interface_name),
+                of: of_host("server", &server.server_ip, &server.interface_name),
                 value: server
                     .reach_ratio
                     .filter(|_| server.reach_of >= POLLS)
@@ -267,39 +278,34 @@ impl<T> Kept<T> {
     }
 }
 
-fn on(interface: &str) -> Vec<(&'static str, String)> {
-    vec![("interface", interface.to_owned())]
+fn on(interface: &str) -> Of {
+    [("interface", interface.to_owned())].into()
 }
 
-fn of_server(server: &str, interface: &str) -> Vec<(&'static str, String)> {
-    let mut labels = on(interface);
-    labels.push(("server", server.to_owned()));
-    labels
+/// What is of one host, as seen on an interface.
+fn of_host(what: &'static str, address: &str, interface: &str) -> Of {
+    [
+        ("interface", interface.to_owned()),
+        (what, address.to_owned()),
+    ]
+    .into()
 }
 
-fn of_client(client: &str, interface: &str) -> Vec<(&'static str, String)> {
-    let mut labels = on(interface);
-    labels.push(("client", client.to_owned()));
-    labels
-}
-
-/// A value of every address that is asked. One that is paused says nothing; one whose name has no
-/// address goes by the name.
-fn check_readings(latest: &[Latest], value: fn(&Latest) -> Option<f64>) -> Vec<Reading> {
-    let asked = latest.iter().filter(|it| !it.paused);
-    let readings = asked.map(|it| {
+/// Every address that is asked. One that is paused says nothing; one whose name has no address goes
+/// by the name.
+fn asked(checks: &Checks) -> Vec<(Of, Latest)> {
+    let mut asked = checks.latest();
+    asked.retain(|it| !it.paused);
+    let asked = asked.into_iter().map(|it| {
         let mut labels = vec![
             ("check", it.name.to_string()),
             ("server", it.server.to_string()),
         ];
         let address = it.address.map(|address| address.ip().to_string());
         labels.extend(address.map(|address| ("address", address)));
-        Reading {
-            labels,
-            value: value(it),
-        }
+        (labels.into(), it)
     });
-    readings.collect()
+    asked.collect()
 }
 
 /// Nothing before it was asked a few times.
@@ -327,7 +333,7 @@ fn check_stratum(latest: &Latest) -> Option<f64> {
 fn client_errors(history: &History) -> Answer {
     match history.client_clocks(None, Some(ASKED.as_secs()), CLIENTS) {
         Ok(clocks) => worst(clocks.worst.into_iter().map(|client| Reading {
-            labels: of_client(&client.client_ip, &client.interface_name),
+            of: of_host("client", &client.client_ip, &client.interface_name),
             value: client.client_clock_error_seconds,
         })),
         Err(error) => {
@@ -341,7 +347,7 @@ fn client_errors(history: &History) -> Answer {
 fn client_rates(history: &History) -> Answer {
     match history.busiest(None, 0.0, CLIENTS) {
         Ok(busiest) => worst(busiest.clients.into_iter().map(|client| Reading {
-            labels: of_client(&client.client_ip, &client.interface_name),
+            of: of_host("client", &client.client_ip, &client.interface_name),
             value: Some(client.request_rate_per_second),
         })),
         Err(error) => {
@@ -385,7 +391,7 @@ fn ring_losses(statuses: &[control::Status], window: &Mutex<Window>) -> Vec<Read
         let lost = rings.iter().map(|ring| status.counters.get(*ring)).sum();
         let gained = window.gained(&status.interface, lost, now);
         Reading {
-            labels: on(&status.interface),
+            of: on(&status.interface),
             value: gained.map(|lost| lost as f64),
         }
     });
@@ -403,7 +409,7 @@ fn outages(statuses: &[control::Status]) -> Vec<Reading> {
         let is_up = link.map_or(status.exists, |link| link.running);
         let is_down = !is_up || status.state != State::Running;
         Reading {
-            labels: on(&status.interface),
+            of: on(&status.interface),
             value: Some(f64::from(u8::from(is_down))),
         }
     });
@@ -422,7 +428,7 @@ fn store_losses(history: &History, window: &Mutex<Window>) -> Vec<Reading> {
     ];
     let (mut window, now) = (window.lock(), Instant::now());
     let losses = kept.chain(others).map(|(name, count)| Reading {
-        labels: vec![("what", name.to_owned())],
+        of: [("what", name.to_owned())].into(),
         value: window.gained(name, count, now).map(|lost| lost as f64),
     });
     losses.collect()
@@ -432,7 +438,7 @@ fn free(disk: &PathBuf) -> Vec<Reading> {
     let asked = rustix::fs::statvfs(disk);
     let share = asked.ok().filter(|it| it.f_blocks > 0);
     vec![Reading {
-        labels: vec![("path", disk.display().to_string())],
+        of: [("path", disk.display().to_string())].into(),
         value: share.map(|it| it.f_bavail as f64 / it.f_blocks as f64),
     }]
 }
@@ -463,7 +469,7 @@ fn minute_readings(
         let own = own.find(|minute| minute.interface_name == status.interface);
         let runs = status.state == State::Running;
         Reading {
-            labels: on(&status.interface),
+            of: on(&status.interface),
             value: value(own).filter(|_| runs),
         }
     });
