@@ -5,17 +5,17 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use serde_json::Value;
 
-use crate::namespace::Namespace;
+use crate::{namespace::Namespace, process::wait_for};
 
 /// How often it looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(2);
@@ -23,10 +23,12 @@ const LOOK: Duration = Duration::from_millis(2);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What it does with a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Way {
     /// It answers with a status.
     Answer(u16),
+    /// It answers with a status and a body.
+    Say(u16, Vec<u8>),
     /// It takes it, and says nothing.
     Hang,
 }
@@ -36,6 +38,8 @@ pub enum Way {
 pub struct Request {
     /// When it was there whole.
     pub at: SystemTime,
+    /// Its method.
+    pub method: String,
     /// Its path.
     pub path: String,
     /// Its headers; the names are in small letters.
@@ -60,6 +64,7 @@ impl Request {
 /// The server.
 #[derive(Debug)]
 pub struct Receiver {
+    way: Arc<Mutex<Way>>,
     requests: Arc<Mutex<Vec<Request>>>,
     ending: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -72,14 +77,16 @@ impl Receiver {
             .enter(|| Ok(TcpListener::bind(address)?))
             .with_context(|| format!("listening at {address}"))?;
         listener.set_nonblocking(true)?;
+        let way = Arc::new(Mutex::new(way));
         let requests = Arc::<Mutex<Vec<Request>>>::default();
         let ending = Arc::new(AtomicBool::new(false));
-        let (seen, end) = (Arc::clone(&requests), Arc::clone(&ending));
+        let (seen, end, now) = (Arc::clone(&requests), Arc::clone(&ending), Arc::clone(&way));
         let thread = thread::spawn(move || {
             while !end.load(Ordering::Relaxed) {
                 match listener.accept() {
                     Ok((stream, _)) => {
-                        let (seen, end) = (Arc::clone(&seen), Arc::clone(&end));
+                        let (seen, end, way) =
+                            (Arc::clone(&seen), Arc::clone(&end), locked(&now).clone());
                         // It ends by its timeouts.
                         thread::spawn(move || serve(stream, way, &seen, &end));
                     }
@@ -88,6 +95,7 @@ impl Receiver {
             }
         });
         Ok(Self {
+            way,
             requests,
             ending,
             thread: Some(thread),
@@ -96,8 +104,20 @@ impl Receiver {
 
     /// What came so far.
     pub fn requests(&self) -> Vec<Request> {
-        let requests = self.requests.lock();
-        requests.unwrap_or_else(PoisonError::into_inner).clone()
+        locked(&self.requests).clone()
+    }
+
+    /// What it does from now on.
+    pub fn be(&self, way: Way) {
+        *locked(&self.way) = way;
+    }
+
+    /// The next request from now on.
+    pub fn next(&self, what: &str, patience: Duration) -> Result<Request> {
+        let known = locked(&self.requests).len();
+        wait_for(what, patience, || {
+            Ok(locked(&self.requests).get(known).cloned())
+        })
     }
 }
 
@@ -111,20 +131,17 @@ impl Drop for Receiver {
     }
 }
 
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn serve(stream: TcpStream, way: Way, seen: &Mutex<Vec<Request>>, ending: &AtomicBool) {
     // Who breaks off in the middle has sent nothing.
     let Ok(request) = read(&stream) else { return };
-    seen.lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(request);
-    let mut stream = stream;
+    locked(seen).push(request);
     match way {
-        Way::Answer(status) => {
-            let _ = write!(
-                stream,
-                "HTTP/1.1 {status} answer\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-            );
-        }
+        Way::Answer(status) => answer(stream, status, &[]),
+        Way::Say(status, body) => answer(stream, status, &body),
         Way::Hang => {
             let end = SystemTime::now() + PATIENCE;
             while !ending.load(Ordering::Relaxed) && SystemTime::now() < end {
@@ -134,13 +151,25 @@ fn serve(stream: TcpStream, way: Way, seen: &Mutex<Vec<Request>>, ending: &Atomi
     }
 }
 
+fn answer(mut stream: TcpStream, status: u16, body: &[u8]) {
+    let length = body.len();
+    // Who does not listen any more misses it.
+    let _ = write!(
+        stream,
+        "HTTP/1.1 {status} answer\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    )
+    .and_then(|()| stream.write_all(body));
+}
+
 fn read(stream: &TcpStream) -> Result<Request> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line)?;
-    let path = line.split(' ').nth(1).context("a path")?.to_owned();
+    let mut words = line.split(' ');
+    let mut word = |what| Ok::<_, Error>(words.next().context(what)?.to_owned());
+    let (method, path) = (word("a method")?, word("a path")?);
     let mut headers = Vec::new();
     loop {
         let mut line = String::new();
@@ -156,6 +185,7 @@ fn read(stream: &TcpStream) -> Result<Request> {
     reader.read_exact(&mut body)?;
     Ok(Request {
         at: SystemTime::now(),
+        method,
         path,
         headers,
         body,

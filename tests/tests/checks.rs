@@ -516,6 +516,42 @@ fn a_server_that_says_rate_is_asked_less_and_one_that_says_deny_not_at_all() {
     );
 }
 
+#[test]
+fn an_ntpsec_server_that_limits_is_asked_seldomer_until_it_answers_again() {
+    let pair = Pair::new().unwrap();
+    // An answer each five seconds.
+    let limit = [
+        "tos orphan 5 orphanwait 1",
+        "limit average 0.2 burst 2 kod 1",
+        "restrict default limited kod",
+    ];
+    let ntpsec = Ntpsec::start(&pair.server, &limit).unwrap();
+    let home = Home::new().unwrap();
+    home.configure(&configuration(&[("limits", Pair::SERVER)]))
+        .unwrap();
+    let daemon = start(&home, &pair.client);
+    let api = Api::of(&daemon, &pair.client).unwrap();
+    let mut limited = false;
+    let state = wait_for("an answer after a RATE", 3 * PATIENCE, || {
+        let list = api.get("/api/ntp/checks")?.success()?;
+        let state = list["data"][0]["states"][0].clone();
+        if is("kiss_of_death")(&state) {
+            assert_eq!(
+                (&state["kiss_code"], &state["stopped"]),
+                (&json!("RATE"), &json!(false))
+            );
+            limited = true;
+        }
+        Ok((limited && is("ok")(&state)).then_some(state))
+    });
+    let state = state.unwrap_or_else(|error| panic!("{error}: {}", ntpsec.log()));
+    assert!(
+        state["interval_seconds"].as_f64().unwrap() >= 4.0,
+        "{state}"
+    );
+    assert_eq!(state["stratum"], 5);
+}
+
 /// What a check of the API is asked for with.
 fn body(name: &str) -> String {
     json!({

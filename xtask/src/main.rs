@@ -52,7 +52,7 @@ enum Command {
     /// Measure ntpmon beside its peers
     Bench {
         /// What to measure; everything by default
-        #[arg(value_parser = ["kernel", "replay", "live", "history", "growth", "flood"])]
+        #[arg(value_parser = ["kernel", "replay", "live", "history", "growth", "flood", "checks"])]
         part: Option<String>,
         /// Print one JSON object instead of tables
         #[arg(long)]

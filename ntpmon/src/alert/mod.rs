@@ -344,12 +344,14 @@ impl Alerts {
         self.0.engine.records(before, limit, wanted)
     }
 
-    /// Somebody has an alert: it is not told again and again any more.
+    /// Somebody has an alert: it is not told again and again any more. Blocking.
     ///
     /// # Errors
     /// When there is none, or it is over.
     pub fn acknowledge(&self, id: u64, by: Acknowledgement) -> Result<View, Refusal> {
-        self.0.engine.acknowledge(id, by)
+        let alert = self.0.engine.acknowledge(id, by)?;
+        self.settle();
+        Ok(alert)
     }
 
     /// Every rule.
@@ -388,7 +390,9 @@ impl Alerts {
     fn settle(&self) {
         self.look_soon();
         if !self.outbox().settle(ON_DISK) {
-            tracing::warn!("a rule or a silence is not on disk yet: it is as soon as it can be");
+            tracing::warn!(
+                "what was asked of alerts is not on disk yet: it is as soon as it can be"
+            );
         }
     }
 

@@ -48,10 +48,17 @@ impl Sight {
             } else {
                 Seen::Value(value)
             };
-            let is_well =
-                || !rule.no_data && rule.looked_at(value).and_then(|it| rule.judge(it)).is_none();
+            let is_well = || {
+                !rule.no_data
+                    && rule
+                        .looked_at(value)
+                        .and_then(|it| rule.judge(it))
+                        .is_none()
+            };
             if has_alerts || !is_well() {
-                sight.seen.insert(matcher::labels(&reading.of), (what, None));
+                sight
+                    .seen
+                    .insert(matcher::labels(&reading.of), (what, None));
             }
         }
         sight

@@ -202,12 +202,16 @@ impl Life {
 
     /// Counts for how long it has been bad.
     fn count(&mut self, verdict: Option<Severity>, moment: Moment) {
-        let go_on = |counted: Option<Duration>, is_bad: bool| {
-            is_bad.then(|| counted.map_or(Duration::ZERO, |it| it + moment.elapsed))
-        };
+        // After the start nothing begins to be bad; what had begun before waits, and then goes on.
         let counts = !moment.grace || self.state == State::Firing;
-        self.bad = go_on(self.bad, counts && verdict.is_some());
-        self.critical = go_on(self.critical, counts && verdict == Some(Severity::Critical));
+        let go_on = |counted: Option<Duration>, is_bad: bool| match counted {
+            _ if !is_bad => None,
+            Some(counted) if counts => Some(counted + moment.elapsed),
+            Some(counted) => Some(counted),
+            None => counts.then_some(Duration::ZERO),
+        };
+        self.bad = go_on(self.bad, verdict.is_some());
+        self.critical = go_on(self.critical, verdict == Some(Severity::Critical));
     }
 
     /// The way from state to state, which values and missing data have in common.

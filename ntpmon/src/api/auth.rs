@@ -2,16 +2,13 @@
 //! on this host, provided that no web page asks in their name: the Host header has to be a
 //! loopback name, against DNS rebinding, and a page of another origin changes nothing.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    str::FromStr,
-};
+use std::net::{IpAddr, SocketAddr};
 
 use axum::{
     body::Body,
     extract::{ConnectInfo, Request},
     http::{
-        HeaderValue, StatusCode,
+        StatusCode,
         header::{AUTHORIZATION, HOST},
         uri::Authority,
     },
@@ -24,42 +21,7 @@ use super::{
     State,
     error::{ApiError, shown},
 };
-use crate::tokens::Scope;
-
-/// The origin of a web page that may use the API from a browser, exactly as browsers send it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin(HeaderValue);
-
-impl Origin {
-    pub(super) fn header(&self) -> &HeaderValue {
-        &self.0
-    }
-}
-
-impl FromStr for Origin {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> anyhow::Result<Self> {
-        let host = text
-            .strip_prefix("https://")
-            .or_else(|| text.strip_prefix("http://"));
-        if host.is_some_and(is_host) {
-            return Ok(Self(HeaderValue::from_str(text)?));
-        }
-        anyhow::bail!(
-            "'{text}' is no origin as browsers send it: expected one like https://host or \
-             https://host:port, in small letters"
-        )
-    }
-}
-
-/// A name or an address, in brackets where it is one of IPv6, and maybe a port.
-fn is_host(text: &str) -> bool {
-    let is_part =
-        |it: char| it.is_ascii_lowercase() || it.is_ascii_digit() || "-._:[]".contains(it);
-    let is_whole = |it: Authority| it.port_u16().is_some() || it.as_str() == it.host();
-    !text.starts_with(':') && text.chars().all(is_part) && text.parse().is_ok_and(is_whole)
-}
+use crate::{config::Origin, tokens::Scope};
 
 /// Whether whoever asks is one who may ask at all. It comes before every route, also those that
 /// need no token.
@@ -146,7 +108,7 @@ pub(super) fn same_origin(
     let layer = CsrfLayer::new();
     let layer = allowed.iter().fold(layer, |layer, origin| {
         // It was taken as one when it was parsed.
-        let text = origin.0.to_str().unwrap_or_default();
+        let text = origin.header().to_str().unwrap_or_default();
         layer.clone().add_trusted_origin(text).unwrap_or(layer)
     });
     layer.with_rejection_response(|_| {

@@ -27,6 +27,7 @@ use crate::{
         store::Store,
         view::Observation,
     },
+    config,
     history::{query::QueryError, view::time},
     ntp::clock,
 };
@@ -57,7 +58,6 @@ impl From<CheckError> for ApiError {
                 Self::new(StatusCode::CONFLICT, "check_of_configuration", message)
             }
             CheckError::TooMany => Self::new(StatusCode::CONFLICT, "too_many_checks", message),
-            CheckError::Wrong(_) => Self::invalid_body(message),
         }
     }
 }
@@ -322,6 +322,10 @@ async fn create(
     state: State,
     extract::Json(definition): extract::Json<Definition>,
 ) -> Result<Json<CheckReply>, ApiError> {
+    let faults = config::faults(&definition);
+    if !faults.is_empty() {
+        return Err(ApiError::invalid_body(faults.join("; ")));
+    }
     let shown = state.checks.create(definition)?;
     keep(&state).await?;
     Ok(reply(&shown, "was made"))

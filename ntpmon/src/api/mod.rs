@@ -56,15 +56,14 @@ use tower_http::{
 use utoipa_axum::router::OpenApiRouter;
 
 pub use self::{
-    auth::Origin,
     health::{Component, Components, Condition},
     openapi::{DOCUMENT, PAGE},
     process::Process,
     serve::{Tls, serve},
 };
 use crate::{
-    alert::Alerts, check::Checks, history::History, metrics::Metrics, monitor::control::Control,
-    ptp::seen::Seen, tokens::Tokens,
+    alert::Alerts, check::Checks, config::Origin, history::History, metrics::Metrics,
+    monitor::control::Control, ptp::seen::Seen, tokens::Tokens,
 };
 
 /// How the API is served.

@@ -16,6 +16,7 @@ mod record;
 pub mod resolve;
 pub mod rollup;
 pub mod round;
+mod shared;
 pub mod store;
 mod target;
 mod task;
@@ -23,8 +24,9 @@ pub mod view;
 
 pub use self::{
     definition::{Definition, FIELDS, Family},
-    engine::{CheckError, Checks, Latest, MOST_CHECKS, Shown, Source},
+    engine::{CheckError, Checks, MOST_CHECKS},
     failure::{Failure, Status},
     record::{CheckId, NoId, Series},
+    shared::{Latest, Shown, Source},
     target::{NoTarget, PORT, Target},
 };

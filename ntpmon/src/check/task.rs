@@ -17,11 +17,10 @@ use tokio::{
 };
 
 use super::{
-    Definition, Failure, Series,
-    engine::{Check, Latest, Shared, Wish},
-    exchange,
+    Definition, Failure, Series, exchange,
     resolve::{MOST_ADDRESSES, Resolved, resolve},
     round::{Pace, REGISTER, Reach, Round},
+    shared::{Check, Latest, Shared, Wish},
 };
 use crate::ntp::clock;
 

@@ -7,7 +7,7 @@ use std::slice;
 use serde::{Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
-use super::keys::Key;
+use super::keys::{KEYS, Key};
 use crate::{
     alert::{rule::Rule, silence::Silence, sink},
     check::Definition,
@@ -145,6 +145,17 @@ impl List {
 
 fn read<E: Entry>(entry: Table) -> Option<E> {
     Value::Table(entry).try_into().ok()
+}
+
+/// Whether it is a section of the file, such as `history.sessions`.
+pub(super) fn is_section(path: &str) -> bool {
+    let starts = |whole: &str, path| {
+        whole
+            .strip_prefix(path)
+            .is_some_and(|it: &str| it.starts_with('.'))
+    };
+    let within = |key: &Key| starts(key.path, path);
+    KEYS.iter().any(within) || LISTS.iter().any(|list| starts(list.path, path))
 }
 
 /// What is wrong with entries that did not come from a file, such as those that the API is given:

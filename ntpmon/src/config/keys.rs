@@ -1,8 +1,6 @@
 //! Every key there is, with what is right for it. What is told of a wrong value, the names of the
 //! environment's variables and the order of `ntpmon config show` all come from here.
 
-use super::entries::LISTS;
-
 /// A key of the file, or of an entry of an array of tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
@@ -230,17 +228,6 @@ impl Key {
     }
 }
 
-/// Whether it is a section of the file, such as `history.sessions`.
-pub(super) fn is_section(path: &str) -> bool {
-    let starts = |whole: &str, path| {
-        whole
-            .strip_prefix(path)
-            .is_some_and(|it: &str| it.starts_with('.'))
-    };
-    let within = |key: &Key| starts(key.path, path);
-    KEYS.iter().any(within) || LISTS.iter().any(|list| starts(list.path, path))
-}
-
 /// What may have been meant by a name that is none.
 pub(super) fn similar<'a>(
     name: &str,
@@ -260,7 +247,7 @@ pub(super) fn similar<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::List;
+    use crate::config::{LISTS, List};
 
     #[test]
     fn the_documentation_has_every_key_in_order_with_what_is_right_for_it() {

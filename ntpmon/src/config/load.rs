@@ -23,8 +23,8 @@ use self::lists::Placed;
 pub use self::lists::Shown;
 use super::{
     Config, DEFAULT_FILE, Entry,
-    entries::{LISTS, List},
-    keys::{CONFIG_VARIABLE, ELSEWHERE, KEYS, Key, Kind, PREFIX, SHORT, is_section, similar},
+    entries::{LISTS, List, is_section},
+    keys::{CONFIG_VARIABLE, ELSEWHERE, KEYS, Key, Kind, PREFIX, SHORT, similar},
 };
 use crate::alert::rule::Rule;
 

@@ -25,10 +25,9 @@ pub use self::{
     keys::{KEYS, Key, Kind},
     load::{Fault, Faults, Flag, Loaded, Shown, Source, Sources},
     otlp::Otlp,
-    types::{Keep, Mode},
+    types::{Keep, Mode, Origin},
 };
 use crate::{
-    api::Origin,
     check::{self, Definition},
     history, logging,
 };

@@ -3,6 +3,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
+use axum::http::{HeaderValue, uri::Authority};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub use crate::history::session::Keep;
@@ -15,6 +16,43 @@ pub enum Mode {
     Tc,
     /// XDP, before the kernel's own network code, where that is possible.
     Xdp,
+}
+
+/// The origin of a web page that may use the API from a browser, exactly as browsers send it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin(HeaderValue);
+
+impl Origin {
+    /// As the header has it.
+    #[must_use]
+    pub fn header(&self) -> &HeaderValue {
+        &self.0
+    }
+}
+
+impl FromStr for Origin {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let host = text
+            .strip_prefix("https://")
+            .or_else(|| text.strip_prefix("http://"));
+        if host.is_some_and(is_host) {
+            return Ok(Self(HeaderValue::from_str(text)?));
+        }
+        anyhow::bail!(
+            "'{text}' is no origin as browsers send it: expected one like https://host or \
+             https://host:port, in small letters"
+        )
+    }
+}
+
+/// A name or an address, in brackets where it is one of IPv6, and maybe a port.
+fn is_host(text: &str) -> bool {
+    let is_part =
+        |it: char| it.is_ascii_lowercase() || it.is_ascii_digit() || "-._:[]".contains(it);
+    let is_whole = |it: Authority| it.port_u16().is_some() || it.as_str() == it.host();
+    !text.starts_with(':') && text.chars().all(is_part) && text.parse().is_ok_and(is_whole)
 }
 
 impl fmt::Display for Keep {

@@ -32,6 +32,7 @@ use crate::netlink;
 
 pub mod figures;
 mod orders;
+mod shelves;
 #[cfg(test)]
 mod tests;
 

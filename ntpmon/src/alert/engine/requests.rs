@@ -43,7 +43,11 @@ impl Engine {
         self.memory.records(before, limit, wanted)
     }
 
-    pub(in crate::alert) fn acknowledge(&self, id: u64, by: Acknowledgement) -> Result<View, Refusal> {
+    pub(in crate::alert) fn acknowledge(
+        &self,
+        id: u64,
+        by: Acknowledgement,
+    ) -> Result<View, Refusal> {
         let mut inner = self.inner.lock();
         let alert = inner
             .alerts
@@ -57,7 +61,12 @@ impl Engine {
         alert.acknowledgement = Some(by);
         let mut changes = self.memory.record(alert, Event::Acknowledged, now);
         changes.push(self.memory.with(alert));
-        self.memory.put(changes);
+        if !self.memory.put(changes) {
+            tracing::error!(
+                "the history takes no more that waits to be written: who has alert {id} is known \
+                 until ntpmon ends"
+            );
+        }
         Ok(alert.view(Vec::new()))
     }
 
@@ -160,7 +169,11 @@ impl Engine {
             .collect()
     }
 
-    pub(in crate::alert) fn set_silence(&self, silence: Silence, replace: bool) -> Result<(), Refusal> {
+    pub(in crate::alert) fn set_silence(
+        &self,
+        silence: Silence,
+        replace: bool,
+    ) -> Result<(), Refusal> {
         let mut inner = self.inner.lock();
         let name = silence.name.clone();
         if inner.settings.silences.iter().any(|it| it.name == name) {

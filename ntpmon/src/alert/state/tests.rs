@@ -176,6 +176,32 @@ fn nothing_begins_to_be_bad_right_after_the_start_and_what_fires_goes_on() {
 }
 
 #[test]
+fn what_had_begun_to_be_bad_before_a_start_waits_for_the_grace_to_end_and_goes_on() {
+    let mut stage = Stage::new(&format!("{OFFSET}for_seconds = 10"));
+    assert_eq!(stage.value(1.0), Some(Transition::Pending));
+    let began = stage.life.began;
+    assert_eq!(stage.after(8.0, Seen::Value(Some(1.0))), None);
+    stage.restart();
+    stage.grace = true;
+    for _ in 0..100 {
+        assert_eq!(stage.value(1.0), None);
+    }
+    assert_eq!(stage.life.state, State::Pending);
+    stage.grace = false;
+    assert_eq!(stage.value(1.0), None);
+    assert_eq!(stage.value(1.0), Some(Transition::Fired));
+    assert_eq!(stage.life.began, began);
+
+    let mut stage = Stage::new(&format!("{OFFSET}for_seconds = 10"));
+    stage.value(1.0);
+    stage.grace = true;
+    assert_eq!(stage.value(0.0), Some(Transition::Calmed));
+    assert_eq!(stage.value(1.0), None);
+    assert_eq!(stage.life.state, State::Ok);
+    assert_eq!(stage.told, []);
+}
+
+#[test]
 fn becoming_critical_is_told_once_however_often_it_comes_and_goes() {
     let mut stage = Stage::new(&format!("{OFFSET}for_seconds = 1"));
     for value in [0.02, 0.02, 0.06] {

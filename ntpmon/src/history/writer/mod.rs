@@ -447,7 +447,7 @@ impl Writer {
         for (name, bytes) in &documents {
             writer.put_document(name, bytes)?;
         }
-        shelves.write(&writer)?;
+        writer.put_shelves(shelves.changes())?;
         let sums = rollups(&deltas);
         for ((resolution, interface, start), rollup) in &sums {
             writer.add_rollup(*resolution, *interface, *start, rollup)?;
