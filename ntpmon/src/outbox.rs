@@ -52,7 +52,7 @@ pub struct Failure {
     pub why: String,
     /// Whether it would not arrive another time either.
     pub is_final: bool,
-    /// After so many tries that has to be taken for certain.
+    /// After so many tries that came to this it has to be taken for certain.
     pub most: Option<u32>,
 }
 
@@ -91,6 +91,9 @@ pub struct Entry {
     pub created: Timestamp,
     /// How often it was tried.
     pub attempts: u32,
+    /// How often that came to what has to be taken for certain after some times.
+    #[serde(default)]
+    pub refusals: u32,
     /// What to deliver.
     pub body: String,
 }
@@ -192,9 +195,9 @@ impl Promise {
 }
 
 /// What became of so many deliveries is kept.
-const KEPT: u64 = 10_000;
+const KEPT: u64 = 50_000;
 /// So many deliveries wait for one destination; of more the oldest are given up.
-const WAITING: usize = 1000;
+const WAITING: usize = 20_000;
 
 /// The outbox, shared by all who promise.
 #[derive(Clone)]
@@ -466,6 +469,7 @@ fn entry(number: u64, destination: &str, subject: &str, body: String) -> Entry {
         subject: subject.to_owned(),
         created: Timestamp::now(),
         attempts: 0,
+        refusals: 0,
         body,
     }
 }

@@ -242,18 +242,18 @@ impl Engine {
         moment: Moment,
         outcome: &mut Outcome,
     ) {
-        match inner.readings.get_mut(&rule.name) {
-            Some(known) => *known = reported,
-            None => {
-                inner.readings.insert(rule.name.clone(), reported);
-            }
-        }
+        inner.readings.insert(rule.name.clone(), reported);
         if rule.no_data && reported == 0 {
             // Nobody reports anything at all.
             seen.insert(Labels::new(), (Seen::Missing(true), None));
         }
-        let own: Vec<Place> = inner.places(rule).cloned().collect();
-        for place in own {
+        let is_less = sight::is_less(rule, answer);
+        // Before what is seen is taken for one alert after the other.
+        let own = inner.places(rule);
+        let own: Vec<(Place, bool)> = own
+            .map(|place| (place.clone(), sight::is_said_closer(&place.1, &seen)))
+            .collect();
+        for (place, is_said_closer) in own {
             let Some(alert) = inner.alerts.get_mut(&place) else {
                 continue;
             };
@@ -270,18 +270,20 @@ impl Engine {
             let listed = seen.remove(&place.1);
             let is_listed = listed.is_some();
             let (looked_at, message) =
-                listed.unwrap_or_else(|| (sight::unlisted(rule, &place.1, answer), None));
+                listed.unwrap_or_else(|| (sight::unlisted(rule, &place.1), None));
             let is_unknown = looked_at == Seen::Value(None);
             if !is_unknown {
                 alert.life.absent = Duration::ZERO;
-            } else if answer.is_known && (is_listed || answer.least.is_none()) {
+            } else if answer.is_known {
                 alert.life.absent += moment.elapsed;
             }
             let patience = if rule.no_data { GONE } else { FORGOTTEN };
             let end = if !is_bad {
                 None
-            } else if !is_listed && sight::is_said_closer(&place.1, &seen) {
+            } else if !is_listed && is_said_closer {
                 Some(ended::CLOSER)
+            } else if !is_listed && is_less {
+                Some(ended::LESS)
             } else if alert.life.absent < patience {
                 None
             } else if is_listed {
@@ -333,11 +335,16 @@ impl Engine {
         }
     }
 
-    /// What is over is not shown any longer where there is no room for what is not.
+    /// What is over is not shown any longer where there is no room for what is not, and what is only
+    /// there because it may be missing later has to be seen again.
     fn make_room(&self, inner: &mut Inner, outcome: &mut Outcome) {
         inner.alerts.retain(|_, alert| {
-            let is_over = alert.life.state == State::Resolved && alert.life.told.is_none();
-            if is_over {
+            let is_over = match alert.life.state {
+                State::Resolved => alert.life.told.is_none(),
+                State::Ok => true,
+                State::Pending | State::Firing => false,
+            };
+            if is_over && alert.id != 0 {
                 outcome.changes.push(self.memory.without(alert));
             }
             !is_over
@@ -442,6 +449,9 @@ impl Engine {
         outcome: &mut Outcome,
     ) {
         let names: BTreeSet<&str> = rules.iter().map(|it| it.name.as_str()).collect();
+        inner
+            .readings
+            .retain(|name, _| names.contains(name.as_str()));
         let others: Vec<Place> = inner
             .alerts
             .keys()
@@ -449,7 +459,6 @@ impl Engine {
             .cloned()
             .collect();
         for place in others {
-            inner.readings.remove(&place.0);
             let Some(alert) = inner.alerts.get_mut(&place) else {
                 continue;
             };

@@ -34,16 +34,19 @@ pub mod ended {
     pub const UNKNOWN: &str = "nothing is known of it any more";
     /// It is another alert's now.
     pub const CLOSER: &str = "it is reported by its address now";
+    /// Others are worse, and they are not bad.
+    pub const LESS: &str = "it is not among the worst any more, and those are well";
     /// There is no such rule any more.
     pub const RULE: &str = "its rule is not in force any more";
     /// There is, but it is on something else.
     pub const CHANGED: &str = "its rule was changed, and is not on it any more";
 
     /// All of them, with what they are in Chinese.
-    pub(super) const EACH: [(&str, &str); 5] = [
+    pub(super) const EACH: [(&str, &str); 6] = [
         (GONE, "已无上报"),
         (UNKNOWN, "长时间无数据"),
         (CLOSER, "已按地址上报"),
+        (LESS, "已不在最差之列，且最差者已正常"),
         (RULE, "规则已停用"),
         (CHANGED, "规则已变更"),
     ];

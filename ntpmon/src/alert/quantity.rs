@@ -167,6 +167,9 @@ quantities! {
     /// Requests in a second, in the last full minute.
     RequestRate "request_rate" "rate of requests" "请求速率"
         PerSecond Above false None, None;
+    /// Requests in a second on all interfaces together, in the last full minute.
+    TotalRequestRate "total_request_rate" "rate of requests on all interfaces" "全部接口请求速率"
+        PerSecond Above false None, None;
     /// Requests of one client in a second.
     ClientRequestRate "client_request_rate" "rate of the client's requests" "单个客户端请求速率"
         PerSecond Above false None, None;

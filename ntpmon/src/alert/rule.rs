@@ -73,6 +73,9 @@ pub struct Rule {
     #[serde(default, rename = "repeat_seconds", with = "crate::seconds")]
     #[schema(value_type = f64)]
     pub repeat: Duration,
+    /// Whether it is told once more when a warning becomes critical.
+    #[serde(default)]
+    pub escalate: bool,
     /// How long nothing more has to be found before a finding is over.
     #[serde(default = "quiet", rename = "quiet_seconds", with = "crate::seconds")]
     #[schema(value_type = f64)]
@@ -139,6 +142,7 @@ impl Rule {
             recover_ratio: recover_ratio(),
             grace: grace(),
             repeat: Duration::ZERO,
+            escalate: false,
             quiet: quiet(),
             matchers: Matchers::default(),
             labels: Labels::default(),

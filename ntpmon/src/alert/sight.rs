@@ -66,7 +66,7 @@ impl Sight {
 }
 
 /// What a rule sees of that which nobody reports.
-pub(super) fn unlisted(rule: &Rule, labels: &Labels, answer: &Answer) -> Seen {
+pub(super) fn unlisted(rule: &Rule, labels: &Labels) -> Seen {
     if rule.quantity == Quantity::Finding {
         return Seen::Found(0);
     }
@@ -74,22 +74,29 @@ pub(super) fn unlisted(rule: &Rule, labels: &Labels, answer: &Answer) -> Seen {
         // That of nothing at all is over with the first value.
         return Seen::Missing(false);
     }
-    // It is no more than the least of those that are listed. Whether that is good is all that this
-    // says: it may be much less.
-    let is_good = |least: &f64| rule.recovers(rule.lowest(), *least);
+    Seen::Value(None)
+}
+
+/// Whether what nobody reports is well because it is no more than the least of those that are
+/// reported. It may be much less.
+pub(super) fn is_less(rule: &Rule, answer: &Answer) -> bool {
     let is_above = rule.has_levels() && rule.direction() == Direction::Above;
-    Seen::Value(answer.least.filter(is_good).filter(|_| is_above))
+    let is_good = |least| rule.recovers(rule.lowest(), least);
+    is_above && answer.least.is_some_and(is_good)
 }
 
 /// Whether what nobody reports is reported with more labels: a check by its address, once it has one.
 pub(super) fn is_said_closer(labels: &Labels, seen: &SeenOf) -> bool {
+    if labels.is_empty() || seen.contains_key(labels) {
+        return false;
+    }
     let has = |it: &Labels| {
         labels
             .iter()
             .all(|(name, value)| it.get(name) == Some(value))
     };
     let mut longer = seen.keys().filter(|it| it.len() > labels.len());
-    !labels.is_empty() && longer.any(has)
+    longer.any(has)
 }
 
 #[cfg(test)]

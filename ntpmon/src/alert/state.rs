@@ -332,18 +332,15 @@ impl Life {
     /// is silenced nothing new is told, but that something is over which was told is told always:
     /// who was called has to know.
     pub fn tell(&mut self, rule: &Rule, is_silent: bool, is_acknowledged: bool) -> Option<Telling> {
-        let repeat = rule.repeat;
+        let is_due = !rule.repeat.is_zero() && self.since_told >= rule.repeat && !is_acknowledged;
         let telling = match (self.state, self.told) {
             (State::Firing, None) if !is_silent => Telling::Fired,
-            (State::Firing, Some(told)) if !is_silent && self.severity > told => Telling::Escalated,
-            (State::Firing, Some(_))
-                if !is_silent
-                    && !is_acknowledged
-                    && !repeat.is_zero()
-                    && self.since_told >= repeat =>
+            (State::Firing, Some(told))
+                if !is_silent && self.severity > told && (rule.escalate || is_due) =>
             {
-                Telling::Repeated
+                Telling::Escalated
             }
+            (State::Firing, Some(_)) if !is_silent && is_due => Telling::Repeated,
             (State::Resolved, Some(_)) => Telling::Resolved,
             _ => return None,
         };

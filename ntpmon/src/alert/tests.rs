@@ -427,13 +427,44 @@ async fn who_is_not_among_the_worst_any_more_is_well_if_the_least_of_them_is() {
     stage.look(1);
     // Others are worse, so nobody knows.
     stage.set(&[("b", Some(0.02))]);
-    stage.look(36_000);
+    stage.look(3000);
     assert_eq!(stage.told().await, [Fired, Fired]);
     *stage.rest.lock() = (true, Some(0.001));
     stage.look(1);
     assert_eq!(stage.told().await, [Fired, Fired, Resolved]);
+    let over = stage.sent.lock()[2].clone();
+    assert_eq!(over.labels["server"], "a");
+    // It is not said to have the value of another.
+    assert_eq!(over.value, Some(0.02));
+    assert!(over.message.unwrap().contains("among the worst"));
+
+    // For how long nobody knows has a bound, or those who come and go would all stay.
+    *stage.rest.lock() = (true, Some(0.02));
+    stage.set(&[("c", Some(0.02))]);
+    stage.look(3000);
+    assert_eq!(stage.told().await.len(), 4);
+    stage.look(3000);
+    assert_eq!(stage.told().await[4..], [Resolved]);
     let sent = stage.sent.lock();
-    assert_eq!(sent[2].labels["server"], "a");
+    assert_eq!(sent[4].labels["server"], "b");
+    assert!(sent[4].message.as_ref().unwrap().contains("nobody reports"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_be_missing_later_makes_room_for_what_is_bad() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = "[[rule]]\nname = 'missing'\nquantity = 'check_offset'\nno_data = true\n\
+                 grace_seconds = 0\n";
+    let mut settings = settings(&format!("{rules}{OFFSET}"));
+    settings.max_alerts = 3;
+    let mut stage = Stage::open(folder.path(), settings);
+    let names = ["a", "b", "c"];
+    stage.set(&names.map(|name| (name, Some(0.0))));
+    stage.look(1);
+    stage.set(&names.map(|name| (name, Some(0.02))));
+    stage.look(1);
+    assert_eq!(stage.told().await, [Fired; 3]);
+    assert_eq!(stage.alerts.all().len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -471,6 +502,25 @@ async fn a_check_without_an_address_is_over_once_it_has_one() {
     }];
     stage.look(1);
     assert_eq!(stage.told().await, [Fired, Resolved]);
+
+    // Also where the address has an alert of its own already.
+    let folder = tempfile::tempdir().unwrap();
+    let mut stage = Stage::open(folder.path(), settings(OFFSET));
+    let by_address = |value| Reading {
+        of: [
+            ("server", "a".to_owned()),
+            ("address", "192.0.2.1".to_owned()),
+        ]
+        .into(),
+        value: Some(value),
+    };
+    *stage.offsets.lock() = vec![by_address(0.02)];
+    stage.look(1);
+    stage.at(0.02);
+    assert_eq!(stage.told().await, [Fired, Fired]);
+    *stage.offsets.lock() = vec![by_address(0.02)];
+    stage.look(1);
+    assert_eq!(stage.told().await, [Fired, Fired, Resolved]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

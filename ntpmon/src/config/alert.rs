@@ -123,7 +123,7 @@ impl Entry for Rule {
             Kind::Text,
             "one of check_offset, check_reach, check_stratum, check_delay, server_offset, \
              server_reach, finding, client_clock_error, unanswered_ratio, turnaround_p99, \
-             request_rate, client_request_rate, amplification, kiss_of_death, ring_loss, \
+             request_rate, total_request_rate, client_request_rate, amplification, kiss_of_death, ring_loss, \
              store_loss, interface_down, disk_free",
         ),
         key("no_data", Kind::Switch, "true or false"),
@@ -139,6 +139,7 @@ impl Entry for Rule {
         ),
         key("grace_seconds", Kind::Number, "seconds, 0 to 2678400"),
         key("repeat_seconds", Kind::Number, "seconds, 0 to 2678400"),
+        key("escalate", Kind::Switch, "true or false"),
         key("quiet_seconds", Kind::Number, "seconds, 0 to 2678400"),
         key("match", Kind::Table, MATCH),
         key(

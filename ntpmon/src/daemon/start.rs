@@ -4,6 +4,7 @@
 use std::{future::ready, net::TcpListener, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
+use parking_lot::Mutex;
 use serde_json::Map;
 use tokio::{
     runtime::Handle,
@@ -311,7 +312,12 @@ fn seen_of_ptp(history: &History, changed: &Arc<Notify>) -> Seen {
 
 /// Puts the masters of PTP down, now and then, when something changed, and at the end.
 fn remembered_ptp(seen: Seen, history: History, changed: Arc<Notify>) -> Part {
-    let keep = move || history.set_document(PTP_MASTERS, seen.remember());
+    // One after the other, or what was known before would come last.
+    let keeping = Arc::new(Mutex::new(()));
+    let keep = move || {
+        let _keeping = keeping.lock();
+        history.set_document(PTP_MASTERS, seen.remember());
+    };
     let remembering = tokio::spawn({
         let keep = keep.clone();
         async move {

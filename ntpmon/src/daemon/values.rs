@@ -42,6 +42,8 @@ const SELDOM: Duration = Duration::from_secs(5);
 const SERVERS: usize = 10_000;
 /// The share of fewer polls says nothing: the first one would be all or nothing.
 const POLLS: u8 = 4;
+/// The offset of a server that answered none of its last three questions is that of another time.
+const OF_LATE: u8 = 0b111;
 /// Clients of which rules know, the worst first.
 const CLIENTS: usize = 100;
 /// A server that this host has not asked for so long, and a client that has not asked, says nothing
@@ -72,8 +74,10 @@ pub(super) fn sources(
         }))
     };
     let minutes = {
-        let history = history.clone();
-        Arc::new(Kept::new(SELDOM, move || last_minute(&history, lag)))
+        let (history, started) = (history.clone(), jiff::Timestamp::now());
+        Arc::new(Kept::new(SELDOM, move || {
+            last_minute(&history, started, lag)
+        }))
     };
     let servers = {
         let history = history.clone();
@@ -85,12 +89,19 @@ pub(super) fn sources(
                 most: SERVERS,
                 ..ServerQuery::default()
             };
-            history.server_health(&query).0
+            let mut servers = history.server_health(&query).0;
+            // Those that were not asked since the start may never be again.
+            servers.retain(|it| it.reach_of > 0);
+            servers
         }))
+    };
+    let total = {
+        let (minutes, statuses) = (Arc::clone(&minutes), Arc::clone(&statuses));
+        move || total_rate(&minutes.get(), statuses.get().as_deref())
     };
     let of_minute = |value: fn(Option<&RollupView>) -> Option<f64>| {
         let (minutes, statuses) = (Arc::clone(&minutes), Arc::clone(&statuses));
-        move || minute_readings(minutes.get().as_deref(), statuses.get().as_deref(), value)
+        move || minute_readings(&minutes.get(), statuses.get().as_deref(), value)
     };
     let (reach, lost, down) = (
         Arc::clone(&servers),
@@ -164,6 +175,7 @@ pub(super) fn sources(
             Quantity::RequestRate,
             of_minute(|minute| rate(minute, "requests")),
         )
+        .with(Quantity::TotalRequestRate, total)
         .with(
             Quantity::KissOfDeath,
             of_minute(|minute| rate(minute, "kiss_of_death")),
@@ -174,17 +186,18 @@ pub(super) fn sources(
                 of: of_host("server", &server.server_ip, &server.interface_name),
                 value: server
                     .offset_median_seconds
+                    .filter(|_| server.reach.is_some_and(|it| it & OF_LATE != 0))
                     .filter(|_| is_asked(server.last_seen_timestamp)),
             });
             offsets.collect::<Vec<_>>()
         })
         .with(Quantity::ServerReach, move || {
             let servers = reach.get();
-            let shares = servers.iter().map(|server| Reading {
+            let asked = servers.iter().filter(|it| it.reach_of >= POLLS);
+            let shares = asked.map(|server| Reading {
                 of: of_host("server", &server.server_ip, &server.interface_name),
                 value: server
                     .reach_ratio
-                    .filter(|_| server.reach_of >= POLLS)
                     .filter(|_| is_asked(server.last_seen_timestamp)),
             });
             shares.collect::<Vec<_>>()
@@ -443,37 +456,64 @@ fn free(disk: &PathBuf) -> Vec<Reading> {
     }]
 }
 
-/// The last minute that is over and written, of every interface on which something happened in it.
-fn last_minute(history: &History, lag: Duration) -> Option<Vec<RollupView>> {
+/// A minute, and what happened in it on each interface on which something did.
+struct Minute {
+    start: i64,
+    sums: Vec<RollupView>,
+}
+
+impl Minute {
+    /// What happened on an interface, where that was watched all the time.
+    fn of(&self, status: &control::Status) -> Option<Option<&RollupView>> {
+        let begun = |since: jiff::Timestamp| since.as_second() <= self.start;
+        let is_whole = status.state == State::Running && status.since.is_some_and(begun);
+        let mut own = self.sums.iter();
+        is_whole.then(|| own.find(|it| it.interface_name == status.interface))
+    }
+}
+
+/// The last minute that is over and written; nothing before there was a whole one.
+fn last_minute(history: &History, started: jiff::Timestamp, lag: Duration) -> Option<Minute> {
     const MINUTE: i64 = 60;
     let now = clock::utc() / 1_000_000_000 - i64::try_from(lag.as_secs()).unwrap_or(MINUTE);
     let start = now - now.rem_euclid(MINUTE) - MINUTE;
-    let minute = history.rollups(None, Resolution::Minute, start..=start, 1);
-    minute
-        .map_err(|error| tracing::debug!("the last minute for alerts: {error}"))
+    if start < started.as_second() {
+        return None;
+    }
+    let sums = history.rollups(None, Resolution::Minute, start..=start, 1);
+    sums.map_err(|error| tracing::debug!("the last minute for alerts: {error}"))
         .ok()
+        .map(|sums| Minute { start, sums })
 }
 
 /// A value of each interface that is watched, where something happened and where nothing did; of one
-/// that does not run nothing is known.
+/// that was not watched all the time nothing is known.
 fn minute_readings(
-    minutes: Option<&[RollupView]>,
+    minute: &Option<Minute>,
     statuses: Option<&[control::Status]>,
     value: fn(Option<&RollupView>) -> Option<f64>,
 ) -> Answer {
-    let Some((minutes, statuses)) = minutes.zip(statuses) else {
+    let Some((minute, statuses)) = minute.as_ref().zip(statuses) else {
         return Answer::unknown();
     };
-    let readings = watched(statuses).map(|status| {
-        let mut own = minutes.iter();
-        let own = own.find(|minute| minute.interface_name == status.interface);
-        let runs = status.state == State::Running;
-        Reading {
-            of: on(&status.interface),
-            value: value(own).filter(|_| runs),
-        }
+    let readings = watched(statuses).map(|status| Reading {
+        of: on(&status.interface),
+        value: minute.of(status).and_then(value),
     });
     readings.collect::<Vec<_>>().into()
+}
+
+/// The requests on all interfaces together; nothing where one of them was not watched all the time.
+fn total_rate(minute: &Option<Minute>, statuses: Option<&[control::Status]>) -> Answer {
+    let Some((minute, statuses)) = minute.as_ref().zip(statuses) else {
+        return Answer::unknown();
+    };
+    let rates = watched(statuses).map(|status| rate(minute.of(status)?, "requests"));
+    let reading = Reading {
+        of: Of::default(),
+        value: rates.sum(),
+    };
+    vec![reading].into()
 }
 
 fn count(minute: &RollupView, name: &str) -> f64 {

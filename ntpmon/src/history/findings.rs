@@ -306,7 +306,6 @@ impl Findings {
             evidence: found.evidence.clone(),
         };
         state.sources.insert(source, recent);
-        self.newest.send_replace(number);
         let is_lesser = is_stray(found.kind) || found.severity == Severity::Info;
         let kept = &mut state.kept[usize::from(!is_lesser)];
         kept.push_back(number);
@@ -318,6 +317,15 @@ impl Findings {
             changes.push(Change::remove(Shelf::Findings, old.to_be_bytes()));
         }
         changes
+    }
+
+    fn announce(&self) {
+        let last = self.state.lock().last;
+        self.newest.send_if_modified(|newest| {
+            let is_news = *newest < last;
+            *newest = last.max(*newest);
+            is_news
+        });
     }
 }
 
@@ -402,6 +410,8 @@ impl History {
         if !changes.is_empty() {
             self.put(changes);
         }
+        // Who follows puts down what became of it: not before it.
+        self.0.findings.announce();
     }
 
     /// Takes what was found on an interface by others than those who feed exchanges.

@@ -220,8 +220,11 @@ async fn deliver(
     let retry = backoff(entry.attempts);
     let next = now + SignedDuration::try_from(retry).unwrap_or_default();
     let too_late = age + begun.elapsed() + retry > policy.max_age;
-    let most = policy.max_attempts.min(failure.most.unwrap_or(u32::MAX));
-    let given_up = failure.is_final || too_late || entry.attempts >= most;
+    entry.refusals += u32::from(failure.most.is_some());
+    let given_up = failure.is_final
+        || too_late
+        || entry.attempts >= policy.max_attempts
+        || failure.most.is_some_and(|most| entry.refusals >= most);
     queue.standing.lock().error = Some(failure.why.clone());
     delivery.error = Some(failure.why.clone());
     if given_up || entry.number == 0 {
@@ -253,7 +256,7 @@ async fn deliver(
     let first = waiting
         .front_mut()
         .filter(|it| it.entry.number == entry.number)?;
-    first.entry.attempts = entry.attempts;
+    (first.entry.attempts, first.entry.refusals) = (entry.attempts, entry.refusals);
     shared.note(&entry, &delivery);
     Some(Some(retry))
 }

@@ -1,9 +1,9 @@
 //! Mail, by SMTP. Each try of a message has the same Message-ID, so that a mailbox shows it once.
 
-use std::fs;
+use std::{collections::VecDeque, fs};
 
 use lettre::{
-    Message, SmtpTransport, Transport,
+    Address, Message, SmtpTransport, Transport,
     address::Envelope,
     message::{
         Mailbox,
@@ -15,6 +15,8 @@ use lettre::{
         client::{Certificate, CertificateStore, Tls, TlsParameters},
     },
 };
+
+use parking_lot::Mutex;
 
 use super::{
     definition::{Definition, MailTls},
@@ -47,32 +49,73 @@ pub(super) fn deliver(sink: &Definition, notice: &Notice, id: &str) -> Result<()
     }
     let transport = transport.build();
     let by = format!("{host}:{port}");
-    let Err(error) = transport.send(&message) else {
-        return Ok(());
-    };
-    let (all, failure) = (message.envelope(), failure(&by, &error));
-    if !failure.is_final || all.to().len() < 2 {
-        return Err(failure);
-    }
-    // One whom the server does not know keeps no other from it.
-    let mut failures = Vec::new();
-    for to in all.to() {
-        let one = Envelope::new(all.from().cloned(), vec![to.clone()]);
-        let one = one.map_err(Failure::for_good)?;
-        if let Err(error) = transport.send_raw(&one, &message.formatted()) {
-            let failure = self::failure(&by, &error);
-            tracing::warn!("sink {}: {to} is not told: {}", sink.name, failure.why);
-            failures.push(failure);
+    let all = message.envelope();
+    let left: Vec<&Address> = all.to().iter().filter(|to| !TOLD.has(id, to)).collect();
+    if left.len() == all.to().len() {
+        let Err(error) = transport.send(&message) else {
+            return Ok(());
+        };
+        let failure = failure(&by, &error);
+        if left.len() < 2 || !is_of_a_recipient(&error) {
+            return Err(failure);
         }
     }
-    // Those who have it see it once, since each try has the same id.
+    // One who cannot be told, or not now, keeps no other from it.
+    let mut failures = Vec::new();
+    for to in &left {
+        let one = Envelope::new(all.from().cloned(), vec![Address::clone(to)]);
+        let one = one.map_err(Failure::for_good)?;
+        match transport.send_raw(&one, &message.formatted()) {
+            Ok(_) => TOLD.add(id, to),
+            Err(error) => {
+                let failure = failure(&by, &error);
+                tracing::warn!("sink {}: {to} is not told: {}", sink.name, failure.why);
+                failures.push(failure);
+            }
+        }
+    }
+    // Those who have it are not sent it again.
     if let Some(later) = failures.iter().position(|it| !it.is_final) {
         return Err(failures.swap_remove(later));
     }
-    if failures.len() < all.to().len() {
-        return Ok(());
+    match failures.pop() {
+        Some(failure) if failures.len() + 1 == all.to().len() => Err(failure),
+        _ => Ok(()),
     }
-    Err(failure)
+}
+
+/// Who has a message of which others have to be sent another copy.
+static TOLD: Told = Told(Mutex::new(VecDeque::new()));
+
+/// The last ones. After a restart somebody may be told twice, under one Message-ID.
+struct Told(Mutex<VecDeque<(String, Address)>>);
+
+impl Told {
+    const MOST: usize = 1000;
+
+    fn has(&self, id: &str, to: &Address) -> bool {
+        let known = self.0.lock();
+        known.iter().any(|(of, who)| of == id && who == to)
+    }
+
+    fn add(&self, id: &str, to: &Address) {
+        let mut known = self.0.lock();
+        if known.len() >= Self::MOST {
+            known.pop_front();
+        }
+        known.push_back((id.to_owned(), to.clone()));
+    }
+}
+
+/// Whether the server said no to a command, and not to whoever asks: of many recipients one may be
+/// the reason.
+fn is_of_a_recipient(error: &smtp::Error) -> bool {
+    let code = error.status().map(u16::from);
+    code.is_some_and(|it| !is_of_the_user(it) && it != 421)
+}
+
+const fn is_of_the_user(code: u16) -> bool {
+    matches!(code, 530..540)
 }
 
 /// Whether it is worth another try: what the server refuses for good is not, unless it is about the
@@ -82,7 +125,7 @@ fn failure(by: &str, error: &smtp::Error) -> Failure {
     let reason = reason.map_or_else(String::new, |it| format!(": {it}"));
     let code = error.status().map(u16::from);
     Failure {
-        is_final: error.is_permanent() && !code.is_some_and(|it| (530..540).contains(&it)),
+        is_final: error.is_permanent() && !code.is_some_and(is_of_the_user),
         ..Failure::for_now(format!("mailing by {by}: {error}{reason}"))
     }
 }

@@ -21,6 +21,8 @@ const ANSWER: u64 = 16_384;
 const TOLD: usize = 200;
 /// So often a robot may refuse a message: about 8 minutes.
 const REFUSALS: u32 = 10;
+/// What robots say to too many messages; the same one is welcome later. Of DingTalk, WeCom and Feishu.
+const TOO_MANY: [i64; 7] = [130_101, 410_100, 45_009, 45_033, 9499, 11_232, 99_991_400];
 /// What is shorter is a word, such as "send", and no secret.
 const SECRET: usize = 5;
 
@@ -112,7 +114,14 @@ pub(super) fn without_secrets(said: &str, url: &str, headers: &[(&str, &str)]) -
     };
     let user = authority.rsplit_once('@').map_or("", |(user, _)| user);
     // The whole before its parts; and as a server shows it that has decoded it.
-    let parts = path.split(['/', '?', '#', '&', '=']).chain(user.split(':'));
+    // Of a parameter the value; its name is the same for everybody.
+    let (steps, parameters) = path.split_once('?').unwrap_or((path, ""));
+    let parameters = parameters.split(['&', '#']);
+    let parameters = parameters.filter_map(|it| it.split_once('=').map(|(_, value)| value));
+    let parts = steps
+        .split(['/', '#'])
+        .chain(parameters)
+        .chain(user.split(':'));
     let values = headers.iter().filter(|(name, _)| !is_public(name));
     let values = values.flat_map(|(_, value)| std::iter::once(*value).chain(value.split(' ')));
     let mut secrets: Vec<String> = [path.to_owned(), user.to_owned()]
@@ -175,10 +184,12 @@ pub(super) fn judge(answer: &str, codes: &[&str], texts: &[&str]) -> Result<(), 
         return Ok(());
     }
     let text = texts.iter().find_map(|name| answered.get(*name)?.as_str());
-    Err(refused(&format!(
-        "with {code}{}",
-        told(text.unwrap_or_default())
-    )))
+    let failure = refused(&format!("with {code}{}", told(text.unwrap_or_default())));
+    let is_for_now = code.as_i64().is_some_and(|it| TOO_MANY.contains(&it));
+    Err(Failure {
+        most: failure.most.filter(|_| !is_for_now),
+        ..failure
+    })
 }
 
 /// A robot does not want a message. That may be put right, as where a secret is wrong; but one that

@@ -666,6 +666,7 @@ fn what_cannot_be_read_any_more_is_given_up() {
         subject: String::new(),
         created: Timestamp::UNIX_EPOCH,
         attempts: 1,
+        refusals: 0,
         body: "[{}]".to_owned(),
     };
     let sink = Definition::new("log", Kind::Log);

@@ -202,8 +202,8 @@ fn what_had_begun_to_be_bad_before_a_start_waits_for_the_grace_to_end_and_goes_o
 }
 
 #[test]
-fn becoming_critical_is_told_once_however_often_it_comes_and_goes() {
-    let mut stage = Stage::new(&format!("{OFFSET}for_seconds = 1"));
+fn becoming_critical_is_told_once_however_often_it_comes_and_goes_and_only_where_that_is_wanted() {
+    let mut stage = Stage::new(&format!("{OFFSET}for_seconds = 1\nescalate = true"));
     for value in [0.02, 0.02, 0.06] {
         stage.value(value);
     }
@@ -222,6 +222,11 @@ fn becoming_critical_is_told_once_however_often_it_comes_and_goes() {
     }
     assert_eq!(stage.value(0.001), Some(Transition::Resolved));
     assert_eq!(stage.told, [Fired, Escalated, Resolved]);
+    let mut stage = Stage::new(OFFSET);
+    for value in [0.02, 0.06, 0.03, 0.06, 0.0] {
+        stage.value(value);
+    }
+    assert_eq!(stage.told, [Fired, Resolved]);
 }
 
 #[test]
@@ -231,7 +236,7 @@ fn what_is_critical_for_long_enough_at_once_fires_as_that() {
         stage.value(value);
     }
     assert_eq!(stage.life.severity, Severity::Critical);
-    let mut stage = Stage::new(&format!("{OFFSET}for_seconds = 2"));
+    let mut stage = Stage::new(&format!("{OFFSET}for_seconds = 2\nescalate = true"));
     for value in [0.02, 0.06, 0.06] {
         stage.value(value);
     }
@@ -247,6 +252,16 @@ fn it_is_told_again_only_where_that_is_asked_for_and_not_once_somebody_has_it() 
         stage.value(0.02);
     }
     assert_eq!(stage.told, [Fired, Repeated, Repeated]);
+    // That it became worse is told when it would have been told again.
+    for _ in 0..10 {
+        stage.value(0.06);
+    }
+    assert_eq!(stage.told.len(), 4);
+    assert_eq!(stage.told[3], Escalated);
+    let mut stage = Stage::new(&format!("{OFFSET}repeat_seconds = 10\nescalate = true"));
+    for _ in 0..25 {
+        stage.value(0.02);
+    }
     stage.acknowledged = true;
     for _ in 0..25 {
         stage.value(0.02);
@@ -394,7 +409,8 @@ fn messages_alternate_whatever_the_values_are() {
     let mut random = 0x2545_f491_4f6c_dd1d_u64;
     for rule in [
         "",
-        "for_seconds = 2",
+        "escalate = true",
+        "for_seconds = 2\nescalate = true",
         "recover_ratio = 1",
         "critical = 0.02",
     ] {
