@@ -68,7 +68,18 @@ fn main() -> Result<()> {
         thread::sleep(rest.min(MINUTE));
     }
     let servers = get("/api/ntp/servers")?["data"].clone();
-    for server in servers.as_array().into_iter().flatten() {
+    let servers = servers.as_array().map_or(&[][..], Vec::as_slice);
+    ensure!(
+        servers.len() == 2,
+        "there are not two servers: {servers:#?}"
+    );
+    for server in servers {
+        // Who sees nothing finds nothing.
+        ensure!(
+            server["answered"].as_u64() >= Some(arguments.minutes.min(4))
+                && server["offset_median_seconds"].is_number(),
+            "hardly anything was seen: {server:#}"
+        );
         println!(
             "{}: {} exchanges, {} unanswered, offset {} s ± {} s, jitter {} s",
             server["server_ip"],

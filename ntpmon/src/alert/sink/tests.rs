@@ -470,6 +470,13 @@ fn speak_smtp(mut stream: TcpStream, greeting: &str, seen: &Mutex<String>) {
             }
             _ if is_data => continue,
             "EHLO" => "250-here\r\n250 AUTH PLAIN",
+            "RCPT" if line.contains("greylisted@") => {
+                // Welcome from the third time on.
+                match seen.lock().matches("RCPT TO:<greylisted@").count() {
+                    0..=2 => "451 later",
+                    _ => "250 ok",
+                }
+            }
             "AUTH" => "235 welcome",
             "RCPT" if line.contains("nobody@") => "550 no such user",
             "RCPT" if line.contains("later@") => "450 later",
@@ -518,6 +525,23 @@ fn one_whom_the_server_does_not_know_keeps_nobody_else_from_a_mail() {
         let failure = send(&sink, Telling::Fired).unwrap_err();
         assert!(!failure.is_final, "{failure:?}");
     }
+}
+
+#[test]
+fn nobody_is_mailed_twice_because_another_is_to_be_told_later() {
+    let (port, told) = mail_server("220 here");
+    let mut sink = mail(port);
+    sink.to = ["ops", "nobody", "greylisted"]
+        .map(|name| format!("{name}@ntp.example"))
+        .into();
+    let notices = [notice(Telling::Fired)];
+    let send = || sink.send(&notices, "greylisting", Timestamp::UNIX_EPOCH);
+    let failure = send().unwrap_err();
+    assert!(!failure.is_final, "{failure:?}");
+    assert!(!send().unwrap_err().is_final);
+    assert_eq!(send(), Ok(()));
+    let told = told.lock();
+    assert_eq!(told.matches("Subject: ").count(), 2, "{told}");
 }
 
 #[test]
