@@ -50,7 +50,9 @@ pub(super) fn deliver(sink: &Definition, notice: &Notice, id: &str) -> Result<()
     let transport = transport.build();
     let by = format!("{host}:{port}");
     let all = message.envelope();
-    let left: Vec<&Address> = all.to().iter().filter(|to| !TOLD.has(id, to)).collect();
+    // A test has one id for all sinks.
+    let mail = format!("{id} {} {by}", sink.name);
+    let left: Vec<&Address> = all.to().iter().filter(|to| !TOLD.has(&mail, to)).collect();
     if left.len() == all.to().len() {
         let Err(error) = transport.send(&message) else {
             return Ok(());
@@ -66,7 +68,7 @@ pub(super) fn deliver(sink: &Definition, notice: &Notice, id: &str) -> Result<()
         let one = Envelope::new(all.from().cloned(), vec![Address::clone(to)]);
         let one = one.map_err(Failure::for_good)?;
         match transport.send_raw(&one, &message.formatted()) {
-            Ok(_) => TOLD.add(id, to),
+            Ok(_) => TOLD.add(&mail, to),
             Err(error) => {
                 let failure = failure(&by, &error);
                 tracing::warn!("sink {}: {to} is not told: {}", sink.name, failure.why);
@@ -93,17 +95,17 @@ struct Told(Mutex<VecDeque<(String, Address)>>);
 impl Told {
     const MOST: usize = 1000;
 
-    fn has(&self, id: &str, to: &Address) -> bool {
+    fn has(&self, mail: &str, to: &Address) -> bool {
         let known = self.0.lock();
-        known.iter().any(|(of, who)| of == id && who == to)
+        known.iter().any(|(of, who)| of == mail && who == to)
     }
 
-    fn add(&self, id: &str, to: &Address) {
+    fn add(&self, mail: &str, to: &Address) {
         let mut known = self.0.lock();
         if known.len() >= Self::MOST {
             known.pop_front();
         }
-        known.push_back((id.to_owned(), to.clone()));
+        known.push_back((mail.to_owned(), to.clone()));
     }
 }
 

@@ -1,6 +1,8 @@
 //! Every sink against a server that is really there: one that takes messages, and ones that fail,
 //! refuse, hang and answer slowly.
 
+mod tls;
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
@@ -15,6 +17,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use parking_lot::Mutex;
 use serde_json::Value;
 
+use self::tls::{Begin, BehindTls};
 use super::{
     secret::{Secret, Url},
     *,
@@ -562,6 +565,41 @@ fn mail_arrives_with_a_user_and_a_password() {
     ] {
         assert!(told.contains(part), "{part}: {told}");
     }
+}
+
+#[test]
+fn what_is_encrypted_arrives_where_the_certificate_is_trusted_and_only_there() {
+    let (plain, told) = mail_server("220 here");
+    for (begin, way) in [
+        (Begin::AtOnce, MailTls::Tls),
+        (Begin::AfterStarttls, MailTls::Starttls),
+    ] {
+        let encrypted = BehindTls::new(plain, begin);
+        let mut sink = mail(encrypted.port);
+        sink.tls = way;
+        sink.timeout = Duration::from_secs(5);
+        let failure = send(&sink, Telling::Fired).unwrap_err();
+        assert!(!failure.is_final, "{failure:?}");
+        assert!(!told.lock().contains("MAIL"), "{}", told.lock());
+        sink.ca_file = Some(encrypted.ca_file.clone());
+        assert_eq!(send(&sink, Telling::Fired), Ok(()));
+        let mut told = told.lock();
+        assert!(told.contains("Subject: [critical] check-offset"), "{told}");
+        told.clear();
+    }
+
+    let server = Server::new(Way::Answer(200, ""));
+    let plain = server.url.rsplit(':').next().unwrap().parse().unwrap();
+    let encrypted = BehindTls::new(plain, Begin::AtOnce);
+    let url = format!("https://127.0.0.1:{}", encrypted.port);
+    let mut sink = sink(Kind::Webhook, &url);
+    sink.timeout = Duration::from_secs(5);
+    let failure = send(&sink, Telling::Fired).unwrap_err();
+    assert!(failure.why.contains("certificate"), "{failure:?}");
+    assert_eq!(server.requests.lock().len(), 0);
+    sink.ca_file = Some(encrypted.ca_file.clone());
+    assert_eq!(send(&sink, Telling::Fired), Ok(()));
+    assert_eq!(server.only().json()["state"], "firing");
 }
 
 #[test]
