@@ -130,6 +130,12 @@ pub enum Refusal {
     /// It is not the API's.
     #[error("the {0} {1} stands in the configuration: change it there, and reload")]
     Configured(&'static str, String),
+    /// It is there without being asked for.
+    #[error(
+        "the rule {0} is there by default: put another one in its place with PUT, one that is not \
+         enabled to be without it, or set alert.default_rules"
+    )]
+    Default(String),
     /// There are too many.
     #[error("there are {1} {0} already, the most that there may be")]
     TooMany(&'static str, usize),

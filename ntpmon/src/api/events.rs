@@ -28,7 +28,8 @@ pub(super) fn reading() -> OpenApiRouter<State> {
 ///
 /// A server's clock was stepped, its time ran backwards, its stratum, reference or leap indicator
 /// changed, its answers look as if another gave them, answers came that nobody asked for. The last
-/// 20000 are kept. Of one kind at one server up to five a minute have a number of their own; the
+/// 10000 are kept of those for information and of answers that nobody asked for, and as many of all
+/// others. Of one kind at one server up to five a minute have a number of their own; the
 /// others add to the `count` of the last of those.
 #[utoipa::path(
     get,
@@ -105,7 +106,7 @@ async fn event(
     found.map(One::new).ok_or_else(|| {
         ApiError::not_found(
             "event_not_found",
-            format!("there is no event {number}; the last 20000 are kept"),
+            format!("there is no event {number}, or not any more: the last 10000 of each importance are kept"),
         )
     })
 }

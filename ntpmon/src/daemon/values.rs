@@ -234,6 +234,10 @@ pub(super) async fn tell_findings(history: History, alerts: Alerts) {
 /// The findings after one, up to another; of many the last ones.
 fn unjudged(history: &History, after: u64, to: u64) -> Vec<Found> {
     const MOST: u64 = 500;
+    let left_out = to.saturating_sub(after).saturating_sub(MOST);
+    if left_out > 0 {
+        tracing::warn!("{left_out} events of before the start are too many to be judged by alerts");
+    }
     let from = after.max(to.saturating_sub(MOST)) + 1;
     let (from, to) = (from.to_be_bytes(), to.saturating_add(1).to_be_bytes());
     let read = history.shelf(Shelf::Findings, &from, &to, Order::Oldest, usize::MAX);

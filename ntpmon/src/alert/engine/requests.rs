@@ -122,11 +122,12 @@ impl Engine {
             self.memory.set_rules(&inner.own_rules);
             return Ok(());
         }
-        let is_known = inner.all_rules().iter().any(|(rule, _)| rule.name == name);
-        Err(if is_known {
-            Refusal::Configured("rule", name.to_owned())
-        } else {
-            Refusal::Unknown("rule", name.to_owned())
+        let all = inner.all_rules().into_iter();
+        let mut named = all.filter(|(rule, _)| rule.name == name);
+        Err(match named.next() {
+            Some((_, Origin::Default)) => Refusal::Default(name.to_owned()),
+            Some(_) => Refusal::Configured("rule", name.to_owned()),
+            None => Refusal::Unknown("rule", name.to_owned()),
         })
     }
 

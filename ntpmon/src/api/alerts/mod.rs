@@ -100,7 +100,9 @@ impl From<Refusal> for ApiError {
                 )
             }
             Refusal::Exists(..) => Self::new(StatusCode::CONFLICT, "exists", message),
-            Refusal::Configured(..) => Self::new(StatusCode::CONFLICT, "configured", message),
+            Refusal::Configured(..) | Refusal::Default(_) => {
+                Self::new(StatusCode::CONFLICT, "configured", message)
+            }
             Refusal::TooMany(..) => Self::new(StatusCode::CONFLICT, "too_many", message),
             Refusal::NotFiring(..) => Self::new(StatusCode::CONFLICT, "not_firing", message),
         }
@@ -249,7 +251,8 @@ struct AcknowledgeBody {
 
 /// Say that somebody has an alert
 ///
-/// It is not told again and again any more. That it becomes worse is told, and that it is over.
+/// It is not told again and again any more. That it is over is told, and where its rule has `escalate`
+/// that it becomes critical.
 #[utoipa::path(
     post,
     path = "/api/ntp/alerts/{id}/acknowledge",
@@ -261,7 +264,7 @@ struct AcknowledgeBody {
         (status = 200, description = "How it is", body = One<View>),
         (status = 400, description = "It is no number, or the body cannot be"),
         (status = 404, description = "There is none with this number, or no more"),
-        (status = 409, description = "It does not fire"),
+        (status = 409, description = "It neither fires nor is about to"),
         (status = 415, description = "The body is not JSON"),
     )
 )]
@@ -295,7 +298,7 @@ async fn acknowledge(
 
 /// What became of messages, the last first
 ///
-/// Of the last 10,000: which wait, how often they were tried and why they did not arrive.
+/// Of the last 50,000: which wait, how often they were tried and why they did not arrive.
 #[utoipa::path(
     get,
     path = "/api/ntp/alerts/deliveries",
