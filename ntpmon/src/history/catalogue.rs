@@ -12,6 +12,8 @@ use super::{
     key::{InterfaceId, Key},
     store::MAX_RUNS,
 };
+use ntpmon_common::Timestamp;
+
 use crate::ntp::ClientClock;
 
 mod order;
@@ -90,6 +92,8 @@ pub struct Catalogue {
     first_seen: Vec<i64>,
     /// When the session was that describes it.
     session: Vec<i64>,
+    /// What the client wrote for that time; see [`ClientRecord::written`].
+    written: Vec<Timestamp>,
     sessions: Vec<u64>,
     unanswered: Vec<u64>,
     /// In seconds; not a number where it is not known, as the next three.
@@ -325,6 +329,7 @@ impl Catalogue {
         ] {
             column.push(0.0);
         }
+        self.written.push(Timestamp(0));
         for column in [&mut self.version, &mut self.stratum, &mut self.flags] {
             column.push(0);
         }
@@ -380,8 +385,9 @@ impl Catalogue {
                 column[row] = value;
             }
         }
-        if later.clock() != ClientClock::Unknown {
-            self.flags[row] = self.flags[row] & !CLOCK | clock_code(later.clock());
+        let clock = later.habit_after(self.written[row], self.session[row]);
+        if clock != ClientClock::Unknown {
+            self.flags[row] = self.flags[row] & !CLOCK | clock_code(clock);
         }
         let describes = match (self.flags[row] & ANSWERED != 0, later.is_answered()) {
             (true, false) => false,
@@ -396,6 +402,7 @@ impl Catalogue {
     fn describe(&mut self, row: usize, record: &ClientRecord) {
         let ntp = record.ntp();
         self.session[row] = record.session();
+        self.written[row] = record.written();
         self.version[row] = ntp.version();
         self.stratum[row] = ntp.stratum();
         if record.is_answered() {

@@ -2,7 +2,7 @@
 //! what blocks hold. A later record is put onto an earlier one by
 //! [`ClientRecord::absorb`], so that all three are made by the same few lines.
 
-use ntpmon_common::NtpHeader;
+use ntpmon_common::{NtpHeader, Timestamp};
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
     byteorder::little_endian::{F32, I64, U16, U32, U64},
@@ -358,8 +358,9 @@ impl ClientRecord {
         self.versions |= later.versions;
         self.last_session
             .set(self.last_session().max(later.last_session()));
-        if later.clock != 0 {
-            self.clock = later.clock;
+        match later.habit_after(self.written(), self.session()) {
+            ClientClock::Unknown => {}
+            clock => self.clock = clock_code(clock),
         }
         if later.role != 0 {
             self.role = later.role;
@@ -394,6 +395,30 @@ impl ClientRecord {
         self.clock_error.set(error.nanoseconds().max(UNKNOWN + 1));
         self.clock_error_bound = number(error.bound_seconds());
         self.clock_drift = number(error.drift_ppm());
+    }
+
+    /// What the client wrote for the time that it sent what describes it; zero where that cannot be
+    /// a time.
+    #[must_use]
+    pub fn written(&self) -> Timestamp {
+        let ntp = self.ntp();
+        match self.is_answered() {
+            _ if ntp.version() >= 5 => Timestamp(0),
+            true => ntp.origin(),
+            false => ntp.transmit(),
+        }
+    }
+
+    /// What is known of its clock; where that was not known when it asked, by what the client wrote
+    /// at a time before. Of more clients than pairing remembers that is all there is.
+    #[must_use]
+    pub fn habit_after(&self, written: Timestamp, session: i64) -> ClientClock {
+        match self.clock() {
+            ClientClock::Unknown if !written.is_zero() && !self.written().is_zero() => {
+                ClientClock::of((written, session), (self.written(), self.session()))
+            }
+            clock => clock,
+        }
     }
 
     /// `requests` more of them, the last at `seen`.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ntpmon_common::{Event, Span};
+use ntpmon_common::{Event, Span, Timestamp};
 use proptest::prelude::*;
 
 use crate::ntp::{
@@ -28,6 +28,8 @@ pub(crate) struct Ask {
     pub(crate) clock: ClientClock,
     /// In nanoseconds, where it is answered and no kiss.
     pub(crate) took: i64,
+    /// What it says is the time; zero where it says nothing.
+    pub(crate) written: Timestamp,
 }
 
 pub(crate) fn ask(client: u32, at: i64) -> Ask {
@@ -41,6 +43,7 @@ pub(crate) fn ask(client: u32, at: i64) -> Ask {
         duplicates: 0,
         clock: ClientClock::Unknown,
         took: 50_000,
+        written: Timestamp(0),
     }
 }
 
@@ -52,6 +55,18 @@ pub(crate) fn address(client: u32) -> [u8; 16] {
 }
 
 impl Ask {
+    /// It says a time, which is ahead of this host's.
+    pub(crate) fn ahead(mut self, nanoseconds: i64) -> Self {
+        self.written = Timestamp::from_unix_nanoseconds(self.at + nanoseconds);
+        self
+    }
+
+    /// It says something that is no time.
+    pub(crate) fn random(mut self, number: u64) -> Self {
+        self.written = Timestamp(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        self
+    }
+
     pub(crate) fn unanswered(mut self) -> Self {
         self.answered = false;
         self
@@ -85,6 +100,8 @@ impl Ask {
         event.destination_port = 123;
         event.payload_length = 48;
         event.ntp.0[0] = self.version << 3 | 3;
+        let written = self.written.0.to_be_bytes();
+        event.ntp.0[40..].copy_from_slice(&written);
         let request = Stamped {
             event,
             unix: self.at,
@@ -96,6 +113,7 @@ impl Ask {
             std::mem::swap(&mut answer.source_port, &mut answer.destination_port);
             answer.ntp.0[0] = self.version << 3 | 4;
             answer.ntp.0[1] = self.stratum;
+            answer.ntp.0[24..32].copy_from_slice(&written);
             if self.is_kiss() {
                 answer.ntp.0[12..16].copy_from_slice(b"RATE");
             }
@@ -159,6 +177,7 @@ pub(crate) fn asks(clients: u32, count: Range<usize>) -> impl Strategy<Value = V
             duplicates,
             clock: super::client::clock_from(clock),
             took,
+            written: Timestamp(0),
         },
     );
     proptest::collection::vec(one, count)

@@ -25,6 +25,23 @@ pub enum ClientClock {
 }
 
 impl ClientClock {
+    /// What two requests of one client show, each as what it wrote for the time that it sent it and
+    /// when it passed, in nanoseconds. Nothing where they say the same.
+    #[must_use]
+    pub fn of(first: (Timestamp, i64), second: (Timestamp, i64)) -> Self {
+        if first.0 == second.0 {
+            return Self::Unknown;
+        }
+        let [first, second] = [first, second].map(|(transmit, time)| Sample {
+            transmit,
+            time: time.cast_unsigned(),
+        });
+        match second.agrees(&first) {
+            Some(_) => Self::Honest,
+            None => Self::Randomised,
+        }
+    }
+
     /// The name in the API and in files.
     #[must_use]
     pub const fn name(self) -> &'static str {

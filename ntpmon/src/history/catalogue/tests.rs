@@ -173,7 +173,14 @@ proptest! {
         let mut catalogue = Catalogue::default();
         let mut model = Model::new();
         let mut sessions = 0;
-        for (asks, client, interface, what) in steps {
+        for (mut asks, client, interface, what) in steps {
+            for ask in &mut asks {
+                *ask = match client % 3 {
+                    0 => ask.ahead(SECOND),
+                    1 => ask.random(ask.at.unsigned_abs()),
+                    _ => *ask,
+                };
+            }
             let key = Key::new(address(client), interface);
             let changes = catalogue.changes();
             if what == 0 {

@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::{ClientRecord, Duration, Visit};
-use crate::history::made::{Ask, asks};
+use crate::{
+    history::made::{Ask, BEGIN, SECOND, ask, asks},
+    ntp::ClientClock,
+};
 
 /// What has to be the same whatever the order and the parts.
 fn counted(record: &ClientRecord) -> String {
@@ -62,6 +65,54 @@ fn what_is_within_is_told_from_what_is_not() {
     assert!(is_within(Some(25_093_274), values()) && is_within(Some(31_000_000), values()));
     assert!(!is_within(Some(25_093_200), values()) && !is_within(Some(33_000_000), values()));
     assert!(is_within(None, [None].into_iter()) && !is_within(None, values()));
+}
+
+#[test]
+fn whom_pairing_has_forgotten_is_known_by_what_was_written_before() {
+    let day = 86_400 * SECOND;
+    let absorbed = |asks: &[Ask]| {
+        let mut absorbed = record(&asks[..1], 0);
+        for ask in &asks[1..] {
+            absorbed.absorb(&record(&[*ask], 0));
+        }
+        absorbed.clock()
+    };
+    let honest = |at| ask(1, at).ahead(-11 * day);
+    let random = |at: i64| ask(1, at).random(at.unsigned_abs());
+    assert_eq!(absorbed(&[honest(BEGIN)]), ClientClock::Unknown);
+    assert_eq!(
+        absorbed(&[honest(BEGIN), honest(BEGIN + day)]),
+        ClientClock::Honest
+    );
+    assert_eq!(
+        absorbed(&[honest(BEGIN), honest(BEGIN + 64 * SECOND).unanswered()]),
+        ClientClock::Honest
+    );
+    assert_eq!(
+        absorbed(&[random(BEGIN), random(BEGIN + 64 * SECOND)]),
+        ClientClock::Randomised
+    );
+    // What pairing says counts more, and what cannot be a time says nothing.
+    let known = Ask {
+        clock: ClientClock::Honest,
+        ..random(BEGIN + 9)
+    };
+    assert_eq!(absorbed(&[random(BEGIN), known]), ClientClock::Honest);
+    for nothing in [
+        ask(1, BEGIN + 9),
+        Ask {
+            version: 5,
+            ..random(BEGIN + 9)
+        },
+    ] {
+        assert_eq!(absorbed(&[random(BEGIN), nothing]), ClientClock::Unknown);
+        assert_eq!(absorbed(&[nothing, random(BEGIN)]), ClientClock::Unknown);
+    }
+    // It came twice.
+    assert_eq!(
+        absorbed(&[random(BEGIN), random(BEGIN)]),
+        ClientClock::Unknown
+    );
 }
 
 proptest! {
