@@ -4,6 +4,7 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 use serde_json::Map;
 use tokio::{runtime::Handle, task::spawn_blocking};
 
@@ -36,7 +37,8 @@ pub(super) async fn open(
     let runtime = Handle::current();
     // A minute is whole once all of it was written.
     let lag = config.history.flush_interval + WRITTEN;
-    let sources = values::sources(data, history, control, checks, &runtime, lag);
+    let statuses = values::statuses(control.clone(), runtime.clone());
+    let sources = values::sources(data, history, checks, statuses, Timestamp::now(), lag);
     let (opened, settings) = (history.clone(), config.alert.settings());
     let alerts = spawn_blocking(move || -> Result<Alerts> {
         let outbox = Outbox::open(opened.clone(), runtime)?;

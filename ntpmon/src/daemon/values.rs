@@ -57,24 +57,30 @@ const LOSSES: [&str; 4] = [
     "sessions_without_server",
 ];
 
-/// Who says what the values are.
+/// How the interfaces are; nothing where that cannot be found out.
+type Statuses = Box<dyn Fn() -> Option<Vec<control::Status>> + Send + Sync>;
+
+/// How the interfaces are that this daemon watches.
+pub(super) fn statuses(control: Control, runtime: Handle) -> Statuses {
+    Box::new(move || {
+        let asked = runtime.block_on(async { timeout(PATIENCE, control.statuses()).await });
+        asked.ok().and_then(Result::ok)
+    })
+}
+
+/// Who says what the values are, in a daemon that was started then. A minute is whole so long after
+/// its end.
 pub(super) fn sources(
     data: &Path,
     history: &History,
-    control: &Control,
     checks: &Checks,
-    runtime: &Handle,
+    statuses: Statuses,
+    started: jiff::Timestamp,
     lag: Duration,
 ) -> Sources {
-    let statuses = {
-        let (control, runtime) = (control.clone(), runtime.clone());
-        Arc::new(Kept::new(ONE_LOOK, move || {
-            let asked = runtime.block_on(async { timeout(PATIENCE, control.statuses()).await });
-            asked.ok().and_then(Result::ok)
-        }))
-    };
+    let statuses = Arc::new(Kept::new(ONE_LOOK, statuses));
     let minutes = {
-        let (history, started) = (history.clone(), jiff::Timestamp::now());
+        let history = history.clone();
         Arc::new(Kept::new(SELDOM, move || {
             last_minute(&history, started, lag)
         }))
@@ -537,3 +543,6 @@ fn unanswered(minute: Option<&RollupView>) -> Option<f64> {
     let asked = count(minute, "exchanges");
     (asked >= FEW).then(|| count(minute, "unanswered") / asked)
 }
+
+#[cfg(test)]
+mod tests;

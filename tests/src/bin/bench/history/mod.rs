@@ -431,10 +431,6 @@ fn open(directory: &Path, clients: u32) -> Result<History> {
         Settings {
             // A sixteenth is kept for those who are seen again.
             max_clients: settings.max_clients.max(clients as usize * 5 / 4),
-            batch_size: std::env::var("BATCH")
-                .ok()
-                .and_then(|it| it.parse().ok())
-                .unwrap_or(settings.batch_size),
             ..settings
         },
     )
