@@ -376,3 +376,57 @@ quiet_seconds = 4
     assert!(theirs > 0);
     world.assert_told_once_each_way(&["limited"]);
 }
+
+#[test]
+fn a_chronyd_that_loses_its_reference_is_found_and_told_once_each_way() {
+    let pair = Pair::new().unwrap();
+    let server = Chronyd::server(&pair.server, &[]).unwrap();
+    let rules = "
+[[alert.rule]]
+name = 'asked'
+quantity = 'check_stratum'
+grace_seconds = 0
+[[alert.rule]]
+name = 'seen'
+quantity = 'finding'
+match = { kind = 'leap_changed', importance = 'warning' }
+quiet_seconds = 8
+";
+    let world = World::new(pair, &format!("{CHECK}{rules}"));
+    let _client = world.client(-1);
+    world.wait_for_answers(8);
+    world.told(0);
+
+    server.tell(&["local", "off"]).unwrap();
+    let fired = world.told(2);
+    assert_eq!(of_rule(&fired, "asked")["value"], 16.0);
+    let message = &of_rule(&fired, "seen")["message"];
+    let message = message.as_str().unwrap();
+    assert!(message.contains("no longer synchronised"), "{message}");
+
+    server.tell(&["local", "stratum", "3"]).unwrap();
+    let messages = world.exactly(4);
+    assert_eq!(of_rule(&messages, "asked")["value"], 3.0);
+    world.assert_told_once_each_way(&["asked", "seen"]);
+    // It lost it and got it back, and nothing else happened to it.
+    let changes: Vec<_> = world
+        .list("/api/ntp/events")
+        .iter()
+        .rev()
+        .map(|it| {
+            let evidence = &it["evidence"];
+            let name = |name: &str| it[name].as_str().unwrap().to_owned();
+            (
+                name("kind"),
+                name("severity"),
+                evidence["before"].clone(),
+                evidence["after"].clone(),
+            )
+        })
+        .collect();
+    let change = |severity: &str, before: u8, after: u8| {
+        let kind = "leap_changed".to_owned();
+        (kind, severity.to_owned(), json!(before), json!(after))
+    };
+    assert_eq!(changes, [change("warning", 0, 3), change("info", 3, 0)]);
+}
