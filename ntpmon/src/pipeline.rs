@@ -177,10 +177,12 @@ impl<S: Sink> Consumer<S> {
             return;
         };
         if self.host.is_news(step) {
-            tracing::warn!(
-                "this host's clock was stepped by {:.6} s",
-                step.nanoseconds as f64 / 1e9
-            );
+            if let Some(nanoseconds) = step.set() {
+                tracing::warn!(
+                    "this host's clock was stepped by {:.6} s",
+                    nanoseconds as f64 / 1e9
+                );
+            }
             let unix = self.utc.unix(clock::monotonic());
             self.sink.clock_stepped(step, unix);
         }
@@ -404,6 +406,7 @@ mod tests {
     struct Given {
         exchanges: Vec<Exchange>,
         published: Vec<(Totals, i64)>,
+        steps: Vec<(Step, i64)>,
     }
 
     impl Taken {
@@ -419,6 +422,10 @@ mod tests {
     impl Sink for Taken {
         fn exchange(&mut self, exchange: &Exchange) {
             self.0.lock().unwrap().exchanges.push(*exchange);
+        }
+
+        fn clock_stepped(&mut self, step: Step, unix: i64) {
+            self.0.lock().unwrap().steps.push((step, unix));
         }
 
         fn publish(&mut self, totals: &Totals, unix: i64) {
@@ -513,9 +520,38 @@ mod tests {
     }
 
     #[test]
+    fn a_step_of_this_hosts_clock_is_handed_on_once_to_every_sink_with_the_new_time() {
+        const STEP: i64 = -2_000_000_000;
+        const OPEN: u64 = 500_000_000;
+        let (one, other) = (Taken::default(), Taken::default());
+        let sink = (one.clone(), Some(other.clone()));
+        let mut consumer = Consumer::new(pair::Settings::default(), &Host::default(), sink);
+        consumer.utc = consumer.utc.before_a_step(STEP);
+        let mut take = consumer.into_closure();
+        for _ in 0..3 {
+            take(Drained::Begin);
+            take(Drained::End {
+                now: clock::monotonic(),
+            });
+        }
+        for taken in [one, other] {
+            let steps = taken.0.lock().unwrap().steps.clone();
+            let [(step, unix)] = steps[..] else {
+                panic!("{steps:?}");
+            };
+            assert!(step.nanoseconds.abs_diff(STEP) < OPEN, "{step:?}");
+            assert_eq!(step.slept, 0);
+            assert!(unix.abs_diff(clock::utc()) < OPEN, "{unix}");
+        }
+    }
+
+    #[test]
     fn a_step_that_every_ring_sees_is_told_once() {
         let host = Host::default();
-        let step = |nanoseconds| Step { nanoseconds };
+        let step = |nanoseconds| Step {
+            nanoseconds,
+            slept: 0,
+        };
         assert!(host.is_news(step(1_000_000_000)));
         assert!(!host.clone().is_news(step(1_000_150_000)));
         assert!(host.is_news(step(-1_000_000_000)));

@@ -24,7 +24,7 @@ use ntpmon_tests::{
     process::{Process, wait_for},
     receiver::{Receiver, Request, Way},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// After that nothing more is expected: longer than two retries.
@@ -110,8 +110,13 @@ impl Stage {
 
     /// Waits until there is an alert in this state, and gives its number.
     fn wait_for(&self, state: &str) -> u64 {
+        self.wait_for_rule(state, "down")
+    }
+
+    /// The same, of this rule.
+    fn wait_for_rule(&self, state: &str, rule: &str) -> u64 {
         wait_for(state, PATIENCE, || {
-            let alerts = self.get(&format!("?state={state}&rule=down"));
+            let alerts = self.get(&format!("?state={state}&rule={rule}"));
             Ok(alerts[0]["id"].as_u64())
         })
         .unwrap()
@@ -443,6 +448,87 @@ fn a_reload_keeps_what_fires_and_ends_what_is_no_longer_asked_for() {
     assert_eq!(requests[1].json()["state"], "resolved");
     let stderr = stage.daemon().stderr();
     assert!(!stderr.contains("topsecret"), "{stderr}");
+}
+
+/// A rule on what the cable does, as it is posted.
+fn rule(name: &str) -> String {
+    json!({"name": name, "quantity": "interface_down", "grace_seconds": 0, "repeat_seconds": 2})
+        .to_string()
+}
+
+#[test]
+fn a_rule_that_is_posted_is_told_again_until_somebody_has_it_and_a_silence_keeps_one_quiet() {
+    let stage = Stage::new(WEBHOOK);
+    let receiver = stage.receiver(HOOK, Way::Answer(200));
+    let api = Api::of(stage.daemon.as_ref().unwrap(), &stage.pair.server).unwrap();
+    let post = |path: &str, body: &str| {
+        let answer = api.post_json(&format!("/api/ntp/alerts{path}"), body);
+        answer.unwrap().success().unwrap()["data"].clone()
+    };
+    assert_eq!(post("/rules", &rule("loud"))["origin"], "api");
+    post("/rules", &rule("quiet"));
+    let silence =
+        json!({"name": "work", "match": {"alertname": "quiet"}, "comment": "a new cable"});
+    assert_eq!(post("/silences", &silence.to_string())["name"], "work");
+
+    stage.cable("down");
+    wait_for("it to be told again and again", PATIENCE, || {
+        Ok((receiver.requests().len() >= 3).then_some(()))
+    })
+    .unwrap();
+    let firing = stage.get("?state=firing");
+    let find = |rule: &str| {
+        let mut all = firing.as_array().unwrap().iter();
+        all.find(|it| it["rule"] == rule).unwrap()
+    };
+    let (loud, quiet) = (find("loud"), find("quiet"));
+    assert_eq!(
+        (&loud["silences"], &loud["told"]),
+        (&json!([]), &json!(["ops"]))
+    );
+    assert_eq!(
+        (&quiet["silences"], &quiet["told"]),
+        (&json!(["work"]), &json!([]))
+    );
+
+    let path = format!("/{}/acknowledge", loud["id"]);
+    let had = post(
+        &path,
+        r#"{"by": "Ada", "comment": "it is I who pulled it"}"#,
+    );
+    assert_eq!(had["acknowledgement"]["by"], "Ada");
+    // What was on its way has arrived.
+    thread::sleep(IN_TIME);
+    let repeated = receiver.requests().len();
+    thread::sleep(QUIET);
+    assert_eq!(receiver.requests().len(), repeated);
+
+    stage.cable("up");
+    stage.wait_for_rule("resolved", "quiet");
+    let requests = exactly(&receiver, repeated + 1);
+    let told: Vec<Value> = requests.iter().map(Request::json).collect();
+    let events: Vec<_> = told.iter().map(|it| it["event"].clone()).collect();
+    let mut expected = vec!["repeated"; repeated + 1];
+    (expected[0], expected[repeated]) = ("fired", "resolved");
+    assert_eq!(events, expected);
+    for it in &told {
+        assert_eq!(
+            (&it["rule"], &it["alert_id"]),
+            (&json!("loud"), &loud["id"])
+        );
+    }
+    // And not each time that somebody looks.
+    for pair in requests[..repeated].windows(2) {
+        let passed = pair[1].at.duration_since(pair[0].at).unwrap();
+        assert!(passed > IN_TIME, "{passed:?}");
+    }
+    let events = |rule: &str| {
+        let history = stage.get(&format!("/history?rule={rule}"));
+        let events = history.as_array().unwrap().iter();
+        events.map(|it| it["event"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(events("loud"), ["resolved", "acknowledged", "fired"]);
+    assert_eq!(events("quiet"), ["resolved", "fired"]);
 }
 
 #[test]

@@ -402,6 +402,7 @@ mod tests {
         let refused = || Err(Failure::Refused.into());
         let step = Step {
             nanoseconds: -2_500_000_000,
+            slept: 0,
         };
         let mut outcomes = vec![sample(), refused(), sample()];
         assert_eq!(Round::of(&outcomes, NOW).answered, 2);

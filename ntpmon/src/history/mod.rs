@@ -564,9 +564,6 @@ impl Memory {
     }
 }
 
-/// How well the kernel knows how long it slept, in nanoseconds: by a clock that may count seconds.
-const AWAKENING: u64 = 1_000_000_000;
-
 /// Takes the exchanges of one ring.
 pub struct Feed {
     history: History,
@@ -668,21 +665,16 @@ impl Sink for Feed {
     }
 
     fn clock_stepped(&mut self, step: Step, unix: i64) {
-        let before = self.slew;
         self.slew.refresh();
-        let slept = self.slew.slept_since(&before);
         let watched = self.history.0.watched.lock().clone();
         for servers in watched.iter().filter_map(|(_, servers)| servers.upgrade()) {
             let mut servers = servers.lock();
             servers.local_clock_stepped();
-            if slept.is_some() {
+            if step.slept > 0 {
                 servers.slept();
             }
         }
-        let stepped = step.nanoseconds.wrapping_sub(slept.unwrap_or(0));
-        if slept.is_some() && stepped.unsigned_abs() < AWAKENING {
-            return;
-        }
+        let Some(stepped) = step.set() else { return };
         let kind = Kind::LocalClockStepped;
         let found = Found {
             kind,

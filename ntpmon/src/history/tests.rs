@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ntpmon_common::Span;
 use tempfile::TempDir;
 
 use super::{
@@ -22,7 +23,10 @@ use super::{
     session::Keep,
     view::Client,
 };
-use crate::{ntp::pair::Totals, pipeline::Sink};
+use crate::{
+    ntp::{clock::Step, exchange::Role, pair::Totals},
+    pipeline::Sink,
+};
 
 /// Nothing happens by itself, and nothing is for ever gone.
 fn settings() -> Settings {
@@ -92,6 +96,62 @@ fn text(clients: &[Client]) -> Vec<String> {
         .iter()
         .map(|client| serde_json::to_string(client).unwrap())
         .collect()
+}
+
+/// How many samples of a server's clock a ring has.
+fn samples(feed: &Feed, server: &[u8; 16]) -> usize {
+    let servers = feed.servers.lock();
+    servers.get(server).unwrap().window().samples().count()
+}
+
+#[test]
+fn a_step_of_this_hosts_clock_is_found_and_every_ring_learns_anew_and_sleep_is_none() {
+    const HOUR: i64 = 3600 * SECOND;
+    let directory = TempDir::new().unwrap();
+    let history = History::open(directory.path(), settings()).unwrap();
+    let mut feeds = [history.feed("eth0"), history.feed("eth1")];
+    let exchange = |at| {
+        let mut exchange = ask(1, at).exchange();
+        exchange.role = Some(Role::Client);
+        exchange.timings.offset = Some(Span(1 << 20));
+        exchange.timings.delay = Some(Span(1 << 20));
+        exchange
+    };
+    let server = exchange(BEGIN).request.event.destination;
+    let mut step = |nanoseconds, slept, at: i64| {
+        for feed in &mut feeds {
+            feed.exchange(&exchange(at));
+            assert_eq!(samples(feed, &server), 1);
+        }
+        feeds[0].clock_stepped(Step { nanoseconds, slept }, at + SECOND);
+        // How far it is by the clock as it was says nothing any more.
+        feeds.each_ref().map(|feed| samples(feed, &server))
+    };
+    let found = || history.findings_since(0);
+    // Waking up is nobody's step; what was measured before says nothing all the same.
+    assert_eq!(step(HOUR + SECOND / 2, HOUR, BEGIN), [0, 0]);
+    assert_eq!(found().len(), 0);
+    assert_eq!(step(-SECOND / 4, 0, BEGIN + 60 * SECOND), [0, 0]);
+    assert_eq!(step(HOUR + 3 * SECOND, HOUR, BEGIN + 120 * SECOND), [0, 0]);
+    let steps: Vec<_> = found()
+        .iter()
+        .map(|it| {
+            assert_eq!((it.kind.as_str(), it.count), ("local_clock_stepped", 1));
+            assert_eq!(
+                (&it.server_ip, &it.client_ip, &it.interface_name),
+                (&None, &None, &None)
+            );
+            let change = it.evidence["change_seconds"].as_f64().unwrap();
+            (change, it.timestamp.as_nanosecond() as i64)
+        })
+        .collect();
+    assert_eq!(
+        steps,
+        [(-0.25, BEGIN + 61 * SECOND), (3.0, BEGIN + 121 * SECOND)]
+    );
+    let message = &found()[0].message;
+    assert!(message.contains("stepped by -0.250000 s"), "{message}");
+    history.stop();
 }
 
 #[test]

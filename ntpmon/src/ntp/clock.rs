@@ -49,7 +49,7 @@ impl Slew {
         Self {
             nanoseconds: offset.wrapping_neg(),
             uncertain: i64::try_from(width).unwrap_or(i64::MAX),
-            slept: sample(ClockId::Monotonic, ClockId::Boottime).offset,
+            slept: slept(),
         }
     }
 
@@ -78,6 +78,20 @@ impl Slew {
 pub struct Step {
     /// How far the clock jumped, in nanoseconds; positive is forwards.
     pub nanoseconds: i64,
+    /// How much of that this host slept, in nanoseconds: monotonic time stood still meanwhile.
+    pub slept: i64,
+}
+
+/// How well the kernel knows how long it slept, in nanoseconds: by a clock that may count seconds.
+const AWAKENING: u64 = 1_000_000_000;
+
+impl Step {
+    /// By how much somebody set the clock, in nanoseconds; nothing where this host only slept.
+    #[must_use]
+    pub fn set(self) -> Option<i64> {
+        let set = self.nanoseconds.wrapping_sub(self.slept);
+        (self.slept == 0 || set.unsigned_abs() >= AWAKENING).then_some(set)
+    }
 }
 
 /// Follows UTC − monotonic.
@@ -87,6 +101,8 @@ pub struct UtcOffset {
     current: i64,
     /// How wide the reading was that it is based on, in nanoseconds.
     width: u64,
+    /// How long this host has slept by the last step, in nanoseconds: it steps with each sleep.
+    slept: i64,
 }
 
 /// One clock − another as they were read once, in nanoseconds.
@@ -110,6 +126,7 @@ impl UtcOffset {
         Self {
             current: offset,
             width,
+            slept: slept(),
         }
     }
 
@@ -121,10 +138,14 @@ impl UtcOffset {
 
     /// Reads the clocks again and says whether UTC was stepped in between.
     pub fn refresh(&mut self) -> Option<Step> {
-        self.update(sample(ClockId::Monotonic, ClockId::Realtime))
+        self.update(sample(ClockId::Monotonic, ClockId::Realtime), slept)
     }
 
-    fn update(&mut self, Reading { offset, width }: Reading) -> Option<Step> {
+    fn update(
+        &mut self,
+        Reading { offset, width }: Reading,
+        slept: impl FnOnce() -> i64,
+    ) -> Option<Step> {
         let nanoseconds = offset - self.current;
         // On a machine that gets no processor even the best reading can be wide: what it leaves
         // open is no step, neither now nor when the next reading is a better one.
@@ -138,8 +159,28 @@ impl UtcOffset {
             // Readings scatter, the truth does not: follow slowly.
             self.current += nanoseconds / 16;
         }
-        stepped.then_some(Step { nanoseconds })
+        stepped.then(|| {
+            let slept = slept();
+            let before = std::mem::replace(&mut self.slept, slept);
+            let slept = Some(slept.wrapping_sub(before)).filter(|it| *it > SLEPT);
+            Step {
+                nanoseconds,
+                slept: slept.unwrap_or(0),
+            }
+        })
     }
+
+    /// As if the clock were stepped by so many nanoseconds since it was read.
+    #[cfg(test)]
+    pub(crate) const fn before_a_step(mut self, nanoseconds: i64) -> Self {
+        self.current -= nanoseconds;
+        self
+    }
+}
+
+/// How long this host has slept since it was started, in nanoseconds.
+fn slept() -> i64 {
+    sample(ClockId::Monotonic, ClockId::Boottime).offset
 }
 
 /// `other` − `one`; the best of a few readings, since any may be interrupted.
@@ -191,7 +232,11 @@ mod tests {
     }
 
     const fn at(current: i64) -> UtcOffset {
-        UtcOffset { current, width: 50 }
+        UtcOffset {
+            current,
+            width: 50,
+            slept: 0,
+        }
     }
 
     const fn read(offset: i64, width: u64) -> Reading {
@@ -201,9 +246,9 @@ mod tests {
     #[test]
     fn a_reading_that_was_interrupted_is_no_step_and_moves_nothing() {
         let mut offset = at(1000);
-        assert_eq!(offset.update(read(4_000_000, 10_000_000)), None);
+        assert_eq!(offset.update(read(4_000_000, 10_000_000), || 0), None);
         assert_eq!(offset.unix(0), 1000);
-        assert_eq!(offset.update(read(1000, 50)), None);
+        assert_eq!(offset.update(read(1000, 50), || 0), None);
     }
 
     #[test]
@@ -212,26 +257,47 @@ mod tests {
         let mut offset = at(0);
         assert!(
             offset
-                .update(read(second + 3_000_000, 10_000_000))
+                .update(read(second + 3_000_000, 10_000_000), || 0)
                 .is_some()
         );
-        assert_eq!(offset.update(read(second, 50)), None);
+        assert_eq!(offset.update(read(second, 50), || 0), None);
         assert_eq!(offset.unix(0), second);
-        assert!(offset.update(read(second + 200_000, 50)).is_some());
+        assert!(offset.update(read(second + 200_000, 50), || 0).is_some());
     }
 
     #[test]
     fn a_step_is_seen_once_with_its_sign() {
         let mut offset = at(1000);
-        let back = offset.update(read(1000 - 5_000_000, 50));
+        let back = offset.update(read(1000 - 5_000_000, 50), || 0);
         assert_eq!(
             back,
             Some(Step {
-                nanoseconds: -5_000_000
+                nanoseconds: -5_000_000,
+                slept: 0,
             })
         );
-        assert_eq!(offset.update(read(1000 - 5_000_000, 50)), None);
+        assert_eq!(offset.update(read(1000 - 5_000_000, 50), || 0), None);
         assert_eq!(offset.unix(5_000_000), 1000);
+    }
+
+    #[test]
+    fn sleep_is_nobodys_step_and_what_was_set_meanwhile_is() {
+        let (second, hour) = (1_000_000_000, 3_600_000_000_000);
+        let mut offset = at(0);
+        let mut step = |to, slept| offset.update(read(to, 50), || slept).unwrap();
+        let slept = step(hour, hour);
+        assert_eq!((slept.nanoseconds, slept.slept), (hour, hour));
+        assert_eq!(slept.set(), None);
+        // What it slept then is no part of the next one.
+        let set = step(hour - 5_000_000, hour);
+        assert_eq!((set.slept, set.set()), (0, Some(-5_000_000)));
+        // The clock that counts sleep may count seconds.
+        assert_eq!(step(2 * hour + 600_000_000, 2 * hour).set(), None);
+        let before = 2 * hour + 600_000_000;
+        assert_eq!(
+            step(before + hour - 2 * second, 3 * hour).set(),
+            Some(-2 * second)
+        );
     }
 
     #[test]
@@ -239,7 +305,7 @@ mod tests {
         let second = 1_000_000_000;
         let mut offset = at(1_483_228_799 * second);
         let before = offset.unix(second.unsigned_abs() / 2);
-        let step = offset.update(read(1_483_228_798 * second, 50));
+        let step = offset.update(read(1_483_228_798 * second, 50), || 0);
         assert_eq!(step.map(|step| step.nanoseconds), Some(-second));
         // One second later it is the same half past 23:59:59 again.
         assert_eq!(offset.unix(second.unsigned_abs() * 3 / 2), before);
