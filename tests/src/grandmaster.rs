@@ -54,6 +54,12 @@ pub struct Announced {
     pub utc_offset: u16,
     /// What Follow_Up says that the way of its Sync added, in nanoseconds.
     pub correction: i64,
+    /// What Delay_Resp says that the way of the request added, in nanoseconds.
+    pub delay_correction: i64,
+    /// Which of several is to be master: the first before all else, the second at the end.
+    pub priorities: [u8; 2],
+    /// How steady it runs, as the standard scales it.
+    pub variance: u16,
 }
 
 /// A running pair.
@@ -94,9 +100,11 @@ impl Grandmaster {
                 let mut sync = message(SYNC, MASTER, 44);
                 sync[6..8].copy_from_slice(&TWO_STEP.to_be_bytes());
                 let mut follow_up = message(FOLLOW_UP, MASTER, 44);
-                let correction = announced.correction << 16;
-                follow_up[8..16].copy_from_slice(&correction.to_be_bytes());
                 let mut response = message(DELAY_RESPONSE, MASTER, 54);
+                let (sync_correction, correction) =
+                    (announced.correction << 16, announced.delay_correction << 16);
+                follow_up[8..16].copy_from_slice(&sync_correction.to_be_bytes());
+                response[8..16].copy_from_slice(&correction.to_be_bytes());
                 response[44..54].copy_from_slice(&SLAVE);
                 for (socket, port, message) in [
                     (
@@ -147,12 +155,12 @@ fn announce(mut message: Vec<u8>, announced: Announced) -> Vec<u8> {
     let flags = UTC_OFFSET_IS_VALID | PTP_TIMESCALE;
     message[6..8].copy_from_slice(&flags.to_be_bytes());
     message[44..46].copy_from_slice(&announced.utc_offset.to_be_bytes());
-    // Priorities in the middle, a variance that is not known, and GNSS.
-    (message[47], message[52]) = (128, 128);
+    [message[47], message[52]] = announced.priorities;
     (message[48], message[49]) = (announced.class, announced.accuracy);
-    message[50..52].copy_from_slice(&u16::MAX.to_be_bytes());
+    message[50..52].copy_from_slice(&announced.variance.to_be_bytes());
     message[53..61].copy_from_slice(&MASTER[..8]);
     message[61..63].copy_from_slice(&announced.steps_removed.to_be_bytes());
+    // GNSS.
     message[63] = 0x20;
     message
 }

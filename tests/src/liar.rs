@@ -38,6 +38,8 @@ pub struct Manner {
     pub reference: [u8; 4],
     /// As a power of two of a second.
     pub precision: i8,
+    /// How far it says to be from its reference clock: delay and dispersion, in seconds.
+    pub root: [f64; 2],
     /// In place of the version that it was asked in.
     pub version: Option<u8>,
     /// Hops.
@@ -71,6 +73,7 @@ impl Default for Manner {
             stratum: 2,
             reference: [192, 0, 2, 200],
             precision: -23,
+            root: [0.0; 2],
             version: None,
             ttl: 64,
             answers: 1,
@@ -211,6 +214,10 @@ fn answer(request: &[u8; 48], manner: &Manner) -> [u8; 48] {
     answer[1] = manner.stratum;
     answer[2] = request[2];
     answer[3] = manner.precision.cast_unsigned();
+    for (place, seconds) in [4, 8].into_iter().zip(manner.root) {
+        let seconds = (seconds * 65_536.0) as u32;
+        answer[place..place + 4].copy_from_slice(&seconds.to_be_bytes());
+    }
     answer[12..16].copy_from_slice(&manner.reference);
     if !manner.forgetful {
         answer[24..32].copy_from_slice(&request[40..]);

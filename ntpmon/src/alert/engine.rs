@@ -1,6 +1,7 @@
 //! Looks at the rules: values in, alerts and messages out. What a look changes is put down in one
 //! piece, alerts and the messages about them, and is on disk before a message leaves.
 
+mod figures;
 mod requests;
 
 use std::{
@@ -12,6 +13,7 @@ use std::{
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
+use self::figures::Tally;
 use super::{
     Finding, Origin, Settings,
     instance::{Alert, Event},
@@ -59,6 +61,8 @@ struct Inner {
     alerts: BTreeMap<Place, Alert>,
     /// How many values each rule looked at last.
     readings: BTreeMap<String, usize>,
+    /// What became of each rule's alerts.
+    tallies: BTreeMap<String, Tally>,
     refused: u64,
     /// For so many there was no room at the last look.
     refused_now: u64,
@@ -100,6 +104,7 @@ impl Engine {
                 own_silences: memory.silences(),
                 alerts: alerts.collect(),
                 readings: BTreeMap::new(),
+                tallies: BTreeMap::new(),
                 refused: 0,
                 refused_now: 0,
                 since_sent: BTreeMap::new(),
@@ -364,6 +369,9 @@ impl Engine {
         let Some(alert) = inner.alerts.get_mut(place) else {
             return;
         };
+        if let Some(transition) = transition {
+            Tally::count(&mut inner.tallies, &place.0, transition);
+        }
         let has_begun = match transition {
             Some(Transition::Pending) => true,
             Some(Transition::Fired) => alert.life.began == alert.life.fired,
@@ -518,6 +526,7 @@ impl Engine {
                 return;
             }
             inner.since_tidied = Duration::ZERO;
+            inner.forget_counts();
             let before = inner.own_silences.len();
             inner.own_silences.retain(|it| !it.is_past(now));
             if inner.own_silences.len() < before {
@@ -543,9 +552,12 @@ impl Engine {
 impl Inner {
     /// Where a rule has alerts.
     fn places(&self, rule: &Rule) -> impl Iterator<Item = &Place> {
-        let own = self.alerts.range((rule.name.clone(), Labels::new())..);
-        own.map(|(place, _)| place)
-            .take_while(|(name, _)| *name == rule.name)
+        self.alerts_of(&rule.name).map(|(place, _)| place)
+    }
+
+    fn alerts_of(&self, rule: &str) -> impl Iterator<Item = (&Place, &Alert)> {
+        let own = self.alerts.range((rule.to_owned(), Labels::new())..);
+        own.take_while(move |((name, _), _)| name == rule)
     }
 
     fn has_alerts(&self, rule: &Rule) -> bool {

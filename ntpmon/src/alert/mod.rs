@@ -201,6 +201,19 @@ pub struct Verdict {
     pub severity: Option<Severity>,
 }
 
+/// What of a rule's alerts is a number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleFigures {
+    /// The rule.
+    pub rule: String,
+    /// How many fire, by how bad they are.
+    pub firing: [(Severity, usize); 2],
+    /// How often one fired since the daemon started.
+    pub fired: u64,
+    /// How often one was over that had fired.
+    pub resolved: u64,
+}
+
 /// How alerts are doing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Health {
@@ -459,6 +472,12 @@ impl Alerts {
                 && self.0.looked.lock().elapsed() < HANGS,
             ..self.0.engine.health()
         }
+    }
+
+    /// The numbers of the first of the rules in force, and how many others there are.
+    #[must_use]
+    pub fn figures(&self, most: usize) -> (Vec<RuleFigures>, usize) {
+        self.0.engine.figures(most)
     }
 
     /// Looks at no rule any more, and writes down where each alert is. Blocking, for as long as a

@@ -724,6 +724,51 @@ async fn alerts_beyond_the_bound_are_counted_and_the_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_fires_and_how_often_is_counted_by_rule() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = "[[rule]]\nname = 'delay'\nquantity = 'check_delay'\nwarn = 1\n\
+                 [[rule]]\nname = 'off'\nquantity = 'check_delay'\nwarn = 1\nenabled = false\n";
+    let all = settings(&format!("{OFFSET}{other}"));
+    let mut stage = Stage::open(folder.path(), all.clone());
+    let told = |stage: &Stage| {
+        let (rules, left_out) = stage.alerts.figures(10);
+        let of = |it: &RuleFigures| (it.firing.map(|it| it.1), it.fired, it.resolved);
+        let told: Vec<_> = rules.iter().map(|it| (it.rule.clone(), of(it))).collect();
+        (told, left_out)
+    };
+    let offset = |of| {
+        (
+            vec![
+                ("offset".to_owned(), of),
+                ("delay".to_owned(), ([0, 0], 0, 0)),
+            ],
+            0,
+        )
+    };
+    assert_eq!(told(&stage), offset(([0, 0], 0, 0)));
+    stage.set(&[("a", Some(0.02)), ("b", Some(1.0))]);
+    stage.look(1);
+    assert_eq!(told(&stage), offset(([1, 1], 2, 0)));
+    stage.set(&[("a", Some(0.0)), ("b", Some(1.0))]);
+    stage.look(1);
+    assert_eq!(told(&stage), offset(([0, 1], 2, 1)));
+    // Worse is not once more.
+    stage.set(&[("a", Some(0.02)), ("b", Some(0.0))]);
+    stage.look(1);
+    stage.set(&[("a", Some(1.0)), ("b", Some(0.0))]);
+    stage.look(1);
+    assert_eq!(told(&stage), offset(([0, 1], 3, 2)));
+    assert_eq!(stage.alerts.figures(1).1, 1);
+    // What is not in force any more is forgotten after a while.
+    stage.configure(settings(other));
+    stage.look(1);
+    stage.look(3600);
+    assert_eq!(stage.alerts.figures(0).1, 1);
+    stage.configure(all);
+    assert_eq!(told(&stage), offset(([0, 0], 0, 0)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_fires_is_told_to_a_sink_that_comes_later() {
     let folder = tempfile::tempdir().unwrap();
     let without = Settings {

@@ -15,7 +15,7 @@ use super::{
     error::ApiError,
     extract::{self, Path},
     history::{
-        parameters::{CHECK_RESOLUTIONS, Parameters},
+        parameters::{CHECK_RESOLUTIONS, NoParameters, Parameters},
         schema::{Address, CheckResolutionName, Time},
     },
     reply::{One, Paged, ask},
@@ -320,6 +320,7 @@ async fn checks(state: State, parameters: Parameters) -> Result<Json<Paged<Check
 )]
 async fn create(
     state: State,
+    _: NoParameters,
     extract::Json(definition): extract::Json<Definition>,
 ) -> Result<Json<CheckReply>, ApiError> {
     let faults = config::faults(&definition);
@@ -420,7 +421,11 @@ async fn change(
         (status = 404, description = "There is no such check"),
     )
 )]
-async fn pause(state: State, Path(text): Path<String>) -> Result<Json<CheckReply>, ApiError> {
+async fn pause(
+    state: State,
+    _: NoParameters,
+    Path(text): Path<String>,
+) -> Result<Json<CheckReply>, ApiError> {
     change(&state, &text, Checks::pause, "is paused").await
 }
 
@@ -440,7 +445,11 @@ async fn pause(state: State, Path(text): Path<String>) -> Result<Json<CheckReply
         (status = 404, description = "There is no such check"),
     )
 )]
-async fn resume(state: State, Path(text): Path<String>) -> Result<Json<CheckReply>, ApiError> {
+async fn resume(
+    state: State,
+    _: NoParameters,
+    Path(text): Path<String>,
+) -> Result<Json<CheckReply>, ApiError> {
     change(&state, &text, Checks::resume, "goes on").await
 }
 
@@ -460,7 +469,11 @@ async fn resume(state: State, Path(text): Path<String>) -> Result<Json<CheckRepl
         (status = 409, description = "It stands in the configuration"),
     )
 )]
-async fn remove(state: State, Path(text): Path<String>) -> Result<Json<CheckReply>, ApiError> {
+async fn remove(
+    state: State,
+    _: NoParameters,
+    Path(text): Path<String>,
+) -> Result<Json<CheckReply>, ApiError> {
     change(&state, &text, Checks::remove, "is deleted").await
 }
 

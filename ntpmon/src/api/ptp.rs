@@ -2,14 +2,15 @@
 //! nothing here waits.
 
 use ntpmon_common::ClockIdentity;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     State,
     error::{ApiError, shown},
-    extract::{Path, Query},
+    extract::Path,
+    history::{parameters::Parameters, schema::Names},
 };
 use crate::{
     ntp::clock,
@@ -28,18 +29,34 @@ pub(super) fn reading() -> OpenApiRouter<State> {
 }
 
 /// Which of them.
-#[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
-#[into_params(parameter_in = Query)]
+#[derive(Clone, Debug, Default)]
 struct Wanted {
-    /// Only what was seen on this interface.
-    interface: Option<String>,
-    /// Only domains with this number.
+    /// Each by a name of the parameter; where there are two, an interface has to be in both.
+    interfaces: Vec<Vec<String>>,
     domain: Option<u8>,
 }
 
 impl Wanted {
+    /// What interfaces are chosen by, here and elsewhere: the one name is older, the other is that of
+    /// all other paths.
+    const INTERFACES: [&str; 2] = ["interface", "interface_name"];
+
+    fn new(parameters: &Parameters) -> Result<Self, ApiError> {
+        parameters.only(&[&Self::INTERFACES, &["domain"]])?;
+        let mut interfaces = Vec::new();
+        for name in Self::INTERFACES {
+            interfaces.extend(parameters.names(name)?);
+        }
+        let domain = parameters.number("domain", 0..=u8::MAX.into())?;
+        Ok(Self {
+            interfaces,
+            domain: domain.and_then(|it| u8::try_from(it).ok()),
+        })
+    }
+
     fn takes(&self, interface: &str, key: &DomainKey) -> bool {
-        self.interface.as_deref().is_none_or(|it| it == interface)
+        let mut lists = self.interfaces.iter();
+        lists.all(|names| names.iter().any(|it| it == interface))
             && self.domain.is_none_or(|it| it == key.number)
     }
 }
@@ -116,23 +133,28 @@ fn list(state: &State, wanted: &Wanted, clock: Option<ClockIdentity>) -> MasterL
     path = "/api/ptp/domains",
     operation_id = "ptp_domains",
     tag = "ptp",
-    params(Wanted),
+    params(
+        ("interface_name" = inline(Option<Names>), Query, style = Form, explode = false, description = "Seen on any of these interfaces, separated by commas"),
+        ("interface" = inline(Option<Names>), Query, style = Form, explode = false, description = "The same, by an older name"),
+        ("domain" = Option<u8>, Query, description = "Only domains with this number"),
+    ),
     responses(
         (status = 200, description = "What is known of each", body = DomainList),
-        (status = 400, description = "A parameter cannot be"),
+        (status = 400, description = "A parameter cannot be, or is not known"),
     )
 )]
-async fn domains(state: State, Query(wanted): Query<Wanted>) -> axum::Json<DomainList> {
+async fn domains(state: State, parameters: Parameters) -> Result<axum::Json<DomainList>, ApiError> {
+    let wanted = Wanted::new(&parameters)?;
     let data = each(&state, &wanted, |interface, key, domain, moment, made| {
         made.push(DomainView::new(Some(interface), key, domain, moment));
     });
-    axum::Json(DomainList {
+    Ok(axum::Json(DomainList {
         success: true,
         enabled: state.ptp.is_some(),
         count: data.len(),
         unlisted_messages: state.ptp.as_ref().map_or(0, Seen::unlisted_domains),
         data,
-    })
+    }))
 }
 
 /// PTP masters
@@ -145,14 +167,19 @@ async fn domains(state: State, Query(wanted): Query<Wanted>) -> axum::Json<Domai
     path = "/api/ptp/masters",
     operation_id = "ptp_masters",
     tag = "ptp",
-    params(Wanted),
+    params(
+        ("interface_name" = inline(Option<Names>), Query, style = Form, explode = false, description = "Seen on any of these interfaces, separated by commas"),
+        ("interface" = inline(Option<Names>), Query, style = Form, explode = false, description = "The same, by an older name"),
+        ("domain" = Option<u8>, Query, description = "Only domains with this number"),
+    ),
     responses(
         (status = 200, description = "What is known of each", body = MasterList),
-        (status = 400, description = "A parameter cannot be"),
+        (status = 400, description = "A parameter cannot be, or is not known"),
     )
 )]
-async fn masters(state: State, Query(wanted): Query<Wanted>) -> axum::Json<MasterList> {
-    axum::Json(list(&state, &wanted, None))
+async fn masters(state: State, parameters: Parameters) -> Result<axum::Json<MasterList>, ApiError> {
+    let wanted = Wanted::new(&parameters)?;
+    Ok(axum::Json(list(&state, &wanted, None)))
 }
 
 /// One PTP master
@@ -165,19 +192,22 @@ async fn masters(state: State, Query(wanted): Query<Wanted>) -> axum::Json<Maste
     tag = "ptp",
     params(
         ("clock_identity" = String, Path, description = "Sixteen hexadecimal digits, with points, colons or hyphens between them or without", example = "0050c2.fffe.123456"),
-        Wanted,
+        ("interface_name" = inline(Option<Names>), Query, style = Form, explode = false, description = "Seen on any of these interfaces, separated by commas"),
+        ("interface" = inline(Option<Names>), Query, style = Form, explode = false, description = "The same, by an older name"),
+        ("domain" = Option<u8>, Query, description = "Only domains with this number"),
     ),
     responses(
         (status = 200, description = "What is known of its ports", body = MasterList),
-        (status = 400, description = "It is no clock's identity, or a parameter cannot be"),
+        (status = 400, description = "It is no clock's identity, or a parameter cannot be, or is not known"),
         (status = 404, description = "No such master was seen"),
     )
 )]
 async fn master(
     state: State,
     Path(identity): Path<String>,
-    Query(wanted): Query<Wanted>,
+    parameters: Parameters,
 ) -> Result<axum::Json<MasterList>, ApiError> {
+    let wanted = Wanted::new(&parameters)?;
     let clock = parse_clock(&identity).ok_or_else(|| {
         ApiError::invalid_parameter(
             "clock_identity",
@@ -284,6 +314,57 @@ mod tests {
         let (status, wrong) = get(&state, "/api/ptp/masters/eth0").await;
         assert_eq!(status, StatusCode::BAD_REQUEST);
         assert_eq!(wrong["code"], "invalid_parameter");
+    }
+
+    #[tokio::test]
+    async fn interfaces_are_chosen_by_either_name_and_no_parameter_is_passed_over() {
+        let state = watching();
+        for (query, count) in [
+            ("interface=eth0", 1),
+            ("interface_name=eth0", 1),
+            ("interface_name=eth0,eth1", 2),
+            ("interface_name=eth0,eth1&interface=eth1", 1),
+            ("interface_name=eth0&interface=eth1", 0),
+            ("interface_name=eth7", 0),
+            ("domain=0", 2),
+            ("domain=255", 0),
+        ] {
+            for path in ["domains", "masters"] {
+                let (status, found) = get(&state, &format!("/api/ptp/{path}?{query}")).await;
+                let found = (status, &found["count"]);
+                assert_eq!(found, (StatusCode::OK, &count.into()), "{path}?{query}");
+            }
+        }
+        for (query, code, word) in [
+            ("interfaces=eth0", "unknown_parameter", "interface"),
+            ("page=1", "unknown_parameter", "page"),
+            ("interface=", "invalid_parameter", "interface"),
+            ("interface_name=", "invalid_parameter", "interface_name"),
+            (
+                "interface_name=eth0,",
+                "invalid_parameter",
+                "interface_name",
+            ),
+            ("domain=", "invalid_parameter", "domain"),
+            ("domain=256", "invalid_parameter", "256"),
+            ("domain=-1", "invalid_parameter", "-1"),
+            ("domain=0&domain=1", "invalid_parameter", "domain"),
+        ] {
+            for path in ["domains", "masters", "masters/020000.fffe.000002"] {
+                let (status, refused) = get(&state, &format!("/api/ptp/{path}?{query}")).await;
+                let found = (status, &refused["code"]);
+                assert_eq!(
+                    found,
+                    (StatusCode::BAD_REQUEST, &code.into()),
+                    "{path}?{query}"
+                );
+                let message = refused["message"].as_str().unwrap();
+                assert!(message.contains(word), "{message}");
+            }
+        }
+        // A clock that was seen, but not there.
+        let path = "/api/ptp/masters/020000.fffe.000002?interface_name=eth0";
+        assert_eq!(get(&state, path).await.0, StatusCode::NOT_FOUND);
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use super::{
     kept::{DOCUMENT, Kept},
     record::CheckId,
     resolve,
-    shared::{Check, Latest, Shared, Shown, Source, Wish},
+    shared::{Check, Latest, Rounds, Shared, Shown, Source, Wish},
     store::{Retention, Store},
     task,
 };
@@ -78,6 +78,7 @@ impl Checks {
             table: RwLock::default(),
             changing: Mutex::default(),
             keep: RwLock::new(keep),
+            rounds: Rounds::default(),
             runtime,
             housekeeper: Mutex::default(),
             aside: Mutex::new(aside),
@@ -142,6 +143,12 @@ impl Checks {
             }));
         }
         all
+    }
+
+    /// What the rounds of all of them came to since the daemon started.
+    #[must_use]
+    pub fn rounds(&self) -> &Rounds {
+        &self.0.rounds
     }
 
     /// Makes a check, which begins at once. That its values are right is for its caller to see to.

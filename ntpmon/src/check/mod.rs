@@ -27,6 +27,6 @@ pub use self::{
     engine::{CheckError, Checks, MOST_CHECKS},
     failure::{Failure, Status},
     record::{CheckId, NoId, Series},
-    shared::{Latest, Shown, Source},
+    shared::{Latest, Rounds, Shown, Source},
     target::{NoTarget, PORT, Target},
 };

@@ -4,7 +4,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,12 +20,15 @@ use tokio::{
 };
 
 use super::{
-    Definition,
+    Definition, Status,
     exchange::Stamping,
     record::CheckId,
     round::{Reach, Round, Time},
     store::{Retention, Store},
 };
+
+/// Kisses that are counted by their code; the last is all others, which servers may make up.
+const KISSES: [&str; 4] = ["RATE", "DENY", "RSTR", "other"];
 
 /// What the checks have in common.
 #[derive(Debug)]
@@ -36,6 +42,7 @@ pub(super) struct Shared {
     /// Held by whoever changes which checks there are.
     pub(super) changing: Mutex<()>,
     pub(super) keep: RwLock<Retention>,
+    pub(super) rounds: Rounds,
     pub(super) runtime: Handle,
     pub(super) housekeeper: Mutex<Option<JoinHandle<()>>>,
     /// Of the checks of the API those that are kept and not asked: they cannot be read, or find no
@@ -54,6 +61,37 @@ impl Shared {
         // The sender is here, so that it does not end.
         let _ = forgetting.wait_for(|all| !all.contains(&id)).await;
     }
+}
+
+/// What the rounds of all checks came to since the daemon started.
+#[derive(Debug, Default)]
+pub struct Rounds {
+    statuses: [AtomicU64; Status::EACH.len()],
+    kisses: [AtomicU64; KISSES.len()],
+}
+
+impl Rounds {
+    pub(super) fn count(&self, round: &Round) {
+        self.statuses[round.status as usize].fetch_add(1, Ordering::Relaxed);
+        if let Some(code) = round.kiss.as_deref() {
+            let known = KISSES.iter().position(|it| *it == code);
+            self.kisses[known.unwrap_or(KISSES.len() - 1)].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many came to each status.
+    pub fn by_status(&self) -> impl Iterator<Item = (Status, u64)> {
+        Status::EACH.into_iter().zip(counts(&self.statuses))
+    }
+
+    /// In how many a server sent each kiss.
+    pub fn kisses(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        KISSES.into_iter().zip(counts(&self.kisses))
+    }
+}
+
+fn counts(counters: &[AtomicU64]) -> impl Iterator<Item = u64> {
+    counters.iter().map(|it| it.load(Ordering::Relaxed))
 }
 
 /// Where a check comes from.
@@ -202,5 +240,35 @@ impl Check {
         if let Some(task) = self.task.lock().take() {
             task.abort();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Failure;
+
+    #[test]
+    fn rounds_are_counted_by_status_and_kisses_by_code_however_many_codes_there_are() {
+        let rounds = Rounds::default();
+        for code in ["RATE", "RATE", "RSTR", "STEP", "XABC"] {
+            let code = code.to_owned();
+            rounds.count(&Round::failed(
+                &Failure::KissOfDeath { code: code.clone() },
+                0,
+            ));
+            rounds.count(&Round {
+                kiss: Some(code),
+                ..Round::failed(&Failure::Refused, 0)
+            });
+        }
+        let kisses: Vec<_> = rounds.kisses().collect();
+        assert_eq!(
+            kisses,
+            [("RATE", 2), ("DENY", 0), ("RSTR", 1), ("other", 2)]
+        );
+        let told = rounds.by_status().filter(|(_, count)| *count > 0);
+        let told: Vec<_> = told.collect();
+        assert_eq!(told, [(Status::Refused, 5), (Status::KissOfDeath, 5)]);
     }
 }

@@ -271,6 +271,7 @@ impl Runner {
                 check: check.id,
                 address: Some(place.address.ip()),
             };
+            shared.rounds.count(&round);
             shared.store.put(series, &round, place.reach.register());
             place.publish(check);
         });
@@ -410,6 +411,7 @@ impl Runner {
             address: None,
         };
         let reach = self.nowhere.register();
+        self.shared.rounds.count(&round);
         self.shared.store.put(series, &round, reach);
         let latest = self.check.found(None, round, self.nowhere);
         *self.check.latest.write() = vec![latest];
@@ -455,6 +457,11 @@ mod tests {
         each.collect()
     }
 
+    fn counted(runner: &Runner) -> Vec<(Status, u64)> {
+        let counted = runner.shared.rounds.by_status();
+        counted.filter(|(_, count)| *count > 0).collect()
+    }
+
     #[tokio::test]
     async fn a_resolver_that_hangs_does_not_stop_known_addresses() {
         let folder = tempfile::tempdir().unwrap();
@@ -478,6 +485,7 @@ mod tests {
         assert_eq!(statuses(&runner), [(local, Status::Refused)]);
         assert!(runner.check.latest.read()[0].round.at > before);
         assert!(!runner.names.under_way.is_empty());
+        assert_eq!(counted(&runner), [(Status::Refused, 2)]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -495,6 +503,7 @@ mod tests {
             message.as_deref(),
             Some("ntp.example has no address: the resolver did not answer within 5 s")
         );
+        assert_eq!(counted(&runner), [(Status::Unresolved, 1)]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -46,8 +46,12 @@ const HONEST: &str = "10.0.0.77";
 const SERVING: &str = "10.0.0.3";
 /// How far both are ahead, in nanoseconds.
 const AHEAD: i64 = 300_000_000;
+/// How far the one that is asked says to be from its reference clock: delay and dispersion, in seconds.
+const ROOT: [f64; 2] = [0.0625, 0.03125];
 /// Bytes of a control packet, and of what comes back.
 const CONTROL: [usize; 2] = [12, 480];
+/// Bytes of a packet that asks for the list of clients, which nobody answers.
+const MONLIST: usize = 8;
 const ANNOUNCED: Announced = Announced {
     domain: 24,
     class: 6,
@@ -55,6 +59,9 @@ const ANNOUNCED: Announced = Announced {
     steps_removed: 1,
     utc_offset: 37,
     correction: 2_000,
+    delay_correction: 3_000,
+    priorities: [100, 200],
+    variance: 20_061,
 };
 
 fn deploy(name: &str) -> PathBuf {
@@ -117,7 +124,7 @@ impl Play {
         let line = format!("server {} minpoll -4 maxpoll -4 noselect", Pair::SERVER);
         let client = Chronyd::start(&pair.client, &[&line]).unwrap();
         let liar = Liar::start_at(&pair.server, LIAR.parse().unwrap()).unwrap();
-        liar.be(|it| it.ahead = AHEAD);
+        liar.be(|it| (it.ahead, it.root) = (AHEAD, ROOT));
         let serving = SERVING.parse().unwrap();
         pair.client.address(DEVICE, serving, 24).unwrap();
         let serving = Liar::start(&pair.client, serving).unwrap();
@@ -159,7 +166,7 @@ impl Play {
         client.ask(host, server, 12, interval).unwrap();
     }
 
-    /// One packet in mode 6, and an answer, which chronyd does not give.
+    /// One packet in mode 6, and an answer, which chronyd does not give; and one in mode 7.
     fn ask_for_control(&self) {
         let [host, other] = [&self.pair.client, &self.pair.server];
         let server: SocketAddr = format!("{}:123", Pair::SERVER).parse().unwrap();
@@ -169,6 +176,9 @@ impl Play {
         let socket = host.enter(|| Ok(UdpSocket::bind((Pair::CLIENT, 0))?));
         let socket = socket.unwrap();
         socket.send_to(&question, server).unwrap();
+        let monlist = [0x17, 0, 3, 42, 0, 0, 0, 0];
+        assert_eq!(monlist.len(), MONLIST);
+        socket.send_to(&monlist, server).unwrap();
         let raw = RawSocket::open(other, DEVICE).unwrap();
         let ethernet = Ethernet {
             source: raw.address,
@@ -382,6 +392,12 @@ fn assert_others_are_told(play: &Play) {
         ANNOUNCED.domain
     );
     let ahead = AHEAD as f64 / 1e9;
+    let abuse = |what: &str, mode: &str, direction: &str| {
+        format!("ntpmon_abuse_{what}_total{{mode=\"{mode}\",direction=\"{direction}\"}}")
+    };
+    let firing =
+        |severity: &str| format!("ntpmon_alerts_firing{{rule=\"lies\",severity=\"{severity}\"}}");
+    let kisses = |code: &str| format!("ntpmon_check_kiss_of_death_total{{code=\"{code}\"}}");
     // How close, where it is measured.
     let expected = [
         ("ntpmon_checks".to_owned(), 1.0, 0.0),
@@ -392,6 +408,41 @@ fn assert_others_are_told(play: &Play) {
         (format!("ntpmon_check_leap_indicator{check}"), 0.0, 0.0),
         (format!("ntpmon_check_interval_seconds{check}"), 6.0, 0.0),
         (format!("ntpmon_check_stopped{check}"), 0.0, 0.0),
+        (
+            format!("ntpmon_check_root_delay_seconds{check}"),
+            ROOT[0],
+            1e-4,
+        ),
+        (
+            format!("ntpmon_check_root_dispersion_seconds{check}"),
+            ROOT[1],
+            1e-4,
+        ),
+        (
+            format!("ntpmon_check_root_distance_seconds{check}"),
+            ROOT[0] / 2.0 + ROOT[1],
+            0.01,
+        ),
+        (
+            "ntpmon_check_rounds_total{status=\"timeout\"}".to_owned(),
+            0.0,
+            0.0,
+        ),
+        (kisses("RATE"), 0.0, 0.0),
+        (kisses("other"), 0.0, 0.0),
+        (firing("warn"), 0.0, 0.0),
+        (firing("critical"), 1.0, 0.0),
+        (
+            "ntpmon_alerts_fired_total{rule=\"lies\"}".to_owned(),
+            1.0,
+            0.0,
+        ),
+        (
+            "ntpmon_alerts_resolved_total{rule=\"lies\"}".to_owned(),
+            0.0,
+            0.0,
+        ),
+        ("ntpmon_alert_rules_left_out".to_owned(), 0.0, 0.0),
         ("ntpmon_alerts{state=\"firing\"}".to_owned(), 1.0, 0.0),
         ("ntpmon_alerts{state=\"pending\"}".to_owned(), 0.0, 0.0),
         (
@@ -434,29 +485,18 @@ fn assert_others_are_told(play: &Play) {
             ahead,
             0.01,
         ),
-        (
-            "ntpmon_abuse_packets_total{direction=\"in\"}".to_owned(),
-            1.0,
-            0.0,
-        ),
-        (
-            "ntpmon_abuse_packets_total{direction=\"out\"}".to_owned(),
-            1.0,
-            0.0,
-        ),
-        (
-            "ntpmon_abuse_bytes_total{direction=\"in\"}".to_owned(),
-            CONTROL[0] as f64,
-            0.0,
-        ),
-        (
-            "ntpmon_abuse_bytes_total{direction=\"out\"}".to_owned(),
-            CONTROL[1] as f64,
-            0.0,
-        ),
+        (abuse("packets", "control", "in"), 1.0, 0.0),
+        (abuse("packets", "control", "out"), 1.0, 0.0),
+        (abuse("packets", "private", "in"), 1.0, 0.0),
+        (abuse("packets", "private", "out"), 0.0, 0.0),
+        (abuse("bytes", "control", "in"), CONTROL[0] as f64, 0.0),
+        (abuse("bytes", "control", "out"), CONTROL[1] as f64, 0.0),
+        (abuse("bytes", "private", "in"), MONLIST as f64, 0.0),
+        (abuse("bytes", "private", "out"), 0.0, 0.0),
+        ("ntpmon_abuse_monlist_requests_total".to_owned(), 1.0, 0.0),
         (
             "ntpmon_amplification_ratio".to_owned(),
-            CONTROL[1] as f64 / CONTROL[0] as f64,
+            CONTROL[1] as f64 / (CONTROL[0] + MONLIST) as f64,
             1e-9,
         ),
         (format!("ntpmon_ptp_announcing_masters{domain}"), 1.0, 0.0),
@@ -486,6 +526,26 @@ fn assert_others_are_told(play: &Play) {
             format!("ntpmon_ptp_sync_correction_mean_seconds{domain}"),
             ANNOUNCED.correction as f64 / 1e9,
             1e-12,
+        ),
+        (
+            format!("ntpmon_ptp_delay_correction_mean_seconds{domain}"),
+            ANNOUNCED.delay_correction as f64 / 1e9,
+            1e-12,
+        ),
+        (
+            format!("ntpmon_ptp_grandmaster_priority1{domain}"),
+            f64::from(ANNOUNCED.priorities[0]),
+            0.0,
+        ),
+        (
+            format!("ntpmon_ptp_grandmaster_priority2{domain}"),
+            f64::from(ANNOUNCED.priorities[1]),
+            0.0,
+        ),
+        (
+            format!("ntpmon_ptp_grandmaster_scaled_log_variance{domain}"),
+            f64::from(ANNOUNCED.variance),
+            0.0,
         ),
         (
             format!("ntpmon_ptp_missing_follow_ups_total{domain}"),

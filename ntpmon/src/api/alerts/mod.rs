@@ -17,7 +17,10 @@ use super::{
     State,
     error::{ApiError, shown},
     extract::{self, Path},
-    history::{parameters::Parameters, schema::Time},
+    history::{
+        parameters::{NoParameters, Parameters},
+        schema::Time,
+    },
     reply::{List, Numbered, One},
 };
 use crate::{
@@ -152,7 +155,7 @@ async fn alerts(state: State, parameters: Parameters) -> Result<Json<List<View>>
     let wanted = parameters.word("state", STATES)?;
     let severity = parameters.word("severity", SEVERITIES)?;
     let rule = parameters
-        .text("rule", "the name of a rule")?
+        .name("rule", "the name of a rule")?
         .map(str::to_owned);
     let mut all = ask(&state, |alerts| Ok(alerts.all())).await?;
     all.retain(|it| {
@@ -211,7 +214,7 @@ async fn alert(
 async fn history(state: State, parameters: Parameters) -> Result<Json<Numbered<Record>>, ApiError> {
     parameters.only(&[&["rule", "alert_id", "since", "until", "before", "limit"]])?;
     let rule = parameters
-        .text("rule", "the name of a rule")?
+        .name("rule", "the name of a rule")?
         .map(str::to_owned);
     let alert = parameters.number("alert_id", 1..=u64::MAX)?;
     let (since, until) = parameters.between()?;
@@ -270,6 +273,7 @@ struct AcknowledgeBody {
 )]
 async fn acknowledge(
     state: State,
+    _: NoParameters,
     Path(id): Path<String>,
     extract::Json(body): extract::Json<AcknowledgeBody>,
 ) -> Result<Json<One<View>>, ApiError> {
@@ -321,7 +325,7 @@ async fn deliveries(
 ) -> Result<Json<Numbered<Delivery>>, ApiError> {
     parameters.only(&[&["sink", "state", "before", "limit"]])?;
     let sink = parameters
-        .text("sink", "the name of a sink")?
+        .name("sink", "the name of a sink")?
         .map(str::to_owned);
     let progress = parameters.word("state", PROGRESS)?;
     let before = parameters.number("before", 1..=u64::MAX)?;
@@ -369,7 +373,11 @@ async fn sinks(state: State, parameters: Parameters) -> Result<Json<List<SinkVie
         (status = 404, description = "There is no such sink"),
     )
 )]
-async fn test_sink(state: State, Path(name): Path<String>) -> Result<Json<One<Tested>>, ApiError> {
+async fn test_sink(
+    state: State,
+    _: NoParameters,
+    Path(name): Path<String>,
+) -> Result<Json<One<Tested>>, ApiError> {
     let name = name_of(name)?;
     let tested = ask(&state, move |alerts| {
         let tested = alerts.test(None, Some(&name))?.pop();

@@ -12,7 +12,7 @@ use crate::{
         State,
         error::ApiError,
         extract::{self, OptionalJson, Path},
-        history::parameters::Parameters,
+        history::parameters::{NoParameters, Parameters},
         reply::{List, One},
     },
     config,
@@ -130,6 +130,7 @@ async fn set(state: &State, rule: Rule, replace: bool) -> Result<RuleView, ApiEr
 )]
 async fn create(
     state: State,
+    _: NoParameters,
     extract::Json(rule): extract::Json<Rule>,
 ) -> Result<Json<One<RuleView>>, ApiError> {
     Ok(One::new(set(&state, rule, false).await?))
@@ -156,6 +157,7 @@ async fn create(
 )]
 async fn replace(
     state: State,
+    _: NoParameters,
     Path(name): Path<String>,
     extract::Json(rule): extract::Json<Rule>,
 ) -> Result<Json<One<RuleView>>, ApiError> {
@@ -192,7 +194,11 @@ pub(super) struct Gone {
         (status = 409, description = "It is not the API's"),
     )
 )]
-async fn remove(state: State, Path(name): Path<String>) -> Result<Json<One<Gone>>, ApiError> {
+async fn remove(
+    state: State,
+    _: NoParameters,
+    Path(name): Path<String>,
+) -> Result<Json<One<Gone>>, ApiError> {
     let name = name_of(name)?;
     let gone = ask(&state, move |alerts| {
         alerts.remove_rule(&name)?;
@@ -240,6 +246,7 @@ struct TestReply {
 )]
 async fn test(
     state: State,
+    _: NoParameters,
     Path(name): Path<String>,
     OptionalJson(body): OptionalJson<TestBody>,
 ) -> Result<Json<One<TestReply>>, ApiError> {

@@ -10,7 +10,7 @@ use crate::{
         State,
         error::{ApiError, shown},
         extract::{self, Path},
-        history::parameters::Parameters,
+        history::parameters::{NoParameters, Parameters},
         reply::{List, One},
     },
     config,
@@ -111,6 +111,7 @@ async fn set(state: &State, silence: Silence, replace: bool) -> Result<SilenceVi
 )]
 async fn create(
     state: State,
+    _: NoParameters,
     extract::Json(silence): extract::Json<Silence>,
 ) -> Result<Json<One<SilenceView>>, ApiError> {
     Ok(One::new(set(&state, silence, false).await?))
@@ -134,6 +135,7 @@ async fn create(
 )]
 async fn replace(
     state: State,
+    _: NoParameters,
     Path(name): Path<String>,
     extract::Json(silence): extract::Json<Silence>,
 ) -> Result<Json<One<SilenceView>>, ApiError> {
@@ -161,7 +163,11 @@ async fn replace(
         (status = 409, description = "It stands in the configuration"),
     )
 )]
-async fn remove(state: State, Path(name): Path<String>) -> Result<Json<One<Gone>>, ApiError> {
+async fn remove(
+    state: State,
+    _: NoParameters,
+    Path(name): Path<String>,
+) -> Result<Json<One<Gone>>, ApiError> {
     let name = name_of(name)?;
     let gone = ask(&state, move |alerts| {
         alerts.remove_silence(&name)?;

@@ -95,6 +95,21 @@ impl FromRequestParts<State> for Parameters {
     }
 }
 
+/// A query without parameters, of a path that has none: one that was meant for something must not be
+/// passed over, least of all where something is changed.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::api) struct NoParameters;
+
+impl FromRequestParts<State> for NoParameters {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &State) -> Result<Self, ApiError> {
+        let parameters = Parameters::from_request_parts(parts, state).await?;
+        parameters.only(&[])?;
+        Ok(Self)
+    }
+}
+
 /// What clients are picked by.
 pub(in crate::api) const FILTERS: &[&str] = &[
     "search_ip",
@@ -216,6 +231,9 @@ impl Parameters {
             .filter(|(distance, _)| *distance <= 3);
         let hint = match near {
             Some((_, near)) => format!("perhaps '{near}' is meant"),
+            None if known.iter().all(|names| names.is_empty()) => {
+                "there are no parameters here".to_owned()
+            }
             None => {
                 let all: Vec<&str> = known.iter().copied().flatten().copied().collect();
                 format!("known here: {}", all.join(", "))
@@ -274,6 +292,18 @@ impl Parameters {
         match value {
             Value::String(text) => Ok(Some(text.trim())),
             other => Err(self.refuse(name, other, expected)),
+        }
+    }
+
+    /// What something is called: no name is empty.
+    pub(in crate::api) fn name(
+        &self,
+        name: &str,
+        expected: &str,
+    ) -> Result<Option<&str>, ApiError> {
+        match self.text(name, expected)? {
+            Some("") => Err(self.refuse(name, &Value::String(String::new()), expected)),
+            text => Ok(text),
         }
     }
 

@@ -150,7 +150,7 @@ pub struct BusyClients {
 
 /// Packets and bytes of a mode. In is to the server, out is from it; bytes are those of UDP's
 /// payload.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TrafficView {
     /// Questions.
     pub packets_in: u64,
@@ -177,7 +177,7 @@ impl TrafficView {
 }
 
 /// What passed in modes 6 and 7.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AbuseView {
     /// Mode 6, which `ntpq` uses.
     pub control: TrafficView,
@@ -248,10 +248,8 @@ pub struct ClientFigures {
     pub busiest_rate_per_second: Option<f64>,
     /// Bytes out for each byte in, in modes 6 and 7, in this minute and the one before.
     pub amplification: Option<f64>,
-    /// Bytes in modes 6 and 7 since the database began: in, and out.
-    pub abuse_bytes: [u64; 2],
-    /// Packets, in the same way.
-    pub abuse_packets: [u64; 2],
+    /// What passed in modes 6 and 7 since the database began.
+    pub abuse: AbuseView,
 }
 
 impl Shared {
@@ -461,10 +459,10 @@ impl History {
     pub fn client_figures(&self) -> ClientFigures {
         let found = self.0.overview(&Wanted::default());
         let mut table = self.0.abuse.lock();
-        let mut all = Traffic::default();
+        let mut all: Option<Abuse> = None;
         for (_, interface) in table.interfaces() {
             if let Some(total) = &interface.total {
-                all.merge(&total.all());
+                abuse::sum(&mut all, total);
             }
         }
         ClientFigures {
@@ -473,8 +471,7 @@ impl History {
             worst_error_seconds: found.worst_current.map(f64::from),
             busiest_rate_per_second: found.busiest.first().map(|(rate, _)| f64::from(*rate)),
             amplification: table.recent(clock::utc()).amplification(),
-            abuse_bytes: [all.bytes_in(), all.bytes_out()],
-            abuse_packets: [all.packets_in(), all.packets_out()],
+            abuse: AbuseView::new(&all.unwrap_or_default()),
         }
     }
 }

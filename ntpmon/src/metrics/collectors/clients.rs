@@ -20,10 +20,12 @@ families! {
         "Rate of requests of the client that asks most often, as of late";
     AMPLIFICATION: Gauge "ntpmon_amplification_ratio" []
         "Bytes that were answered to control and private packets for each byte that was asked, in this minute and the one before; missing where nothing was asked";
-    BYTES: Counter "ntpmon_abuse_bytes_total" ["direction"]
+    BYTES: Counter "ntpmon_abuse_bytes_total" ["mode", "direction"]
         "UDP payload of control (mode 6) and private (mode 7) packets, in towards the server or out towards the client; over restarts";
-    PACKETS: Counter "ntpmon_abuse_packets_total" ["direction"]
+    PACKETS: Counter "ntpmon_abuse_packets_total" ["mode", "direction"]
         "Control (mode 6) and private (mode 7) packets, in towards the server or out towards the client; over restarts";
+    MONLIST: Counter "ntpmon_abuse_monlist_requests_total" []
+        "Private packets that asked a server for the list of its clients (request codes 20 and 42), whether or not it was answered; over restarts";
 }
 
 pub(super) fn collect(sources: &Sources, samples: &mut Samples) -> Result<()> {
@@ -41,9 +43,13 @@ pub(super) fn collect(sources: &Sources, samples: &mut Samples) -> Result<()> {
     samples.put_known(&WORST, &[], figures.worst_error_seconds);
     samples.put_known(&BUSIEST, &[], figures.busiest_rate_per_second);
     samples.put_known(&AMPLIFICATION, &[], figures.amplification);
-    for (place, direction) in ["in", "out"].iter().enumerate() {
-        samples.put(&BYTES, &[direction], figures.abuse_bytes[place]);
-        samples.put(&PACKETS, &[direction], figures.abuse_packets[place]);
+    let abuse = figures.abuse;
+    for (mode, it) in [("control", abuse.control), ("private", abuse.private)] {
+        samples.put(&BYTES, &[mode, "in"], it.bytes_in);
+        samples.put(&BYTES, &[mode, "out"], it.bytes_out);
+        samples.put(&PACKETS, &[mode, "in"], it.packets_in);
+        samples.put(&PACKETS, &[mode, "out"], it.packets_out);
     }
+    samples.put(&MONLIST, &[], abuse.monlist_requests);
     Ok(())
 }

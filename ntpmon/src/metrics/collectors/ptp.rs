@@ -14,6 +14,9 @@ use crate::{
     },
 };
 
+/// What a clock announces that does not know its variance.
+const UNKNOWN_VARIANCE: u16 = u16::MAX;
+
 families! {
     MESSAGES: Counter "ntpmon_ptp_messages_total" ["interface", "domain", "sdo_id", "transport", "vlan", "type"]
         "Messages of a PTP domain that passed, by type, both directions. Since the daemon started, as the following counters";
@@ -35,12 +38,20 @@ families! {
         "Clock class that the master of a PTP domain announces: 6 follows a reference, 7 did until lately, 248 never did";
     ACCURACY: Gauge "ntpmon_ptp_grandmaster_accuracy_seconds" ["interface", "domain", "sdo_id", "transport", "vlan"]
         "Bound of the error that the master of a PTP domain announces of its grandmaster; missing where it announces none";
+    VARIANCE: Gauge "ntpmon_ptp_grandmaster_scaled_log_variance" ["interface", "domain", "sdo_id", "transport", "vlan"]
+        "How steady its grandmaster runs, as the master of a PTP domain announces it: 256 times the binary logarithm of the variance in square seconds, plus 32768; missing where it announces none";
+    PRIORITY1: Gauge "ntpmon_ptp_grandmaster_priority1" ["interface", "domain", "sdo_id", "transport", "vlan"]
+        "What counts before all else when a master is chosen, as the master of a PTP domain announces it of its grandmaster: the lowest wins, 0 to 255";
+    PRIORITY2: Gauge "ntpmon_ptp_grandmaster_priority2" ["interface", "domain", "sdo_id", "transport", "vlan"]
+        "What counts between clocks that are equally good, as the master of a PTP domain announces it of its grandmaster: the lowest wins, 0 to 255";
     STEPS: Gauge "ntpmon_ptp_master_steps_removed" ["interface", "domain", "sdo_id", "transport", "vlan"]
         "How many clocks the master of a PTP domain announces between itself and its grandmaster";
     UTC: Gauge "ntpmon_ptp_utc_offset_seconds" ["interface", "domain", "sdo_id", "transport", "vlan"]
         "TAI - UTC as the master of a PTP domain announces it; missing where it does not say that it is right";
     CORRECTION: Gauge "ntpmon_ptp_sync_correction_mean_seconds" ["interface", "domain", "sdo_id", "transport", "vlan"]
         "What Sync and Follow_Up of the master of a PTP domain say that the way added, the mean since the daemon started";
+    DELAY_CORRECTION: Gauge "ntpmon_ptp_delay_correction_mean_seconds" ["interface", "domain", "sdo_id", "transport", "vlan"]
+        "What Delay_Resp of the master of a PTP domain say that the way of the request added, the mean since the daemon started";
     MISSING: Counter "ntpmon_ptp_missing_follow_ups_total" ["interface", "domain", "sdo_id", "transport", "vlan"]
         "Syncs of the masters of a PTP domain whose Follow_Up never came";
     UNLISTED: Counter "ntpmon_ptp_unlisted_messages_total" ["interface", "domain", "sdo_id", "transport", "vlan"]
@@ -129,6 +140,8 @@ fn tell(
     };
     let view = MasterView::new(Some(interface), key, domain, master, Moment::Now(now));
     samples.put_known(&CORRECTION, &place, view.sync_correction.mean_seconds);
+    let delay_correction = view.delay_correction.mean_seconds;
+    samples.put_known(&DELAY_CORRECTION, &place, delay_correction);
     let Some((announce, view)) = master.announce.zip(view.announce) else {
         return;
     };
@@ -140,6 +153,10 @@ fn tell(
     samples.put(&MASTER, &labels, true);
     samples.put(&CLASS, &place, u64::from(view.clock_class));
     samples.put_known(&ACCURACY, &place, view.clock_accuracy_seconds);
+    let variance = Some(view.offset_scaled_log_variance).filter(|it| *it != UNKNOWN_VARIANCE);
+    samples.put_known(&VARIANCE, &place, variance.map(u64::from));
+    samples.put(&PRIORITY1, &place, view.priority1);
+    samples.put(&PRIORITY2, &place, view.priority2);
     samples.put(&STEPS, &place, u64::from(view.steps_removed));
     samples.put_known(&UTC, &place, view.utc_offset_seconds.map(f64::from));
 }

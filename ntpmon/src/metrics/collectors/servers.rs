@@ -61,10 +61,14 @@ families! {
         "Round trip to a server without the server's own share, by its last response";
     DELAY_MEDIAN: Gauge "ntpmon_server_delay_median_seconds" ["server", "interface"]
         "Median of the round trips without the server's own share";
+    DELAY_SPREAD: Gauge "ntpmon_server_delay_spread_seconds" ["server", "interface"]
+        "How those round trips scatter: 1.4826 times the median distance from their median";
     DELAY_MINIMUM: Gauge "ntpmon_server_delay_minimum_seconds" ["server", "interface"]
         "Least of the round trips without the server's own share";
     DISPERSION: Gauge "ntpmon_server_dispersion_median_seconds" ["server", "interface"]
         "Median of what an exchange leaves open: both precisions, and the drift meanwhile";
+    DISPERSION_SPREAD: Gauge "ntpmon_server_dispersion_spread_seconds" ["server", "interface"]
+        "How the dispersions scatter: 1.4826 times the median distance from their median";
     JITTER: Gauge "ntpmon_server_jitter_seconds" ["server", "interface"]
         "Root mean square of the offsets' differences to that of the shortest exchange";
     DISTANCE: Gauge "ntpmon_server_synchronisation_distance_seconds" ["server", "interface"]
@@ -111,8 +115,10 @@ const GAUGES: &[(&Family, Told)] = &[
     (&OFFSET_MAXIMUM, |it| it.offset_max_seconds),
     (&DELAY, |it| it.delay_seconds),
     (&DELAY_MEDIAN, |it| it.delay_median_seconds),
+    (&DELAY_SPREAD, |it| it.delay_spread_seconds),
     (&DELAY_MINIMUM, |it| it.delay_min_seconds),
     (&DISPERSION, |it| it.dispersion_median_seconds),
+    (&DISPERSION_SPREAD, |it| it.dispersion_spread_seconds),
     (&JITTER, |it| it.jitter_seconds),
     (&DISTANCE, |it| it.synchronisation_distance_seconds),
     (&SAMPLES, |it| Some(it.window_samples as f64)),

@@ -185,7 +185,8 @@ impl Servers {
     }
 }
 
-async fn serve(socket: UdpSocket) -> Result<()> {
+/// Answers as an honest server, until it cannot.
+pub(crate) async fn serve(socket: UdpSocket) -> Result<()> {
     let socket = tokio::net::UdpSocket::from_std(socket)?;
     let mut request = [0; ROOM];
     loop {

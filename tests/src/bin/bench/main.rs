@@ -96,6 +96,7 @@ fn main() -> Result<()> {
                 figures.print();
             }
             report.insert(name.to_owned(), figures.json());
+            beyond.extend_from_slice(figures.beyond());
         }
     }
     if wanted(Part::Checks) {
@@ -104,7 +105,7 @@ fn main() -> Result<()> {
             figures.print();
         }
         report.insert("checks".to_owned(), figures.json());
-        beyond = figures.beyond();
+        beyond.extend(figures.beyond());
     }
     // Last, as it leaves this network namespace.
     if wanted(Part::Live) {

@@ -166,7 +166,17 @@ fn what_passed_in_modes_6_and_7_is_known_after_a_restart_and_stands_in_the_rollu
     history.stop();
     let history = History::open(directory.path(), Settings::default()).unwrap();
     assert_eq!(told(&history), before);
-    assert_eq!(history.client_figures().abuse_bytes, [20, 4400]);
+    let AbuseView {
+        control,
+        private,
+        monlist_requests,
+        ..
+    } = history.client_figures().abuse;
+    assert_eq!(
+        [control, private].map(|it| [it.packets_in, it.packets_out, it.bytes_in, it.bytes_out]),
+        [[1, 0, 12, 0], [1, 10, 8, 4400]]
+    );
+    assert_eq!(monlist_requests, 1);
     let statistics = history.interface_statistics().unwrap();
     let counts = &statistics[0].activity.counts;
     let count = |name: &str| counts[name];

@@ -11,7 +11,7 @@ pub(super) struct Asked {
     pub p99: Duration,
 }
 
-/// Four connections that wait 40 ms before each request: 100 a second. Each asks for another
+/// Connections that wait 40 ms before each request, so that four make 100 a second. Each asks for another
 /// client where the path has a place for one; the numbers are made as the addresses are.
 const PACED: &str = r#"
 local number = 0
@@ -27,13 +27,23 @@ end
 
 /// At 100 requests a second.
 pub(super) fn paced(url: &str, time: Duration) -> Result<Asked> {
+    scripted(url, time, "4")
+}
+
+fn scripted(url: &str, time: Duration, connections: &str) -> Result<Asked> {
     let mut script = tempfile::NamedTempFile::with_suffix(".lua")?;
     script.write_all(PACED.as_bytes())?;
     let script = script.path().to_string_lossy().into_owned();
     // What it waits for a core of this machine itself is not to be measured.
     let mut wrk = Command::new("nice");
     wrk.args(["--adjustment=-10", "wrk"]);
-    run(wrk, &["--connections", "4", "--script", &script], url, time)
+    let options = ["--connections", connections, "--script", &script];
+    run(wrk, &options, url, time)
+}
+
+/// As Prometheus asks, of which there is one: the next after the last is answered, and a moment later.
+pub(super) fn scraped(url: &str, time: Duration) -> Result<Asked> {
+    scripted(url, time, "1")
 }
 
 /// As many as it can with eight connections.

@@ -6,6 +6,8 @@
     reason = "a step that fails fails its test, also in a helper"
 )]
 
+mod judged;
+
 use std::{fs::File, path::Path, process::Command, time::Duration};
 
 use ntpmon_tests::{
@@ -315,8 +317,11 @@ struct Stage {
 impl Stage {
     fn new() -> Self {
         let (pair, home) = (Pair::new().unwrap(), Home::new().unwrap());
-        home.configure("history.flush_interval_seconds = 0.2\n")
-            .unwrap();
+        let configuration = judged::CONFIGURATION;
+        home.configure(&format!(
+            "history.flush_interval_seconds = 0.2\n{configuration}"
+        ))
+        .unwrap();
         let mut command = home
             .command_watching(&pair.server, &[], "127.0.0.1:0", &[DEVICE])
             .unwrap();
@@ -498,6 +503,10 @@ fn a_body_of_100_megabytes_is_refused_and_not_kept() {
         "/api/ntp/history/search",
         "/api/ntp/history/export",
         "/api/ntp/history/cleanup",
+        "/api/ntp/checks",
+        "/api/ntp/alerts/rules",
+        "/api/ntp/alerts/silences",
+        "/api/ntp/alerts/1/acknowledge",
     ] {
         // With its size said first, and in pieces.
         for more in [&[][..], &["--header", "Transfer-Encoding: chunked"]] {
@@ -557,9 +566,20 @@ fn who_has_no_token_or_a_lesser_one_is_refused() {
     let reading = api(&reader);
     reading.get(asked).unwrap().success().unwrap();
     is_refused(&stop, &reading.post(&stop).unwrap(), 403, &["admin"]).unwrap();
-    let body = "{\"older_than_days\": 0}";
-    let refused = reading.post_json(cleanup, body).unwrap();
-    is_refused(cleanup, &refused, 403, &["admin"]).unwrap();
+    for (path, body) in [
+        (cleanup, "{\"older_than_days\": 0}"),
+        ("/api/ntp/checks", "{\"server\": \"127.0.0.1:1\"}"),
+        ("/api/ntp/checks/0000000000000000/pause", ""),
+        (
+            "/api/ntp/alerts/rules",
+            "{\"name\": \"a\", \"quantity\": \"check_offset\"}",
+        ),
+        ("/api/ntp/alerts/silences", "{\"name\": \"a\"}"),
+        ("/api/ntp/alerts/1/acknowledge", "{\"by\": \"a\"}"),
+    ] {
+        let refused = reading.post_json(path, body).unwrap();
+        is_refused(path, &refused, 403, &["admin"]).unwrap();
+    }
     // Searching and exporting change nothing.
     reading
         .post_json("/api/ntp/history/search", "{}")
