@@ -40,8 +40,7 @@ async fn metrics(state: State, headers: HeaderMap) -> ([(HeaderName, &'static st
     let accepted = headers.get_all(ACCEPT).iter();
     let accepted: Vec<_> = accepted.filter_map(|it| it.to_str().ok()).collect();
     let format = Format::preferred(&accepted.join(","));
-    let gathered = state.metrics.gather().await;
-    let text = format.write(&gathered);
+    let text = state.metrics.text(format).await;
     let headers = [(CONTENT_TYPE, format.content_type()), (VARY, "accept")];
     (headers, text)
 }

@@ -961,7 +961,7 @@ async fn a_part_that_hangs_or_meets_a_bug_keeps_no_other_from_telling_its_metric
         conditions,
         ..Sources::new(control(), history())
     };
-    let written = |gathered| crate::metrics::text::Format::Prometheus.write(&gathered);
+    let format = crate::metrics::text::Format::Prometheus;
     let (release, held) = std::sync::mpsc::channel::<()>();
     let held = std::sync::Mutex::new(held);
     let hangs = Metrics::new(sources(Box::new(move |_| {
@@ -969,7 +969,7 @@ async fn a_part_that_hangs_or_meets_a_bug_keeps_no_other_from_telling_its_metric
         Vec::new()
     })));
     let begun = std::time::Instant::now();
-    for text in [written(hangs.gather().await), written(hangs.gather().await)] {
+    for text in [hangs.text(format).await, hangs.text(format).await] {
         assert!(
             text.contains("ntpmon_collector_success{collector=\"health\"} 0\n"),
             "{text}"
@@ -985,7 +985,7 @@ async fn a_part_that_hangs_or_meets_a_bug_keeps_no_other_from_telling_its_metric
     );
     drop(release);
     let broken = Metrics::new(sources(Box::new(|_| panic!("a test's own panic"))));
-    let text = written(broken.gather().await);
+    let text = broken.text(format).await;
     assert!(
         text.contains("ntpmon_collector_success{collector=\"health\"} 0\n"),
         "{text}"

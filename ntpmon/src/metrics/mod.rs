@@ -32,6 +32,7 @@ use tokio::{
 use self::{
     collectors::{COLLECTORS, Collector, own},
     requests::Requests,
+    text::Format,
 };
 pub use self::{
     model::{Family, Gathered, Kind, Sample, Samples, Value},
@@ -98,8 +99,12 @@ struct Shared {
     turns: Vec<Mutex<()>>,
 }
 
-/// What a collector told, and how long that took.
-type Told = (Result<Samples>, Duration);
+/// What a collector told, as it is wanted, and how long that took.
+type Told<T> = (Result<T>, Duration);
+
+/// What is made of a collector's samples, on the thread that they come from: they are many, and
+/// memory that one thread takes and another gives back stays with the first for as long as it sleeps.
+type Make<T> = Arc<dyn Fn(Samples) -> T + Send + Sync>;
 
 impl fmt::Debug for Metrics {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -124,14 +129,28 @@ impl Metrics {
         &self.0.sources.requests
     }
 
+    /// All that is told, as others than people and Prometheus want it.
+    pub async fn gather(&self) -> Gathered {
+        let (mut told, own) = self.ask_all(Arc::new(|samples| samples)).await;
+        told.push(own);
+        Gathered(told)
+    }
+
+    /// All that is told, in a format.
+    pub async fn text(&self, format: Format) -> String {
+        let part = move |samples: Samples| format.part(&samples);
+        let (parts, own) = self.ask_all(Arc::new(part)).await;
+        parts.concat() + &format.part(&own) + format.end()
+    }
+
     /// Asks every collector. One that fails or hangs is told as such, and keeps none of the others
     /// from being heard.
-    pub async fn gather(&self) -> Gathered {
-        let mut gathered = Gathered::default();
+    async fn ask_all<T: Send + 'static>(&self, make: Make<T>) -> (Vec<T>, Samples) {
+        let mut all = Vec::with_capacity(COLLECTORS.len() + 1);
         let mut own = Samples::of(own::FAMILIES);
         let mut left = COLLECTORS.iter().enumerate().peekable();
         while let Some((first, _)) = left.peek() {
-            let mut telling = self.ask(*first);
+            let mut telling = self.ask(*first, Arc::clone(&make));
             // One thread asks one after the other: they take microseconds, another thread more.
             for (_, collector) in left.by_ref() {
                 let told = timeout(PATIENCE, telling.recv()).await;
@@ -146,7 +165,7 @@ impl Metrics {
                 };
                 own::tell(&mut own, collector.name, collected.is_ok(), took);
                 match collected {
-                    Ok(samples) => gathered.add(samples),
+                    Ok(told) => all.push(told),
                     Err(error) => {
                         tracing::warn!("gathering the metrics of {}: {error:#}", collector.name);
                     }
@@ -157,12 +176,11 @@ impl Metrics {
                 }
             }
         }
-        gathered.add(own);
-        gathered
+        (all, own)
     }
 
     /// Asks the collectors from one on, in their order.
-    fn ask(&self, first: usize) -> Receiver<Told> {
+    fn ask<T: Send + 'static>(&self, first: usize, make: Make<T>) -> Receiver<Told<T>> {
         let (tell, told) = channel(COLLECTORS.len());
         let shared = Arc::clone(&self.0);
         spawn_blocking(move || {
@@ -171,7 +189,7 @@ impl Metrics {
                 let begun = Instant::now();
                 // Who asks at the same time is waited for; what hangs takes one thread for good.
                 let collected = match turn.try_lock_for(PATIENCE) {
-                    Some(_turn) => collect(collector, &shared.sources),
+                    Some(_turn) => collect(collector, &shared.sources).map(|it| make(it)),
                     None => Err(anyhow!("it is still being asked")),
                 };
                 if tell.blocking_send((collected, begun.elapsed())).is_err() {

@@ -131,11 +131,47 @@ impl From<Buckets> for Value {
     }
 }
 
+/// The values of a sample's labels in one piece: a large daemon tells fifteen thousand samples.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Labels {
+    text: Box<str>,
+    /// Where each ends.
+    ends: [u32; Self::MOST],
+    count: usize,
+}
+
+impl Labels {
+    /// No family has more.
+    const MOST: usize = 8;
+
+    fn of(values: &[&str]) -> Self {
+        debug_assert!(values.len() <= Self::MOST, "{values:?}");
+        let mut ends = [0; Self::MOST];
+        let mut length = 0;
+        for (end, value) in ends.iter_mut().zip(values) {
+            length += value.len();
+            *end = length as u32;
+        }
+        Self {
+            text: values.concat().into(),
+            ends,
+            count: values.len(),
+        }
+    }
+
+    /// One after the other.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        let begins = [0].into_iter().chain(self.ends);
+        let each = begins.zip(self.ends).take(self.count);
+        each.map(|(begin, end)| &self.text[begin as usize..end as usize])
+    }
+}
+
 /// One number.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     /// The values of the family's labels, in their order.
-    pub labels: Vec<String>,
+    pub labels: Labels,
     /// What it is.
     pub value: Value,
     /// Since when it has been counted, where that is known.
@@ -151,6 +187,14 @@ impl Samples {
     #[must_use]
     pub fn of(families: &'static [&'static Family]) -> Self {
         Self(families.iter().map(|it| (*it, Vec::new())).collect())
+    }
+
+    /// The families that have samples, with those.
+    pub fn families(&self) -> impl Iterator<Item = (&'static Family, &[Sample])> {
+        self.0
+            .iter()
+            .filter(|(_, samples)| !samples.is_empty())
+            .map(|(family, samples)| (*family, samples.as_slice()))
     }
 
     /// Adds a number with the values of its labels.
@@ -189,7 +233,7 @@ impl Samples {
         debug_assert!(place.is_some(), "{} is another collector's", family.name);
         if let Some((_, samples)) = place.and_then(|place| self.0.get_mut(place)) {
             samples.push(Sample {
-                labels: labels.iter().map(|&value| value.to_owned()).collect(),
+                labels: Labels::of(labels),
                 value,
                 since,
             });
@@ -197,22 +241,14 @@ impl Samples {
     }
 }
 
-/// What all collectors told.
+/// What all collectors told, each family by one.
 #[derive(Debug, Default)]
-pub struct Gathered(Vec<(&'static Family, Vec<Sample>)>);
+pub struct Gathered(pub Vec<Samples>);
 
 impl Gathered {
-    /// Adds what one told.
-    pub fn add(&mut self, samples: Samples) {
-        self.0.extend(samples.0);
-    }
-
     /// The families that have samples, with those.
     pub fn families(&self) -> impl Iterator<Item = (&'static Family, &[Sample])> {
-        self.0
-            .iter()
-            .filter(|(_, samples)| !samples.is_empty())
-            .map(|(family, samples)| (*family, samples.as_slice()))
+        self.0.iter().flat_map(Samples::families)
     }
 }
 

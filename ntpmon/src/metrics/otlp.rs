@@ -368,7 +368,7 @@ fn distribution(family: &Family, sample: &Sample, now: Timestamp) -> Option<Hist
 }
 
 fn attributes(family: &Family, sample: &Sample) -> Vec<KeyValue> {
-    let labels = family.labels.iter().zip(&sample.labels);
+    let labels = family.labels.iter().zip(sample.labels.iter());
     labels.map(|(name, value)| attribute(name, value)).collect()
 }
 

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::model::{Buckets, Family, Gathered, Kind, Sample, Value};
+use super::model::{Buckets, Family, Kind, Sample, Samples, Value};
 
 /// A way to write metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,20 +55,28 @@ impl Format {
         }
     }
 
-    /// All of it, written.
+    /// What one collector told, written.
     #[must_use]
-    pub fn write(self, gathered: &Gathered) -> String {
-        let mut out = String::with_capacity(64 << 10);
-        for (family, samples) in gathered.families() {
+    pub fn part(self, samples: &Samples) -> String {
+        // A line has some hundred bytes: a text that grows is moved over and over.
+        let lines: usize = samples.families().map(|(_, samples)| samples.len()).sum();
+        let mut out = String::with_capacity(1024 + 120 * lines);
+        for (family, samples) in samples.families() {
             self.head(&mut out, family);
             for sample in samples {
                 self.sample(&mut out, family, sample);
             }
         }
-        if self == Self::OpenMetrics {
-            out.push_str("# EOF\n");
-        }
         out
+    }
+
+    /// What stands after all parts.
+    #[must_use]
+    pub const fn end(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "# EOF\n",
+            Self::Prometheus => "",
+        }
     }
 
     fn head(self, out: &mut String, family: &Family) {
@@ -144,7 +152,7 @@ fn line(
     out.push_str(name);
     out.push_str(end);
     let labels = family.labels.iter().copied();
-    let labels = labels.zip(sample.labels.iter().map(String::as_str));
+    let labels = labels.zip(sample.labels.iter());
     let labels = labels.chain(bound.map(|bound| ("le", bound)));
     let mut before = '{';
     for (name, value) in labels {
@@ -152,14 +160,18 @@ fn line(
         before = ',';
         out.push_str(name);
         out.push_str("=\"");
-        for character in value.chars() {
-            match character {
-                '\\' => out.push_str("\\\\"),
-                '"' => out.push_str("\\\""),
-                '\n' => out.push_str("\\n"),
-                character => out.push(character),
-            }
+        let mut rest = value;
+        while let Some(place) = rest.find(['\\', '"', '\n']) {
+            let (plain, special) = rest.split_at(place);
+            out.push_str(plain);
+            out.push_str(match special.as_bytes()[0] {
+                b'\\' => "\\\\",
+                b'"' => "\\\"",
+                _ => "\\n",
+            });
+            rest = &special[1..];
         }
+        out.push_str(rest);
         out.push('"');
     }
     if before == ',' {
@@ -183,7 +195,6 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::metrics::Samples;
 
     static THINGS: Family = Family {
         name: "test_things_total",
@@ -211,7 +222,7 @@ mod tests {
     };
     static ALL: &[&Family] = &[&THINGS, &SIZE, &BUILD, &TOOK];
 
-    fn gathered() -> Gathered {
+    fn written(format: Format) -> String {
         let mut samples = Samples::of(ALL);
         let since = Timestamp::from_millisecond(1_700_000_000_250).unwrap();
         samples.put_since(&THINGS, &["a\"b\\c\nd"], 7_u64, Some(since));
@@ -228,15 +239,13 @@ mod tests {
         };
         samples.put(&TOOK, &["signed"], buckets(None));
         samples.put(&TOOK, &["summed"], buckets(Some(12.0)));
-        let mut gathered = Gathered::default();
-        gathered.add(samples);
-        gathered
+        format.part(&samples) + format.end()
     }
 
     #[test]
     fn the_format_of_prometheus() {
         assert_eq!(
-            Format::Prometheus.write(&gathered()),
+            written(Format::Prometheus),
             r#"# HELP test_things_total Things "seen",\nof \\ any kind
 # TYPE test_things_total counter
 test_things_total{name="a\"b\\c\nd"} 7
@@ -267,7 +276,7 @@ test_took_seconds_count{name="summed"} 4
     #[test]
     fn the_format_of_openmetrics() {
         assert_eq!(
-            Format::OpenMetrics.write(&gathered()),
+            written(Format::OpenMetrics),
             r#"# HELP test_things Things \"seen\",\nof \\ any kind
 # TYPE test_things counter
 test_things_total{name="a\"b\\c\nd"} 7
