@@ -28,6 +28,8 @@ use crate::{
 
 /// Checks that can be at once, of the configuration and of the API together.
 pub const MOST_CHECKS: usize = 10_000;
+/// Checks that read at once how they were before.
+const READS: usize = 4;
 /// Between two parts of what is taken away of a check that is no more, so that others are written too.
 const BREATH: Duration = Duration::from_millis(100);
 /// After this time it is tried again, when the disk did not take it.
@@ -74,6 +76,7 @@ impl Checks {
         let checks = Self(Arc::new(Shared {
             store: Store::new(history),
             lookups: Arc::new(Semaphore::new(resolve::AT_ONCE)),
+            reads: Semaphore::new(READS),
             questions: Semaphore::new(exchange::AT_ONCE),
             table: RwLock::default(),
             changing: Mutex::default(),

@@ -36,6 +36,9 @@ pub(super) struct Shared {
     pub(super) store: Store,
     /// Names that are looked up at once.
     pub(super) lookups: Arc<Semaphore>,
+    /// Reads of what was found before, at once: a thousand checks that begin are not a thousand
+    /// threads.
+    pub(super) reads: Semaphore,
     /// Questions that wait for their answers at once.
     pub(super) questions: Semaphore,
     pub(super) table: RwLock<BTreeMap<CheckId, Arc<Check>>>,

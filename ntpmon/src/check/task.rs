@@ -391,6 +391,8 @@ impl Runner {
         let since = now.saturating_sub(i64::try_from(age).unwrap_or(i64::MAX));
         let read = move || store.rounds(series, Some(since), Some(now), REGISTER.into());
         let mut reach = Reach::default();
+        // It is not closed.
+        let _turn = self.shared.reads.acquire().await;
         match spawn_blocking(read).await {
             Ok(Ok(rounds)) => {
                 for (round, _) in rounds.iter().rev() {
