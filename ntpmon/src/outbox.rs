@@ -422,8 +422,9 @@ impl Shared {
         if delivery.number == 0 {
             return;
         }
-        let done = Change::remove(Shelf::Outbox, key(delivery.number));
-        self.history.put(vec![done, delivery.change()]);
+        let mut changes = vec![Change::remove(Shelf::Outbox, key(delivery.number))];
+        changes.extend(self.kept(delivery));
+        self.history.put(changes);
         // Soon, so that a process that is killed does it again only if that is at this moment.
         let (reply, _) = channel();
         let _ = self.writes.send(reply);
@@ -431,8 +432,15 @@ impl Shared {
 
     /// It is tried again.
     fn note(&self, entry: &Entry, delivery: &Delivery) {
-        let waiting = Change::put(Shelf::Outbox, key(entry.number), json(entry));
-        self.history.put(vec![waiting, delivery.change()]);
+        let mut changes = vec![Change::put(Shelf::Outbox, key(entry.number), json(entry))];
+        changes.extend(self.kept(delivery));
+        self.history.put(changes);
+    }
+
+    /// What becomes of it is kept, unless it is so old that it was forgotten while it waited.
+    fn kept(&self, delivery: &Delivery) -> Option<Change> {
+        let is_kept = delivery.number.saturating_add(KEPT) >= self.next.load(Ordering::Relaxed);
+        is_kept.then(|| delivery.change())
     }
 }
 

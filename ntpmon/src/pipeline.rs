@@ -256,7 +256,8 @@ impl Host {
                 && nanoseconds.abs_diff(step.nanoseconds) < SAME_STEP.1
         });
         if !known {
-            steps.told += 1;
+            // To wake up is no step.
+            steps.told += u64::from(step.set().is_some());
             steps.last = Some((now, step.nanoseconds));
         }
         !known

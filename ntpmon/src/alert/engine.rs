@@ -37,8 +37,11 @@ const PATIENCE: Duration = Duration::from_millis(600);
 /// An alert that nobody reports any more, as when its check was removed, is over after that.
 const FORGOTTEN: Duration = Duration::from_secs(3600);
 /// What somebody took away is not missing: nothing is told of it, and what was told is over after
-/// that. It is longer than those take who report to do so again after a start.
+/// that.
 const GONE: Duration = Duration::from_secs(300);
+/// For so long after a start not all report that did before: a server may be asked each 1024 s, and
+/// its reach is known after the fourth time.
+const YOUNG: Duration = Duration::from_secs(4200);
 /// How often what is old is removed.
 const TIDY: Duration = Duration::from_secs(3600);
 /// So many rules, and so many silences, can be made over the API.
@@ -175,6 +178,7 @@ impl Engine {
             now,
             elapsed,
             grace: uptime < rule.grace,
+            is_young: uptime < YOUNG,
         };
         // What was found is told at once: who says what the values are may take a moment.
         self.change(|inner, outcome| {
@@ -248,7 +252,7 @@ impl Engine {
         outcome: &mut Outcome,
     ) {
         inner.readings.insert(rule.name.clone(), reported);
-        if rule.no_data && reported == 0 {
+        if rule.no_data && reported == 0 && answer.is_known {
             // Nobody reports anything at all.
             seen.insert(Labels::new(), (Seen::Missing(true), None));
         }
@@ -275,11 +279,11 @@ impl Engine {
             let listed = seen.remove(&place.1);
             let is_listed = listed.is_some();
             let (looked_at, message) =
-                listed.unwrap_or_else(|| (sight::unlisted(rule, &place.1), None));
+                listed.unwrap_or_else(|| (sight::unlisted(rule, &place.1, answer), None));
             let is_unknown = looked_at == Seen::Value(None);
             if !is_unknown {
                 alert.life.absent = Duration::ZERO;
-            } else if answer.is_known {
+            } else if answer.is_known && (is_listed || !moment.is_young) {
                 alert.life.absent += moment.elapsed;
             }
             let patience = if rule.no_data { GONE } else { FORGOTTEN };

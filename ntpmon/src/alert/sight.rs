@@ -66,11 +66,11 @@ impl Sight {
 }
 
 /// What a rule sees of that which nobody reports.
-pub(super) fn unlisted(rule: &Rule, labels: &Labels) -> Seen {
+pub(super) fn unlisted(rule: &Rule, labels: &Labels, answer: &Answer) -> Seen {
     if rule.quantity == Quantity::Finding {
         return Seen::Found(0);
     }
-    if rule.no_data && labels.is_empty() {
+    if rule.no_data && labels.is_empty() && answer.is_known {
         // That of nothing at all is over with the first value.
         return Seen::Missing(false);
     }

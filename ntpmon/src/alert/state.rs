@@ -108,6 +108,8 @@ pub struct Moment {
     pub elapsed: Duration,
     /// Whether the daemon has started so short a time ago that nothing begins to be bad.
     pub grace: bool,
+    /// Whether that is so short a time ago that not all report again who did before.
+    pub is_young: bool,
 }
 
 /// What became of an alert.

@@ -451,6 +451,27 @@ async fn who_is_not_among_the_worst_any_more_is_well_if_the_least_of_them_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn that_nobody_can_be_asked_is_not_that_nobody_reports_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let rules = "[[rule]]\nname = 'missing'\nquantity = 'check_offset'\nno_data = true\n\
+                 grace_seconds = 0\n";
+    let mut stage = Stage::open(folder.path(), settings(rules));
+    stage.set(&[]);
+    *stage.rest.lock() = (false, None);
+    stage.look(1);
+    assert_eq!(stage.told().await, []);
+    *stage.rest.lock() = (true, None);
+    stage.look(1);
+    assert_eq!(stage.told().await, [Fired]);
+    *stage.rest.lock() = (false, None);
+    stage.look(36_000);
+    assert_eq!(stage.told().await, [Fired]);
+    *stage.rest.lock() = (true, None);
+    stage.at(0.0);
+    assert_eq!(stage.told().await, [Fired, Resolved]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_may_be_missing_later_makes_room_for_what_is_bad() {
     let folder = tempfile::tempdir().unwrap();
     let rules = "[[rule]]\nname = 'missing'\nquantity = 'check_offset'\nno_data = true\n\

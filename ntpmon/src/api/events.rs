@@ -106,7 +106,7 @@ async fn event(
     found.map(One::new).ok_or_else(|| {
         ApiError::not_found(
             "event_not_found",
-            format!("there is no event {number}, or not any more: the last 10000 of each importance are kept"),
+            format!("there is no event {number}, or not any more: the last 10000 are kept of those for information and of answers that nobody asked for, and as many of all others"),
         )
     })
 }

@@ -1,10 +1,12 @@
 //! Alerts as a part of the daemon: opened on what the other parts know, told what is found, put in
 //! force again by a reload, and stopped before what they are written down by.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
-use jiff::Timestamp;
 use serde_json::Map;
 use tokio::{runtime::Handle, task::spawn_blocking};
 
@@ -38,7 +40,7 @@ pub(super) async fn open(
     // A minute is whole once all of it was written.
     let lag = config.history.flush_interval + WRITTEN;
     let statuses = values::statuses(control.clone(), runtime.clone());
-    let sources = values::sources(data, history, checks, statuses, Timestamp::now(), lag);
+    let sources = values::sources(data, history, checks, statuses, Instant::now(), lag);
     let (opened, settings) = (history.clone(), config.alert.settings());
     let alerts = spawn_blocking(move || -> Result<Alerts> {
         let outbox = Outbox::open(opened.clone(), runtime)?;

@@ -2,6 +2,7 @@
 //! knows it. What takes longer to find is asked for every few seconds.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -75,10 +76,20 @@ pub(super) fn sources(
     history: &History,
     checks: &Checks,
     statuses: Statuses,
-    started: jiff::Timestamp,
+    started: Instant,
     lag: Duration,
 ) -> Sources {
-    let statuses = Arc::new(Kept::new(ONE_LOOK, statuses));
+    let running = Mutex::new(None);
+    let statuses = Arc::new(Kept::new(ONE_LOOK, move || {
+        let statuses = statuses()?;
+        let mut running = running.lock();
+        let since = Running::after(running.take(), &statuses, started);
+        *running = Some(since.clone());
+        Some(Interfaces {
+            statuses,
+            running: since,
+        })
+    }));
     let minutes = {
         let history = history.clone();
         Arc::new(Kept::new(SELDOM, move || {
@@ -103,11 +114,11 @@ pub(super) fn sources(
     };
     let total = {
         let (minutes, statuses) = (Arc::clone(&minutes), Arc::clone(&statuses));
-        move || total_rate(&minutes.get(), statuses.get().as_deref())
+        move || total_rate(&minutes.get(), &statuses.get())
     };
     let of_minute = |value: fn(Option<&RollupView>) -> Option<f64>| {
         let (minutes, statuses) = (Arc::clone(&minutes), Arc::clone(&statuses));
-        move || minute_readings(&minutes.get(), statuses.get().as_deref(), value)
+        move || minute_readings(&minutes.get(), &statuses.get(), value)
     };
     let (reach, lost, down) = (
         Arc::clone(&servers),
@@ -118,8 +129,9 @@ pub(super) fn sources(
     let (ring_window, store_window) =
         (Mutex::new(Window::default()), Mutex::new(Window::default()));
     let is_asked = |last: jiff::Timestamp| {
+        // Before this host's clock was set back is not long ago.
         let passed = Duration::try_from(jiff::Timestamp::now().duration_since(last));
-        passed.is_ok_and(|passed| passed <= ASKED)
+        passed.unwrap_or_default() <= ASKED
     };
     let of_clients = |find: fn(&History) -> Answer| {
         let history = history.clone();
@@ -392,6 +404,31 @@ fn worst(readings: impl Iterator<Item = Reading>) -> Answer {
     }
 }
 
+/// The interfaces, as they were found.
+struct Interfaces {
+    statuses: Vec<control::Status>,
+    running: Running,
+}
+
+/// Since when each has been watched without a break, as far as who looks each second can tell.
+#[derive(Clone)]
+struct Running(BTreeMap<String, Instant>);
+
+impl Running {
+    /// Those that run at the first look have done so from the start on.
+    fn after(before: Option<Self>, statuses: &[control::Status], started: Instant) -> Self {
+        let runs = statuses.iter().filter(|it| it.state == State::Running);
+        let since = |name: &str| match &before {
+            None => started,
+            Some(Self(before)) => before.get(name).copied().unwrap_or_else(Instant::now),
+        };
+        Self(
+            runs.map(|it| (it.interface.clone(), since(&it.interface)))
+                .collect(),
+        )
+    }
+}
+
 /// Those that are to be watched.
 fn watched(statuses: &[control::Status]) -> impl Iterator<Item = &control::Status> {
     let is_watched = |status: &&control::Status| status.state != State::NotMonitoring;
@@ -400,10 +437,10 @@ fn watched(statuses: &[control::Status]) -> impl Iterator<Item = &control::Statu
 
 /// Where interfaces do not say how they are, nothing is known of any.
 fn of_statuses(
-    statuses: &Option<Vec<control::Status>>,
+    interfaces: &Option<Interfaces>,
     find: impl Fn(&[control::Status]) -> Vec<Reading>,
 ) -> Answer {
-    let found = statuses.as_deref().map(|statuses| find(statuses).into());
+    let found = interfaces.as_ref().map(|it| find(&it.statuses).into());
     found.unwrap_or_else(Answer::unknown)
 }
 
@@ -474,20 +511,30 @@ struct Minute {
 
 impl Minute {
     /// What happened on an interface, where that was watched all the time.
-    fn of(&self, status: &control::Status) -> Option<Option<&RollupView>> {
-        let begun = |since: jiff::Timestamp| since.as_second() <= self.start;
-        let is_whole = status.state == State::Running && status.since.is_some_and(begun);
+    fn of(&self, interfaces: &Interfaces, name: &str) -> Option<Option<&RollupView>> {
+        let Running(running) = &interfaces.running;
+        let is_whole = running
+            .get(name)
+            .is_some_and(|since| utc_seconds(*since) <= self.start);
         let mut own = self.sums.iter();
-        is_whole.then(|| own.find(|it| it.interface_name == status.interface))
+        is_whole.then(|| own.find(|it| it.interface_name == name))
     }
 }
 
+/// When that was by this host's clock as it is now, in seconds since 1970, rounded up: what a step of
+/// the clock moved is moved here too.
+fn utc_seconds(then: Instant) -> i64 {
+    let ago = i64::try_from(then.elapsed().as_nanos()).unwrap_or(i64::MAX);
+    let then = clock::utc().saturating_sub(ago);
+    then.div_euclid(1_000_000_000) + 1
+}
+
 /// The last minute that is over and written; nothing before there was a whole one.
-fn last_minute(history: &History, started: jiff::Timestamp, lag: Duration) -> Option<Minute> {
+fn last_minute(history: &History, started: Instant, lag: Duration) -> Option<Minute> {
     const MINUTE: i64 = 60;
     let now = clock::utc() / 1_000_000_000 - i64::try_from(lag.as_secs()).unwrap_or(MINUTE);
     let start = now - now.rem_euclid(MINUTE) - MINUTE;
-    if start < started.as_second() {
+    if start < utc_seconds(started) {
         return None;
     }
     let sums = history.rollups(None, Resolution::Minute, start..=start, 1);
@@ -496,29 +543,35 @@ fn last_minute(history: &History, started: jiff::Timestamp, lag: Duration) -> Op
         .map(|sums| Minute { start, sums })
 }
 
-/// A value of each interface that is watched, where something happened and where nothing did; of one
-/// that was not watched all the time nothing is known.
+/// A value of each interface that is watched, where something happened and where nothing did. Of one
+/// that is not watched now nothing is known, and one that is not yet for a minute says nothing.
 fn minute_readings(
     minute: &Option<Minute>,
-    statuses: Option<&[control::Status]>,
+    interfaces: &Option<Interfaces>,
     value: fn(Option<&RollupView>) -> Option<f64>,
 ) -> Answer {
-    let Some((minute, statuses)) = minute.as_ref().zip(statuses) else {
+    let Some((minute, interfaces)) = minute.as_ref().zip(interfaces.as_ref()) else {
         return Answer::unknown();
     };
-    let readings = watched(statuses).map(|status| Reading {
-        of: on(&status.interface),
-        value: minute.of(status).and_then(value),
+    let readings = watched(&interfaces.statuses).filter_map(|status| {
+        let own = minute.of(interfaces, &status.interface);
+        let is_young = own.is_none() && status.state == State::Running;
+        (!is_young).then(|| Reading {
+            of: on(&status.interface),
+            value: own.and_then(value),
+        })
     });
     readings.collect::<Vec<_>>().into()
 }
 
-/// The requests on all interfaces together; nothing where one of them was not watched all the time.
-fn total_rate(minute: &Option<Minute>, statuses: Option<&[control::Status]>) -> Answer {
-    let Some((minute, statuses)) = minute.as_ref().zip(statuses) else {
+/// The requests on all interfaces together that run; nothing where one of them does not for a minute
+/// yet.
+fn total_rate(minute: &Option<Minute>, interfaces: &Option<Interfaces>) -> Answer {
+    let Some((minute, interfaces)) = minute.as_ref().zip(interfaces.as_ref()) else {
         return Answer::unknown();
     };
-    let rates = watched(statuses).map(|status| rate(minute.of(status)?, "requests"));
+    let running = watched(&interfaces.statuses).filter(|it| it.state == State::Running);
+    let rates = running.map(|it| rate(minute.of(interfaces, &it.interface)?, "requests"));
     let reading = Reading {
         of: Of::default(),
         value: rates.sum(),

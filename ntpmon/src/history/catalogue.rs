@@ -385,7 +385,8 @@ impl Catalogue {
                 column[row] = value;
             }
         }
-        let clock = later.habit_after(self.written[row], self.session[row]);
+        let known = clock_from(self.flags[row] & CLOCK);
+        let clock = later.habit_after(known, self.written[row], self.session[row]);
         if clock != ClientClock::Unknown {
             self.flags[row] = self.flags[row] & !CLOCK | clock_code(clock);
         }

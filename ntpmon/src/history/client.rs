@@ -2,7 +2,7 @@
 //! what blocks hold. A later record is put onto an earlier one by
 //! [`ClientRecord::absorb`], so that all three are made by the same few lines.
 
-use ntpmon_common::{NtpHeader, Timestamp};
+use ntpmon_common::{Mode, NtpHeader, Timestamp};
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
     byteorder::little_endian::{F32, I64, U16, U32, U64},
@@ -358,7 +358,7 @@ impl ClientRecord {
         self.versions |= later.versions;
         self.last_session
             .set(self.last_session().max(later.last_session()));
-        match later.habit_after(self.written(), self.session()) {
+        match later.habit_after(self.clock(), self.written(), self.session()) {
             ClientClock::Unknown => {}
             clock => self.clock = clock_code(clock),
         }
@@ -398,25 +398,29 @@ impl ClientRecord {
     }
 
     /// What the client wrote for the time that it sent what describes it; zero where that cannot be
-    /// a time.
+    /// a time. Of an answer in interleaved mode it is what the client wrote for another one.
     #[must_use]
     pub fn written(&self) -> Timestamp {
         let ntp = self.ntp();
-        match self.is_answered() {
-            _ if ntp.version() >= 5 => Timestamp(0),
-            true => ntp.origin(),
-            false => ntp.transmit(),
+        match (ntp.mode(), ntp.version()) {
+            (Mode::Server, ..5) if self.is_answered() => ntp.origin(),
+            (Mode::Client, ..5) => ntp.transmit(),
+            _ => Timestamp(0),
         }
     }
 
     /// What is known of its clock; where that was not known when it asked, by what the client wrote
-    /// at a time before. Of more clients than pairing remembers that is all there is.
+    /// at a time before. Of more clients than pairing remembers that is all there is. Both times are
+    /// this host's: where they disagree with one that is known to be honest, this host's clock may
+    /// have been stepped.
     #[must_use]
-    pub fn habit_after(&self, written: Timestamp, session: i64) -> ClientClock {
-        match self.clock() {
-            ClientClock::Unknown if !written.is_zero() && !self.written().is_zero() => {
-                ClientClock::of((written, session), (self.written(), self.session()))
-            }
+    pub fn habit_after(&self, known: ClientClock, written: Timestamp, session: i64) -> ClientClock {
+        let clock = self.clock();
+        if clock != ClientClock::Unknown || written.is_zero() || self.written().is_zero() {
+            return clock;
+        }
+        match ClientClock::of((written, session), (self.written(), self.session())) {
+            ClientClock::Randomised if known == ClientClock::Honest => ClientClock::Unknown,
             clock => clock,
         }
     }

@@ -410,7 +410,7 @@ impl History {
         if !changes.is_empty() {
             self.put(changes);
         }
-        // Who follows puts down what became of it: not before it.
+        // Who follows puts down what became of it: after it, but for what two rings find at once.
         self.0.findings.announce();
     }
 

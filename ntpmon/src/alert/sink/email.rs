@@ -19,6 +19,7 @@ use lettre::{
 use parking_lot::Mutex;
 
 use super::{
+    REFUSALS,
     definition::{Definition, MailTls},
     secret::Secret,
 };
@@ -73,12 +74,19 @@ pub(super) fn deliver(sink: &Definition, notice: &Notice, id: &str) -> Result<()
                 let failure = failure(&by, &error);
                 tracing::warn!("sink {}: {to} is not told: {}", sink.name, failure.why);
                 failures.push(failure);
+                if !is_of_a_recipient(&error) {
+                    break;
+                }
             }
         }
     }
-    // Those who have it are not sent it again.
+    // Those who have it are not sent it again, and do not wait for the next mail until all have.
     if let Some(later) = failures.iter().position(|it| !it.is_final) {
-        return Err(failures.swap_remove(later));
+        let is_told = all.to().iter().any(|to| TOLD.has(&mail, to));
+        return Err(Failure {
+            most: is_told.then_some(REFUSALS),
+            ..failures.swap_remove(later)
+        });
     }
     match failures.pop() {
         Some(failure) if failures.len() + 1 == all.to().len() => Err(failure),

@@ -10,6 +10,7 @@ use ureq::{
 };
 
 use super::{
+    REFUSALS,
     definition::{Definition, Kind},
     secret::{HIDDEN, Secret, Url},
 };
@@ -19,8 +20,6 @@ use crate::outbox::Failure;
 const ANSWER: u64 = 16_384;
 /// So much of it is told.
 const TOLD: usize = 200;
-/// So often a robot may refuse a message: about 8 minutes.
-const REFUSALS: u32 = 10;
 /// What robots say to too many messages; the same one is welcome later. Of DingTalk, WeCom and Feishu.
 const TOO_MANY: [i64; 7] = [130_101, 410_100, 45_009, 45_033, 9499, 11_232, 99_991_400];
 /// What is shorter is a word, such as "send", and no secret.
@@ -117,7 +116,7 @@ pub(super) fn without_secrets(said: &str, url: &str, headers: &[(&str, &str)]) -
     // Of a parameter the value; its name is the same for everybody.
     let (steps, parameters) = path.split_once('?').unwrap_or((path, ""));
     let parameters = parameters.split(['&', '#']);
-    let parameters = parameters.filter_map(|it| it.split_once('=').map(|(_, value)| value));
+    let parameters = parameters.map(|it| it.split_once('=').map_or(it, |(_, value)| value));
     let parts = steps
         .split(['/', '#'])
         .chain(parameters)

@@ -25,6 +25,10 @@ pub use self::{
 use super::notice::Notice;
 use crate::outbox::{Entry, Failure};
 
+/// So often a message may be refused that may yet be taken, by a robot or for one of its recipients:
+/// about 8 minutes, so that those after it do not wait for a day.
+const REFUSALS: u32 = 10;
+
 impl Definition {
     /// Delivers what the outbox has for it.
     ///

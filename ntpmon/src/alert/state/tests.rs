@@ -37,6 +37,7 @@ impl Stage {
             now: self.now,
             elapsed,
             grace: self.grace,
+            is_young: false,
         };
         let transition = self.life.step(&self.rule, seen, moment);
         let telling = self.life.tell(&self.rule, self.silent, self.acknowledged);

@@ -1,7 +1,7 @@
 //! Each quantity is what it is called: each has a value here that no other has.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
 };
 
@@ -24,14 +24,17 @@ use crate::{
 /// It is watched, and there is no such interface.
 const ABSENT: &str = "ntpmon-absent";
 
-fn status(interface: &str, since: jiff::Timestamp, lost: u64) -> control::Status {
+fn status(interface: &str, lost: u64) -> control::Status {
     let mut counters = Counters::default();
     counters.0[Counter::RingFull as usize] = lost;
     control::Status {
         interface: interface.to_owned(),
-        state: State::Running,
+        state: match interface {
+            ABSENT => State::Failed("there is no such interface".to_owned()),
+            _ => State::Running,
+        },
         exists: interface != ABSENT,
-        since: Some(since),
+        since: None,
         mode: None,
         options: None,
         counters,
@@ -86,10 +89,7 @@ async fn every_quantity_has_the_values_that_it_is_named_for() {
             Retention::default(),
         );
         let lost = Arc::new(AtomicU64::new(3));
-        let (counted, hour_ago) = (
-            Arc::clone(&lost),
-            jiff::Timestamp::now() - jiff::SignedDuration::from_hours(1),
-        );
+        let counted = Arc::clone(&lost);
         // With some seconds in hand, the last minute is the same one all the time.
         while clock::utc().rem_euclid(60 * SECOND) > 50 * SECOND {
             thread::sleep(Duration::from_millis(500));
@@ -98,23 +98,30 @@ async fn every_quantity_has_the_values_that_it_is_named_for() {
         let minute = now - now.rem_euclid(60 * SECOND) - 60 * SECOND;
         // As long as it is there, the interface is watched.
         let _watched = feed(&history, minute + 5 * SECOND);
-        let statuses = move || {
+        let statuses = move |all: bool| {
             let lost = counted.load(Ordering::Relaxed);
-            let mut paused = status("eth9", hour_ago, 0);
+            let mut paused = status("eth9", 0);
             paused.state = State::NotMonitoring;
-            let late = jiff::Timestamp::now();
-            Some(vec![
-                status("eth0", hour_ago, lost),
-                status(ABSENT, hour_ago, 0),
-                status("eth5", late, 0),
-                paused,
-            ])
+            let late = all.then(|| status("eth5", 0));
+            let those = [status("eth0", lost), status(ABSENT, 0), paused];
+            those.into_iter().chain(late).collect::<Vec<_>>()
         };
         let begin = |statuses: Statuses, started| {
             let lag = Duration::ZERO;
             sources(folder.path(), &history, &checks, statuses, started, lag)
         };
-        let sources = begin(Box::new(statuses.clone()), hour_ago);
+        // Longer ago than the minute before this one.
+        let started = Instant::now()
+            .checked_sub(Duration::from_secs(125))
+            .unwrap();
+        let is_all = Arc::new(AtomicBool::new(false));
+        let (given, all) = (statuses.clone(), Arc::clone(&is_all));
+        let given = move || Some(given(all.load(Ordering::Relaxed)));
+        let sources = begin(Box::new(given), started);
+        near_total(&sources);
+        read(&sources, Quantity::RingLoss);
+        is_all.store(true, Ordering::Relaxed);
+        thread::sleep(ONE_LOOK + Duration::from_millis(50));
         let near = |value: f64, expected: f64| {
             assert!((value / expected - 1.0).abs() < 0.07, "{value}, {expected}");
         };
@@ -126,11 +133,11 @@ async fn every_quantity_has_the_values_that_it_is_named_for() {
         near(only(&sources, Quantity::TurnaroundP99, "eth0"), 7e-3);
         near(only(&sources, Quantity::RequestRate, "eth0"), 0.5);
         near(only(&sources, Quantity::KissOfDeath, "eth0"), 1.0 / 60.0);
-        assert_eq!(only(&sources, Quantity::RequestRate, ABSENT), 0.0);
         for quantity in [Quantity::RequestRate, Quantity::KissOfDeath] {
-            // It was watched for a part of that minute only.
-            assert!(read(&sources, quantity).contains(&("eth5".to_owned(), None)));
-            assert_eq!(read(&sources, quantity).len(), 3);
+            // One was watched for a part of that minute only, one is not.
+            let all = read(&sources, quantity);
+            assert_eq!(all.len(), 2, "{all:?}");
+            assert!(all.contains(&(ABSENT.to_owned(), None)), "{all:?}");
         }
         assert_eq!(
             read(&sources, Quantity::TotalRequestRate),
@@ -154,7 +161,6 @@ async fn every_quantity_has_the_values_that_it_is_named_for() {
         let path = folder.path().display().to_string();
         assert!((0.0..1.0).contains(&only(&sources, Quantity::DiskFree, &path)));
         // Of what is counted it is what came since it was looked at first.
-        read(&sources, Quantity::RingLoss);
         read(&sources, Quantity::StoreLoss);
         lost.fetch_add(11, Ordering::Relaxed);
         thread::sleep(ONE_LOOK + Duration::from_millis(50));
@@ -165,12 +171,18 @@ async fn every_quantity_has_the_values_that_it_is_named_for() {
         );
 
         // Nothing is told of a minute in which the daemon was started.
-        let young = begin(Box::new(statuses), jiff::Timestamp::now());
+        let young = begin(Box::new(move || Some(statuses(true))), Instant::now());
         assert!(!young.read(Quantity::RequestRate).is_known);
         assert!(!young.read(Quantity::TotalRequestRate).is_known);
     })
     .await
     .unwrap();
+}
+
+/// An interface that is not there holds nothing back.
+fn near_total(sources: &Sources) {
+    let total = only(sources, Quantity::TotalRequestRate, "");
+    assert!((total - 0.5).abs() < 1e-9, "{total}");
 }
 
 fn feed(history: &History, at: i64) -> Feed {
