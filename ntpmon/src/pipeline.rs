@@ -139,13 +139,12 @@ impl<S: Sink> Consumer<S> {
         };
         match drained {
             Drained::Begin => {
-                self.addresses = self.host.addresses();
-                // Before anything else asks the clocks: what was slept is taken off a step.
-                self.look_at_clock();
                 // Under a load that never lets the ring run empty, this is all that is told.
                 if self.pairer.totals().packets() != self.published {
                     self.publish(clock::monotonic());
                 }
+                self.addresses = self.host.addresses();
+                self.look_at_clock();
             }
             Drained::Event(event) => {
                 let packet = Stamped {
@@ -162,7 +161,6 @@ impl<S: Sink> Consumer<S> {
             }),
             Drained::End { now } => {
                 pairer.advance(now, &mut deliver);
-                self.look_at_clock();
                 self.publish(now);
             }
             Drained::Finished => {

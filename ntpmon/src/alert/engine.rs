@@ -200,7 +200,8 @@ impl Engine {
         self.change(|inner, outcome| {
             for rule in &on_values {
                 if let Some(answer) = answers.get(&rule.quantity) {
-                    let seen = Sight::of_values(rule, answer, inner.has_alerts(rule));
+                    let has_alerts = inner.alerts_of(&rule.name).next().is_some();
+                    let seen = Sight::of_values(rule, answer, has_alerts);
                     self.follow(inner, rule, answer, seen, moment(rule), outcome);
                 }
             }
@@ -258,9 +259,9 @@ impl Engine {
         }
         let is_less = sight::is_less(rule, answer);
         // Before what is seen is taken for one alert after the other.
-        let own = inner.places(rule);
+        let own = inner.alerts_of(&rule.name);
         let own: Vec<(Place, bool)> = own
-            .map(|place| (place.clone(), sight::is_said_closer(&place.1, &seen)))
+            .map(|(place, _)| (place.clone(), sight::is_said_closer(&place.1, &seen)))
             .collect();
         for (place, is_said_closer) in own {
             let Some(alert) = inner.alerts.get_mut(&place) else {
@@ -554,18 +555,9 @@ impl Engine {
 }
 
 impl Inner {
-    /// Where a rule has alerts.
-    fn places(&self, rule: &Rule) -> impl Iterator<Item = &Place> {
-        self.alerts_of(&rule.name).map(|(place, _)| place)
-    }
-
     fn alerts_of(&self, rule: &str) -> impl Iterator<Item = (&Place, &Alert)> {
         let own = self.alerts.range((rule.to_owned(), Labels::new())..);
         own.take_while(move |((name, _), _)| name == rule)
-    }
-
-    fn has_alerts(&self, rule: &Rule) -> bool {
-        self.places(rule).next().is_some()
     }
 
     /// All rules by their origins: those of the configuration count before those of the API, and

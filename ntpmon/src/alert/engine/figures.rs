@@ -70,6 +70,5 @@ impl Inner {
             rules.map(|(rule, _)| rule.name).collect()
         };
         self.tallies.retain(|name, _| names.contains(name));
-        self.readings.retain(|name, _| names.contains(name));
     }
 }

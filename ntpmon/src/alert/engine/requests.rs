@@ -74,8 +74,7 @@ impl Engine {
         let inner = self.inner.lock();
         let all = inner.all_rules().into_iter();
         all.map(|(rule, origin)| {
-            let alerts = inner.alerts.iter();
-            let own = alerts.filter(|((name, _), _)| *name == rule.name);
+            let own = inner.alerts_of(&rule.name);
             let states: Vec<State> = own.map(|(_, alert)| alert.life.state).collect();
             let firing = states.iter().filter(|it| **it == State::Firing).count();
             let worst = [State::Firing, State::Pending, State::Resolved];

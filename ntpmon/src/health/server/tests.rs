@@ -3,10 +3,13 @@
 use ntpmon_common::{Event, Timestamp};
 
 use super::*;
-use crate::ntp::{
-    ClientClock,
-    exchange::{LocalAddresses, Timekeeper},
-    pair::Pair,
+use crate::{
+    health::window::Summary,
+    ntp::{
+        ClientClock,
+        exchange::{LocalAddresses, Timekeeper},
+        pair::Pair,
+    },
 };
 
 const MILLISECOND: i64 = 1_000_000;
@@ -56,6 +59,12 @@ impl World {
             before: None,
             found: Vec::new(),
         }
+    }
+
+    /// What the last samples of the server's clock come to.
+    fn summary(&self) -> Summary {
+        let mut samples = self.server.window().samples().copied().collect();
+        Window::summary(&mut samples).unwrap()
     }
 
     /// What was found meanwhile.
@@ -205,10 +214,11 @@ fn what_is_done_to_this_hosts_clock_is_not_the_servers() {
     world.server.local_clock_stepped();
     world.ask_often(20);
     assert_eq!(world.kinds(), []);
-    let mut samples: Vec<Sample> = world.server.window().samples().copied().collect();
-    let offset = Window::summary(&mut samples).unwrap().offset;
+    let Summary {
+        offset, samples, ..
+    } = world.summary();
     assert!((offset.median + 5.0).abs() < 1e-3, "{offset:?}");
-    assert_eq!(samples.len(), 20);
+    assert_eq!(samples, 20);
     // Slewing by 8%, which moves monotonic time too: the server seems to lag.
     for _ in 0..20 {
         let slewed = 80 * MILLISECOND;
@@ -250,8 +260,7 @@ fn in_interleaved_mode_a_step_is_seen_and_this_hosts_is_not() {
     world.server.local_clock_stepped();
     world.ask_often(20);
     assert_eq!(world.kinds(), []);
-    let mut samples: Vec<Sample> = world.server.window().samples().copied().collect();
-    let offset = Window::summary(&mut samples).unwrap().offset;
+    let offset = world.summary().offset;
     assert!((offset.maximum + 5.0).abs() < 1e-3, "{offset:?}");
     // And back to basic mode.
     world.interleaved = false;
